@@ -1,0 +1,75 @@
+"""What a person sees while work goes on: plain lines, and a progress bar when there is a terminal to draw it on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where progress and messages go.
+
+    Args:
+        quiet: no bars and no messages; warnings are still shown.
+        console: the rich console written to; standard error by default, so that results on standard output stay clean.
+    """
+
+    quiet: bool = False
+    console: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, highlight=False))
+
+    def say(self, line: str) -> None:
+        """Show one line of progress or of a result, unless quiet."""
+        if not self.quiet:
+            self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        """Show one line that a person must not miss, quiet or not."""
+        self.console.print(f"warning: {line}", markup=False, style="yellow")
+
+    def rule(self, *cells: Any) -> None:
+        """Show rich renderables (tables, panels) unless quiet."""
+        if not self.quiet:
+            self.console.print(*cells)
+
+    @contextmanager
+    def bar(self, title: str, total: int | None, unit: str = "") -> Iterator["Bar"]:
+        """Draw a progress bar for one piece of work; draws nothing when quiet or when nobody sees a terminal."""
+        progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=self.quiet or not self.console.is_terminal,
+        )
+        with progress:
+            task = progress.add_task(title, total=total, note=unit)
+            yield Bar(progress, task, unit)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A running progress bar."""
+
+    progress: Progress
+    task: Any
+    unit: str
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Move on by ``steps``; ``note`` replaces the text behind the count."""
+        self.progress.update(self.task, advance=steps, note=self.unit if note is None else note)

@@ -1,0 +1,165 @@
+"""From a folder, a table or a name to a DataSet with its splits."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from densekit.console import Screen
+from densekit.data.downloads import NAMED_SETS, load_named
+from densekit.data.folders import Entry, check_headers, natural_key, read_table, scan_folder
+from densekit.data.picture_set import DataSet, PictureSet, Split
+from densekit.data.pictures import PictureHeader, Skipped
+from densekit.data.seeding import seed_from
+from densekit.data.splits import limit_per_class as limit_labels
+from densekit.data.splits import stratified_split
+from densekit.errors import DataError, SettingsError
+
+_TEST, _LIMIT, _LIMIT_TEST, _VAL = range(4)  # each cut has its own random numbers
+
+
+def open_data(
+    data: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    limit_per_class: int | None = None,
+    limit_test_per_class: int | None = None,
+    strict: bool = False,
+    screen: Screen | None = None,
+) -> DataSet:
+    """Open a data set and cut it into training, validation and test pictures.
+
+    Args:
+        data: a folder (``train/CLASS/*``, ``val/CLASS/*``, ``test/CLASS/*``, or ``CLASS/*``), a table of
+            ``path,label[,split]``, or a name: digits, mnist, fashion-mnist, cifar10, cifar100.
+        data_root: where named sets are kept; the platform's cache folder by default.
+        val_fraction: share of each class's training pictures to validate on, where no val split is given.
+        test_fraction: share of each class's pictures to test on, where the data names no splits at all.
+        seed: decides the cuts; the same seed and files give the same cuts on any machine.
+        limit_per_class: keep at most so many training pictures a class (before validation is cut off).
+        limit_test_per_class: keep at most so many test pictures a class.
+        strict: a picture that cannot be opened is an error instead of being left out.
+        screen: where progress and warnings go.
+
+    Raises:
+        DataError: there is no such data, or it cannot be learned from; the message says why.
+        SettingsError: a fraction or limit that cannot work.
+    """
+    screen = screen or Screen()
+    _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per_class, seed)
+    if str(data) in NAMED_SETS:
+        arrays = load_named(str(data), data_root=data_root, seed=seed, screen=screen)
+        classes, skipped = arrays.classes, []
+        parts: dict[Split, PictureSet] = {
+            "train": PictureSet(arrays.train_pictures, arrays.train_labels, "train"),
+            "test": PictureSet(arrays.test_pictures, arrays.test_labels, "test"),
+        }
+    else:
+        classes, parts, skipped = _open_files(Path(data).expanduser(), test_fraction, seed, strict, screen)
+    if limit_per_class is not None:
+        parts["train"] = _limit(parts["train"], limit_per_class, seed_from(seed, _LIMIT))
+    if limit_test_per_class is not None and "test" in parts:
+        parts["test"] = _limit(parts["test"], limit_test_per_class, seed_from(seed, _LIMIT_TEST))
+    if "val" not in parts:
+        _cut(parts, "val", val_fraction, seed_from(seed, _VAL))
+    return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
+
+
+def _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per_class, seed) -> None:
+    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 <= fraction < 1:
+            raise SettingsError(f"{name}={fraction}: use a share of at least 0 and less than 1")
+    limits = (("limit_per_class", limit_per_class), ("limit_test_per_class", limit_test_per_class))
+    for name, limit in limits:
+        if limit is not None and limit < 1:
+            raise SettingsError(f"{name}={limit}: use at least 1, or nothing for no limit")
+    if seed < 0:
+        raise SettingsError(f"seed={seed}: use 0 or more")
+
+
+def _open_files(
+    path: Path, test_fraction: float, seed: int, strict: bool, screen: Screen
+) -> tuple[tuple[str, ...], dict[Split, PictureSet], list[Skipped]]:
+    if not path.exists():
+        raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
+    listing = scan_folder(path) if path.is_dir() else read_table(path)
+    entries, headers, unreadable = check_headers(listing, strict=strict, screen=screen)
+    skipped = listing.skipped + unreadable
+    _tell_skipped(listing.skipped, unreadable, screen)
+    classes = _class_names(path, entries)
+    parts = _group(entries, headers, classes)
+    if all(entry.split is None for entry in entries):
+        _cut(parts, "test", test_fraction, seed_from(seed, _TEST))
+    return classes, parts, skipped
+
+
+def _tell_skipped(unlisted: Sequence[Skipped], unreadable: Sequence[Skipped], screen: Screen) -> None:
+    empty = [skipped.path.name for skipped in unlisted if skipped.reason.startswith("class folder")]
+    if empty:
+        screen.warn(f"class folders without pictures: {_some(empty)}")
+    if len(unlisted) > len(empty):
+        screen.say(
+            f"{len(unlisted) - len(empty)} files or folders that are no pictures of a class are left out"
+        )
+    if unreadable:
+        first = unreadable[0]
+        screen.warn(
+            f"{len(unreadable)} pictures cannot be read and are left out, first {first.path}: {first.reason}"
+        )
+
+
+def _class_names(source: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Class names in natural order; DataError where the classes cannot be learned."""
+    if not entries:
+        raise DataError(f"{source}: none of the pictures can be read")
+    names = {entry.label for entry in entries}
+    seen: dict[str, str] = {}
+    for name in sorted(names, key=natural_key):
+        if (twin := seen.setdefault(name.lower(), name)) != name:
+            raise DataError(
+                f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them"
+            )
+    trained = {entry.label for entry in entries if entry.split in {None, "train"}}
+    if untrained := sorted(names - trained, key=natural_key):
+        raise DataError(
+            f"{source}: no training pictures of {_some(untrained)}, only validation or test pictures"
+        )
+    if len(names) < 2:
+        raise DataError(f"{source}: only one class, {names.pop()!r}; a classifier needs at least two")
+    return tuple(sorted(names, key=natural_key))
+
+
+def _group(
+    entries: Sequence[Entry], headers: Sequence[PictureHeader], classes: tuple[str, ...]
+) -> dict[Split, PictureSet]:
+    number = {name: label for label, name in enumerate(classes)}
+    paths = [entry.path for entry in entries]
+    labels = np.array([number[entry.label] for entry in entries], np.int64)
+    splits = np.array([entry.split or "train" for entry in entries])
+    everything = PictureSet(paths, labels, "train", np.array(headers, np.int64).reshape(-1, 3))
+    found: list[Split] = ["train", "val", "test"]
+    return {
+        split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits
+    }
+
+
+def _limit(part: PictureSet, limit: int, seed: int) -> PictureSet:
+    return part.select(limit_labels(part.labels, limit, seed=seed))
+
+
+def _cut(parts: dict[Split, PictureSet], name: Split, fraction: float, seed: int) -> None:
+    """Move a stratified share of the training pictures into a new split, if that leaves it any picture."""
+    train = parts["train"]
+    stay, out = stratified_split(train.labels, fraction, seed=seed)
+    if len(out):
+        parts["train"], parts[name] = train.select(stay), train.select(out, name)
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:most])) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

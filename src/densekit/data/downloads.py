@@ -1,0 +1,145 @@
+"""Named data sets: found on this machine, or downloaded once, with checksums."""
+
+import hashlib
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from densekit.console import Screen
+from densekit.data.archives import Arrays, read_cifar, read_mnist
+from densekit.data.splits import stratified_split
+from densekit.errors import DataError, UnknownNameError
+from densekit.files import write_atomically
+
+NAMED_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+SYSTEM_ROOT = Path("/usr/share/datasets")  # Debian's dataset packages
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of a named set: their MD5 sums by name, and the addresses of the folders that hold them."""
+
+    md5: Mapping[str, str]
+    mirrors: Sequence[str]
+
+
+def load_named(
+    name: str,
+    *,
+    data_root: str | Path | None = None,
+    system_root: Path = SYSTEM_ROOT,
+    source: Source | None = None,
+    seed: int = 0,
+    screen: Screen | None = None,
+) -> Arrays:
+    """Load a named set as arrays.
+
+    Files are looked for in ``data_root/name``, then in ``system_root/name``; missing ones are downloaded to
+    the former.
+
+    Args:
+        name: digits, mnist, fashion-mnist, cifar10 or cifar100.
+        data_root: folder of named sets; the platform's cache folder by default.
+        system_root: folder of sets that the system's packages have installed.
+        source: where to download from, instead of the set's publisher.
+        seed: decides which fifth of the digits is for testing; the others have a published test split.
+        screen: where progress goes.
+
+    Raises:
+        UnknownNameError: no such set.
+        DataError: the files cannot be downloaded (the message says what to put where), or are damaged.
+    """
+    if name not in NAMED_SETS:
+        raise UnknownNameError("data set", name, list(NAMED_SETS))
+    if name == "digits":
+        return _load_digits(seed)
+    root = user_cache_path("densekit") if data_root is None else Path(data_root).expanduser()
+    folders = [root / name, system_root / name]
+    files = _find_or_download(name, source or published_source(name), folders, screen or Screen())
+    if name in {"mnist", "fashion-mnist"}:
+        return read_mnist(files, _mnist_classes(name))
+    return read_cifar(*files.values())
+
+
+def published_source(name: str) -> Source:
+    """Where a named set is published, and the MD5 sums of its files."""
+    if name in {"mnist", "fashion-mnist"}:
+        from torchvision.datasets import MNIST, FashionMNIST
+
+        table = MNIST if name == "mnist" else FashionMNIST
+        return Source(dict(table.resources), table.mirrors)
+    # The binary versions: unlike the better known ones they are no pickles, which could run code.
+    files = {
+        "cifar10": {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        "cifar100": {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
+    }
+    return Source(files[name], ["https://www.cs.toronto.edu/~kriz/"])
+
+
+def _mnist_classes(name: str) -> tuple[str, ...]:
+    from torchvision.datasets import FashionMNIST
+
+    return tuple(FashionMNIST.classes) if name == "fashion-mnist" else tuple(map(str, range(10)))
+
+
+def _find_or_download(name: str, source: Source, folders: list[Path], screen: Screen) -> dict[str, Path]:
+    """Where each file of a set lies; missing ones are first downloaded into ``folders[0]``."""
+    found: dict[str, Path] = {}
+    for file in source.md5:
+        unpacked = file if file.endswith(".tar.gz") else file.removesuffix(".gz")
+        places = [folder / kind for folder in folders for kind in (file, unpacked)]
+        if place := next((place for place in places if place.is_file()), None):
+            found[file] = place
+    missing = [file for file in source.md5 if file not in found]
+    for file in missing:
+        try:
+            found[file] = _download(file, source, folders[0], screen)
+        except OSError as error:
+            raise DataError(
+                f"cannot download {name} ({error}); "
+                f"put {', '.join(missing)} from {source.mirrors[0]} into {folders[0]}"
+            ) from error
+    return found
+
+
+def _download(file: str, source: Source, folder: Path, screen: Screen) -> Path:
+    """Download one file from the first mirror that has it whole; OSError says what went wrong at each."""
+    failures = []
+    for mirror in source.mirrors:
+        url = f"{mirror.rstrip('/')}/{file}"
+        try:
+            write_atomically(folder / file, lambda path, url=url: _fetch(url, path, source.md5[file], screen))
+            return folder / file
+        except OSError as error:
+            failures.append(f"{url}: {error}")
+    raise OSError("; ".join(failures))
+
+
+def _fetch(url: str, path: Path, md5: str, screen: Screen) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    request = urllib.request.Request(url, headers={"User-Agent": "densekit"})
+    with urllib.request.urlopen(request, timeout=30) as answer, path.open("wb") as out:
+        size = answer.headers.get("Content-Length")
+        with screen.bar(f"downloading {url.rpartition('/')[2]}", int(size) if size else None, "bytes") as bar:
+            while block := answer.read(1 << 18):
+                digest.update(block)
+                out.write(block)
+                bar.advance(len(block))
+    if digest.hexdigest() != md5:
+        raise OSError(f"wrong checksum {digest.hexdigest()}, expected {md5}")
+
+
+def _load_digits(seed: int) -> Arrays:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, grey levels 0..16 scaled to 0..255."""
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    pictures = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+    labels = digits.target.astype(np.int64)
+    train, test = stratified_split(labels, 0.2, seed=seed)
+    return Arrays(tuple(map(str, range(10))), pictures[train], labels[train], pictures[test], labels[test])

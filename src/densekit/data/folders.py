@@ -1,0 +1,218 @@
+"""Folders and tables of pictures: which files, of which class and split, and which can be opened."""
+
+import csv
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from densekit.console import Screen
+from densekit.data.picture_set import Split
+from densekit.data.pictures import PICTURE_SUFFIXES, PictureHeader, Skipped, picture_header
+from densekit.errors import DataError, PictureError
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_LAYOUTS = "expected train/CLASS/*.jpg (val/ and test/ beside it if you like), or CLASS/*.jpg"
+_IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_COLUMNS = {
+    "path": ("path", "file", "filename", "image", "picture"),
+    "label": ("label", "class", "target"),
+    "split": ("split", "set", "subset"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One candidate picture file; ``split`` is None where the layout does not tell."""
+
+    path: Path
+    label: str
+    split: Split | None
+
+
+@dataclass
+class Listing:
+    """What a folder or table holds, in an order that does not depend on the file system."""
+
+    entries: list[Entry] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def natural_key(text: str) -> tuple:
+    """Sort key that counts: ``a2`` comes before ``a10``.
+
+    >>> sorted(["b", "a10", "a2"], key=natural_key)
+    ['a2', 'a10', 'b']
+    """
+    parts = re.split(r"(\d+)", text.lower())
+    return ([int(part) if part.isdecimal() else part for part in parts], text)
+
+
+def scan_folder(root: Path) -> Listing:
+    """List ``root/train|val|valid|validation|test/CLASS/**``, or ``root/CLASS/**``.
+
+    Hidden files and folders are passed over; other files that are no pictures by their names are recorded as
+    skipped. A class may be called "train" too: splits are meant if ``root/train`` holds folders, or if all
+    folders have names of splits.
+
+    Raises:
+        DataError: two folders mean the same split, or there is nothing to find.
+    """
+    listing = Listing()
+    tops = {path.name: path for path in _children(root, listing) if path.is_dir()}
+    splits = {name: path for name, path in tops.items() if name.lower() in SPLIT_NAMES}
+    train = next((path for name, path in splits.items() if name.lower() == "train"), None)
+    if (train and any(path.is_dir() for path in _visible(train))) or (splits and len(splits) == len(tops)):
+        seen: dict[Split, str] = {}
+        for name, path in splits.items():
+            split = SPLIT_NAMES[name.lower()]
+            if split in seen:
+                raise DataError(f"{root}: both {seen[split]}/ and {name}/ are the {split} split; keep one")
+            seen[split] = name
+            _scan_classes([child for child in _children(path, listing) if child.is_dir()], split, listing)
+        others = (path for name, path in tops.items() if name not in splits)
+        listing.skipped += [Skipped(path, "not a split folder (train, val, test)") for path in others]
+    else:
+        _scan_classes(tops.values(), None, listing)
+    if not listing.entries:
+        raise DataError(f"{root}: no pictures found; {_LAYOUTS}")
+    return listing
+
+
+def read_table(table: Path) -> Listing:
+    """Read a text table ``path,label[,split]``.
+
+    Paths are relative to the table; a header line may name the columns. Commas, semicolons or tabs
+    may part the columns. An empty split means train.
+
+    Raises:
+        DataError: a line that cannot be understood (named by its number), or one picture under two labels or
+            splits.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
+    first = text.partition("\n")[0]
+    rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    listing = Listing()
+    seen: dict[Path, Entry] = {}
+    columns: dict[str, int] | None = None
+    for row in rows:
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if columns is None:
+            columns = _header_columns(cells)
+            if columns:
+                continue
+            columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
+        entry = _table_entry(f"{table}, line {rows.line_num}", table.parent, cells, columns)
+        if seen.setdefault(entry.path, entry) != entry:
+            raise DataError(
+                f"{table}, line {rows.line_num}: {entry.path} was already given another label or split"
+            )
+        listing.entries.append(entry)
+    if not listing.entries:
+        raise DataError(f"{table}: no lines of path,label[,split] found")
+    return listing
+
+
+def check_headers(
+    listing: Listing, *, strict: bool, screen: Screen
+) -> tuple[list[Entry], list[PictureHeader], list[Skipped]]:
+    """Open every listed file just far enough to know its size: those that work, their headers, the others.
+
+    Raises:
+        PictureError: the first file that cannot be opened, if ``strict``.
+    """
+    good, headers, bad = [], [], []
+    total = len(listing.entries)
+    with ThreadPoolExecutor(8) as pool, screen.bar("checking pictures", total) as bar:
+        for entry, header in zip(listing.entries, pool.map(_try_header, listing.entries), strict=True):
+            bar.advance()
+            if isinstance(header, PictureHeader):
+                good.append(entry)
+                headers.append(header)
+            elif strict:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise header
+            else:
+                bad.append(Skipped.because(entry.path, header))
+    return good, headers, bad
+
+
+def _try_header(entry: Entry) -> PictureHeader | PictureError:
+    try:
+        return picture_header(entry.path)
+    except PictureError as error:
+        return error
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        children = list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
+    kept = (p for p in children if not p.name.startswith(".") and p.name.lower() not in _IGNORED)
+    return sorted(kept, key=lambda path: natural_key(path.name))
+
+
+def _children(folder: Path, listing: Listing) -> list[Path]:
+    """Visible children of a folder whose files belong to no class, which is recorded."""
+    children = _visible(folder)
+    listing.skipped += [Skipped(path, "not in a class folder") for path in children if not path.is_dir()]
+    return children
+
+
+def _scan_classes(folders, split: Split | None, listing: Listing) -> None:
+    for folder in folders:
+        label = unicodedata.normalize("NFC", folder.name)  # a Mac writes "é" as two characters, others as one
+        files = list(_files_below(folder))
+        pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+        listing.entries += [Entry(path, label, split) for path in pictures]
+        others = (path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES)
+        listing.skipped += [Skipped(path, "not a picture file name") for path in others]
+        if not pictures:
+            listing.skipped.append(Skipped(folder, "class folder without pictures"))
+
+
+def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Files in a folder and its folders; linked folders are followed, but never in circles."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        else:
+            yield path
+
+
+def _header_columns(cells: list[str]) -> dict[str, int] | None:
+    """Places of path, label and split if this line is a header; None if it is already a picture."""
+    lowered = [cell.lower() for cell in cells]
+    found = {
+        column: lowered.index(name) for column, names in _COLUMNS.items() for name in names if name in lowered
+    }
+    return found if {"path", "label"} <= found.keys() else None
+
+
+def _table_entry(where: str, folder: Path, cells: list[str], columns: dict[str, int]) -> Entry:
+    picked = {column: cells[place] if place < len(cells) else "" for column, place in columns.items()}
+    if not picked["path"] or not picked["label"]:
+        raise DataError(f"{where}: expected path,label[,split], got {','.join(cells)!r}")
+    split = picked.get("split", "train" if "split" in columns else None)
+    if split is not None and (split := split.lower() or "train") not in SPLIT_NAMES:
+        raise DataError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLIT_NAMES)}")
+    label = unicodedata.normalize("NFC", picked["label"])
+    return Entry(folder / picked["path"], label, None if split is None else SPLIT_NAMES[split])

@@ -1,0 +1,144 @@
+"""Loaders: batches of tensors that depend on seed, epoch and step, and on nothing that happened before.
+
+Every augmentation is seeded by the picture's turn in its epoch, so the number of loader processes changes
+nothing, and resuming in the middle of an epoch needs no random state.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from densekit.data.batches import OrderedBatches, Place
+from densekit.data.picture_set import PictureSet
+from densekit.data.seeding import seeded
+from densekit.data.transforms import PictureTransform
+from densekit.errors import PictureError, SettingsError
+
+Workers = int | Literal["auto"]
+
+
+class Batch(NamedTuple):
+    """Pictures of one step. Where none of them could be read, ``pictures`` is empty: skip the step."""
+
+    pictures: Tensor  # float32 (N, C, H, W)
+    labels: Tensor  # int64 (N,)
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # int64 (N,): numbers in the picture set
+    unreadable: list[str]  # "path: reason" of pictures that are missing from this batch
+
+
+class PictureLoader(DataLoader[Any]):
+    """A DataLoader of `Batch`; with ``strict`` an unreadable picture is an error."""
+
+    strict: bool = False
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for batch in super().__iter__():
+            if self.strict and batch.unreadable:
+                raise PictureError(
+                    batch.unreadable[0]
+                )  # here and not in a worker, whose errors come as tracebacks
+            yield batch
+
+
+class _Item(NamedTuple):
+    pixels: Tensor | None  # None: unreadable, for the reason given
+    label: int
+    number: int
+    reason: str
+
+
+class _Items(Dataset[_Item]):
+    """What loader processes run: read and transform one picture."""
+
+    def __init__(self, pictures: PictureSet, transform: PictureTransform, seed: int):
+        self.pictures, self.transform, self.seed = pictures, transform, seed
+
+    def __getitem__(self, place: Place) -> _Item:
+        label = int(self.pictures.labels[place.number])
+        try:
+            picture = self.pictures.read(place.number)
+        except PictureError as error:
+            return _Item(None, label, place.number, str(error))
+        with seeded(self.seed, place.epoch, place.position):
+            return _Item(self.transform(picture), label, place.number, "")
+
+
+def _collate(items: list[_Item]) -> Batch:
+    good = [item for item in items if item.pixels is not None]
+    pixels = [item.pixels for item in good if item.pixels is not None]
+    return Batch(
+        torch.stack(pixels) if pixels else torch.empty(0),
+        torch.tensor([item.label for item in good], dtype=torch.int64),
+        torch.tensor([item.number for item in good], dtype=torch.int64),
+        [item.reason for item in items if item.pixels is None],
+    )
+
+
+def make_loader(
+    pictures: PictureSet,
+    transform: PictureTransform,
+    batches: Sampler[list[Place]],
+    *,
+    seed: int = 0,
+    workers: Workers = "auto",
+    strict: bool = False,
+    pin_memory: bool = False,
+) -> PictureLoader:
+    """Load batches of pictures.
+
+    Args:
+        pictures: where they come from.
+        transform: picture -> float32 (C, H, W), all of one shape; may draw from torch's CPU random numbers.
+        batches: which ones, e.g. `EpochBatches`; call its ``set_epoch`` before each epoch.
+        seed: base of the transform's random numbers.
+        workers: loader processes; 0 loads in this process; "auto" fits them to the machine and the set.
+        strict: raise PictureError at an unreadable picture, instead of naming it in ``Batch.unreadable``.
+        pin_memory: use page-locked memory, for copies to a GPU.
+    """
+    count = worker_count(workers, pictures)
+    loader = PictureLoader(
+        _Items(pictures, transform, seed),
+        batch_sampler=batches,
+        num_workers=count,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        persistent_workers=count > 0,
+    )
+    loader.strict = strict
+    return loader
+
+
+def evaluation_loader(
+    pictures: PictureSet,
+    transform: PictureTransform,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: Workers = "auto",
+    strict: bool = False,
+    pin_memory: bool = False,
+) -> PictureLoader:
+    """Load every picture exactly once, in order; process ``rank`` of ``world_size`` loads its share."""
+    batches = OrderedBatches(len(pictures), batch_size, rank=rank, world_size=world_size)
+    return make_loader(pictures, transform, batches, workers=workers, strict=strict, pin_memory=pin_memory)
+
+
+def worker_count(workers: Workers, pictures: PictureSet) -> int:
+    """Loader processes to start: ``workers`` itself, or for "auto" one less than there are cores, at most 8.
+
+    "auto" is 0 for sets that are loaded before processes would have started.
+    """
+    if workers != "auto":
+        if workers < 0:
+            raise SettingsError(f"workers={workers}: use 0 or more, or auto")
+        return workers
+    if len(pictures) < (5000 if pictures.in_memory else 500):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: they share the machine
+    return max(0, min(8, cores // processes - 1))

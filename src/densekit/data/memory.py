@@ -1,0 +1,63 @@
+"""Decode a small set once and keep it in memory: an epoch then reads no files and decodes nothing."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from densekit.console import Screen
+from densekit.data.picture_set import PackedPictures, PictureSet
+from densekit.data.pictures import Skipped, read_picture
+from densekit.errors import PictureError
+
+
+def load_into_memory(
+    pictures: PictureSet, *, max_bytes: int = 2**30, strict: bool = False, screen: Screen | None = None
+) -> tuple[PictureSet, list[Skipped]]:
+    """Decode all pictures into memory if they fit, and leave out those that turn out to be damaged.
+
+    Call it before loader processes start, so that they share the memory.
+
+    Args:
+        pictures: set to decode; returned as it is if it is in memory or needs more than ``max_bytes``.
+        max_bytes: most memory to use, in bytes of decoded 8-bit pictures.
+        strict: a picture that cannot be decoded is an error instead of being left out.
+        screen: where progress goes.
+
+    Returns:
+        The set without the damaged pictures, and those.
+
+    Raises:
+        PictureError: the first picture that cannot be decoded, if ``strict``.
+    """
+    sizes = pictures.shapes.prod(axis=1)  # (N,) bytes of each picture
+    if pictures.in_memory or sizes.sum() > max_bytes:
+        return pictures, []
+    flat = np.empty(int(sizes.sum()), np.uint8)
+    packed = PackedPictures(flat, np.cumsum(sizes) - sizes, pictures.shapes)
+
+    def decode(i: int) -> PictureError | None:
+        try:
+            values, room = np.asarray(read_picture(pictures.pictures[i])), packed[i]
+            if values.shape != room.shape:
+                raise PictureError(f"{pictures.pictures[i]}: changed while it was being read")
+            room[...] = values
+        except PictureError as error:
+            return error
+        return None
+
+    good, bad = [], []
+    screen = screen or Screen()
+    with ThreadPoolExecutor(8) as pool, screen.bar("decoding pictures", len(pictures)) as bar:
+        for i, error in enumerate(pool.map(decode, range(len(pictures)))):
+            bar.advance()
+            if error is None:
+                good.append(i)
+            elif strict:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise error
+            else:
+                bad.append(Skipped.because(pictures.pictures[i], error))
+    if bad:
+        screen.warn(f"{len(bad)} pictures are damaged and left out, first {bad[0].path}: {bad[0].reason}")
+    return replace(pictures, decoded=packed).select(good), bad

@@ -1,0 +1,128 @@
+"""PictureSet and DataSet: labelled pictures, on disk or in memory, and the splits of a data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from densekit.data.pictures import Skipped, read_picture
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedPictures:
+    """Decoded pictures of any sizes in one flat array, which forked loader processes share."""
+
+    flat: np.ndarray  # uint8 (total bytes,)
+    starts: np.ndarray  # int64 (N,): where each picture begins in flat
+    shapes: np.ndarray  # int64 (N, 3): height, width, channels
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Picture ``i`` as a view, uint8 (H, W) or (H, W, 3)."""
+        height, width, channels = map(int, self.shapes[i])
+        start = int(self.starts[i])
+        view = self.flat[start : start + height * width * channels]
+        return view.reshape((height, width) if channels == 1 else (height, width, channels))
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """Labelled pictures of one split.
+
+    Args:
+        pictures: paths, or all pictures as uint8 (N, H, W) grey or (N, H, W, 3) RGB.
+        labels: class of each picture, int64 (N,).
+        split: which part of the data set this is.
+        shapes: height, width and channels of each picture, int64 (N, 3); worked out from an array by itself.
+        decoded: the pictures of ``pictures`` when those are paths and have been read into memory.
+    """
+
+    pictures: Sequence[Path] | np.ndarray
+    labels: np.ndarray
+    split: Split
+    shapes: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    decoded: PackedPictures | None = None
+
+    def __post_init__(self):
+        if isinstance(self.pictures, np.ndarray):
+            height, width, *channels = self.pictures.shape[1:]
+            shapes = np.tile(np.array([height, width, *(channels or [1])], np.int64), (len(self.pictures), 1))
+            object.__setattr__(self, "shapes", shapes)
+        if not len(self.pictures) == len(self.labels) == len(self.shapes):
+            raise ValueError(
+                f"{len(self.pictures)} pictures, {len(self.labels)} labels and {len(self.shapes)} shapes: "
+                "a PictureSet needs one of each for every picture"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether `read` works without the disk."""
+        return self.decoded is not None or isinstance(self.pictures, np.ndarray)
+
+    def read(self, i: int) -> Image.Image:
+        """Picture ``i`` in mode "L" or "RGB"; PictureError where its file cannot be read."""
+        if self.decoded is not None:
+            return Image.fromarray(self.decoded[i])
+        picture = self.pictures[i]
+        return Image.fromarray(picture) if isinstance(picture, np.ndarray) else read_picture(picture)
+
+    def name(self, i: int) -> str:
+        """The path of picture ``i``, or split and number where there are no files."""
+        return f"{self.split}/{i}" if isinstance(self.pictures, np.ndarray) else str(self.pictures[i])
+
+    def select(self, indices: Sequence[int] | np.ndarray, split: Split | None = None) -> "PictureSet":
+        """The pictures at ``indices`` (integers), in that order; renamed to ``split`` where given."""
+        chosen = np.asarray(indices, np.int64)
+        pictures = self.pictures
+        packed = self.decoded
+        return PictureSet(
+            pictures[chosen] if isinstance(pictures, np.ndarray) else [pictures[i] for i in chosen],
+            self.labels[chosen],
+            split or self.split,
+            self.shapes[chosen],
+            packed and replace(packed, starts=packed.starts[chosen], shapes=packed.shapes[chosen]),
+        )
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        """Number of pictures of each class, int64 (num_classes,)."""
+        return np.bincount(self.labels, minlength=num_classes)
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A data set, cut into its splits.
+
+    Args:
+        name: the named set, or the path of the folder or table.
+        classes: class names; a label is a place in this tuple.
+        train: what is learned from.
+        val: what epochs are compared on; None where there is none.
+        test: what is reported at the end; None where there is none.
+        skipped: files that were left out, and why.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: PictureSet
+    val: PictureSet | None = None
+    test: PictureSet | None = None
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def channels(self) -> Literal[1, 3]:
+        """1 where every picture of every split is grey, else 3."""
+        parts = [part.shapes[:, 2] for part in (self.train, self.val, self.test) if part is not None]
+        return 1 if (np.concatenate(parts) == 1).all() else 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Typical picture size: the median height and the median width of the training pictures."""
+        height, width = np.median(self.train.shapes[:, :2], axis=0)
+        return round(height), round(width)

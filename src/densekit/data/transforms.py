@@ -1,0 +1,176 @@
+"""From a picture to what a network takes: the fixed steps of every use, and the random ones of training."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from densekit.data.seeding import seeded
+
+PictureTransform = Callable[[Image.Image], Tensor]  # picture -> float32 (C, H, W)
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Preprocessing(BaseModel):
+    """What every picture goes through, in training and in use alike; travels with the model as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Literal[1, 3] = Field(3, description="1: pictures become grey; 3: they become RGB")
+    size: tuple[PositiveInt, PositiveInt] = Field(description="height and width in pixels")
+    resize: Literal["squash", "crop"] = Field(
+        "squash", description="squash: stretch to size; crop: keep proportions and cut out the centre"
+    )
+    crop_fraction: float = Field(1.0, gt=0, le=1, description="crop: share of the short side that is kept")
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = Field(
+        (0.0,), description="subtracted from values in 0..1, per channel or one for all"
+    )
+    std: tuple[Positive, ...] = Field((1.0,), description="divided by after that, per channel or one for all")
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in {1, self.channels}:
+                raise ValueError(
+                    f"{name}={values}: give one value, or one for each of the {self.channels} channels"
+                )
+        return self
+
+    def to_bytes(self, picture: Image.Image) -> Tensor:
+        """The picture as uint8 (C, H, W) in its own size, grey or RGB as ``channels`` says."""
+        return F.pil_to_tensor(picture.convert("L" if self.channels == 1 else "RGB"))
+
+    def to_size(self, pixels: Tensor) -> Tensor:
+        """Bring uint8 (C, h, w) to (C, H, W); nothing is resampled where the size fits already."""
+        height, width = self.size
+        if self.resize == "crop":
+            h, w = pixels.shape[-2:]
+            tall, wide = round(height / self.crop_fraction), round(width / self.crop_fraction)
+            scale = max(tall / h, wide / w)  # the smallest picture that covers tall x wide
+            pixels = self._resample(pixels, [max(tall, int(h * scale)), max(wide, int(w * scale))])
+            return F.center_crop(pixels, [height, width])
+        return self._resample(pixels, [height, width])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (C, H, W) to float32, (value / 255 - mean) / std."""
+        return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(self.mean), list(self.std))
+
+    def transform(self) -> PictureTransform:
+        """The deterministic steps as one callable, picture -> float32 (C, H, W); it can be pickled."""
+        return v2.Compose([self.to_bytes, self.to_size, self.normalise])
+
+    @property
+    def interpolation_mode(self) -> InterpolationMode:
+        """The interpolation as torchvision names it."""
+        return InterpolationMode(self.interpolation)
+
+    def _resample(self, pixels: Tensor, size: list[int]) -> Tensor:
+        return F.resize(pixels, size, interpolation=self.interpolation_mode, antialias=True)
+
+
+class Augmentation(BaseModel):
+    """Random changes to training pictures; all are off by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop_padding: int = Field(
+        0, ge=0, description="pad each side by so many black pixels, then cut the size out again"
+    )
+    flip: bool = Field(False, description="mirror left and right, every second time")
+    random_resized_crop: bool = Field(
+        False, description="cut out a random part and resize it (Inception, timm)"
+    )
+    crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that part may cover")
+    trivial_augment: bool = Field(
+        False, description="one random operation of random strength (arXiv:2103.10158)"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="probability to blank a rectangle (arXiv:1708.04896)"
+    )
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup (arXiv:1710.09412); 0 is off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix (arXiv:1905.04899); 0 is off")
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Self:
+        if self.crop_padding and self.random_resized_crop:
+            raise ValueError("crop_padding and random_resized_crop are both on; use one of the two")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1]:
+            raise ValueError(
+                f"crop_scale={self.crop_scale}: give the smallest share above 0, then the largest"
+            )
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, so that labels become class shares."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+def training_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> PictureTransform:
+    """Preprocessing with the random steps of training in between: picture -> float32 (C, H, W).
+
+    It draws from torch's global CPU random numbers. Mixing (mixup, CutMix) is `mix_batch`'s.
+    """
+    steps: list[Callable[..., Any]] = [preprocessing.to_bytes]
+    if augmentation.random_resized_crop:
+        crop = v2.RandomResizedCrop(
+            preprocessing.size,
+            scale=augmentation.crop_scale,
+            interpolation=preprocessing.interpolation_mode,
+            antialias=True,
+        )
+        steps.append(crop)
+    else:
+        steps.append(preprocessing.to_size)
+    if augmentation.crop_padding:
+        steps.append(v2.RandomCrop(preprocessing.size, padding=augmentation.crop_padding))
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augmentation.trivial_augment:
+        steps.append(v2.TrivialAugmentWide())
+    steps.append(preprocessing.normalise)
+    if augmentation.random_erasing:
+        steps.append(v2.RandomErasing(p=augmentation.random_erasing))
+    return v2.Compose(steps)
+
+
+def mix_batch(
+    pictures: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    epoch: int,
+    step: int,
+    rank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Mix the pictures of a batch with each other (mixup or CutMix, by turns at random where both are on).
+
+    Args:
+        pictures: float (N, C, H, W), on any device.
+        labels: int64 (N,).
+        num_classes: K.
+        augmentation: says how; one of ``mixup`` and ``cutmix`` must be on.
+        seed: with epoch, step and rank decides the draw, whatever was drawn before.
+        epoch: number of the epoch.
+        step: number of the batch in the epoch.
+        rank: number of the process, so that processes draw differently.
+
+    Returns:
+        Mixed pictures (N, C, H, W) and the share of each class, float (N, K).
+    """
+    mixers: list[Any] = []
+    if augmentation.mixup:
+        mixers.append(v2.MixUp(alpha=augmentation.mixup, num_classes=num_classes))
+    if augmentation.cutmix:
+        mixers.append(v2.CutMix(alpha=augmentation.cutmix, num_classes=num_classes))
+    with seeded(seed, epoch, step, rank):
+        return mixers[int(torch.randint(len(mixers), ()))](pictures, labels)

@@ -1,0 +1,48 @@
+"""Every exception densekit raises on purpose.
+
+All derive from `DensekitError`; the command line prints them as one line and exits with status 2. Each also derives
+from the built-in that a Python caller would expect to catch.
+"""
+
+
+class DensekitError(Exception):
+    """Base of every error that densekit raises on purpose: says what was wrong with which input and what would work."""
+
+
+class SettingsError(DensekitError, ValueError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class UnknownNameError(DensekitError, LookupError):
+    """A name (model, data set, recipe, ...) that is in no table; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: list[str]):
+        from difflib import get_close_matches
+
+        near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) or sorted(known)
+        hint = ", ".join(near[:8]) + (", ..." if len(near) > 8 else "")
+        super().__init__(f"unknown {kind} {name!r}; did you mean: {hint}?")
+
+
+class ShapeError(DensekitError, ValueError):
+    """An input whose shape the network or function cannot take."""
+
+
+class DataError(DensekitError, ValueError):
+    """A data set, folder or table that cannot be used as it is."""
+
+
+class PictureError(DataError):
+    """One picture file that cannot be read as a picture."""
+
+
+class CheckpointError(DensekitError, ValueError):
+    """A run folder or weights file that is missing, damaged or does not fit."""
+
+
+class TrainingError(DensekitError, RuntimeError):
+    """Training cannot go on (for example because the loss is not finite)."""
+
+
+class MissingPartError(DensekitError, ImportError):
+    """An optional package that is not installed; the message names the pip command."""

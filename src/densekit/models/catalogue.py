@@ -1,0 +1,95 @@
+"""The networks by name: one table from name to builder and its options."""
+
+import json
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from densekit.errors import SettingsError, UnknownNameError
+from densekit.models import densenet, resnet, simple_cnn, vgg
+
+_TABLE: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    name: (builder, options)
+    for builder, configurations in (
+        (densenet.DenseNet, densenet.CONFIGURATIONS),
+        (resnet.ResNet, resnet.CONFIGURATIONS),
+        (vgg.VGG, vgg.CONFIGURATIONS),
+        (simple_cnn.SimpleCNN, simple_cnn.CONFIGURATIONS),
+    )
+    for name, options in configurations.items()
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that `create_model` knows, family by family.
+
+    Args:
+        pattern: a part of the name, or a pattern with ``*``, ``?`` and ``[...]``; upper case counts as lower.
+
+    >>> list_models("vgg")
+    ['vgg11_bn_cifar', 'vgg13_bn_cifar', 'vgg16_bn_cifar', 'vgg19_bn_cifar']
+    >>> list_models("resnet1??")
+    ['resnet101', 'resnet152']
+    """
+    pattern = pattern.lower()
+    return [name for name in _TABLE if pattern in name or fnmatchcase(name, pattern)]
+
+
+def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Build a network by name, with fresh random weights.
+
+    The network carries ``architecture``, a plain record from which it can be built again:
+    ``create_model(record["name"], **record["options"])``.
+
+    Args:
+        name: a name from `list_models`.
+        num_classes: number of logits.
+        in_channels: channels of the input pictures.
+        options: further arguments of the network's class, in place of the named configuration's; lists from
+            JSON or YAML serve as tuples.
+
+    Raises:
+        UnknownNameError: no network of that name.
+        SettingsError: an option that the network does not have, or a value that cannot work.
+
+    >>> create_model("simple_cnn", num_classes=10, image_size=[28, 28]).architecture["options"]
+    {'image_size': [28, 28], 'num_classes': 10, 'in_channels': 3}
+    """
+    if name not in _TABLE:
+        raise UnknownNameError("model", name, list(_TABLE))
+    builder, defaults = _TABLE[name]
+    known = [
+        option for option in signature(builder).parameters if option not in ("num_classes", "in_channels")
+    ]
+    for option in options:
+        if option not in known:
+            raise SettingsError(f"{name} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+    for label, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(count, int) or count < 1:
+            raise SettingsError(f"{name}: {label} is {count!r}, must be a whole number of at least 1")
+    options = {**defaults, **options, "num_classes": num_classes, "in_channels": in_channels}
+    record = _plain(name, options)
+    model = builder(**options)
+    model.architecture = record  # pyright: ignore[reportArgumentType] (a plain attribute)
+    return model
+
+
+def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a network as it will be read back from JSON."""
+    try:
+        return {"name": name, "options": json.loads(json.dumps(options))}
+    except TypeError as error:
+        advice = "give plain numbers, strings and lists, which can be saved with the weights"
+        raise SettingsError(f"{name}: an option cannot be saved ({error}): {advice}") from None
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of a network's parameters, trainable or not.
+
+    >>> count_parameters(nn.Conv2d(1, 3, kernel_size=3))
+    30
+    """
+    return sum(parameter.numel() for parameter in model.parameters())

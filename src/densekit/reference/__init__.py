@@ -1,0 +1,1 @@
+"""The operations of a DenseNet in NumPy alone: to learn from, and to check faster code against."""

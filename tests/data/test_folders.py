@@ -1,0 +1,165 @@
+import os
+
+import pytest
+from PIL import Image
+
+from densekit.data.folders import check_headers, natural_key, read_table, scan_folder
+from densekit.errors import DataError, PictureError
+
+
+def listed(listing, root):
+    return [(str(entry.path.relative_to(root)), entry.label, entry.split) for entry in listing.entries]
+
+
+def reasons(listing, root):
+    return {str(skipped.path.relative_to(root)): skipped.reason for skipped in listing.skipped}
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_split_folders(make_folder, val):
+    root = make_folder({"train/cat": 1, "train/dog": 1, f"{val}/cat": 1, "test/dog": 1})
+    assert listed(scan_folder(root), root) == [
+        ("test/dog/0.png", "dog", "test"),
+        ("train/cat/0.png", "cat", "train"),
+        ("train/dog/0.png", "dog", "train"),
+        (f"{val}/cat/0.png", "cat", "val"),
+    ]
+
+
+def test_class_folders_with_deep_unicode_and_spaced_names(make_folder):
+    root = make_folder({"größe 2/a/b": 1, "größe 10": 1, "größe 10/ü ü": 1})
+    assert listed(scan_folder(root), root) == [
+        ("größe 2/a/b/0.png", "größe 2", None),
+        ("größe 10/0.png", "größe 10", None),
+        ("größe 10/ü ü/0.png", "größe 10", None),
+    ]
+
+
+def test_unicode_forms_of_one_name_are_one_class(make_folder):
+    root = make_folder({"train/caf\u00e9": 1, "train/tea": 1, "test/cafe\u0301": 1})
+    assert {entry.label for entry in scan_folder(root).entries} == {"caf\u00e9", "tea"}
+
+
+def test_a_class_may_be_called_train(make_folder):
+    root = make_folder({"train": 1, "bus": 1})
+    assert [label for _, label, _ in listed(scan_folder(root), root)] == ["bus", "train"]
+
+
+def test_unlabelled_split_folders_are_no_classes(make_folder):
+    with pytest.raises(DataError, match=r"no pictures found; expected train/CLASS"):
+        scan_folder(make_folder({"train": 1, "test": 1}))
+
+
+def test_other_files_are_recorded_and_hidden_ones_ignored(make_folder):
+    root = make_folder({"cat": 1, "dog": 1, ".git": 1, "__MACOSX": 1, "cat/.hidden": 1, "empty": 0})
+    for name in ("cat/Thumbs.db", "cat/.DS_Store", "cat/notes.txt", "README.md", "cat/no_suffix"):
+        (root / name).write_text("text")
+    listing = scan_folder(root)
+    assert len(listing.entries) == 2
+    assert reasons(listing, root) == {
+        "README.md": "not in a class folder",
+        "cat/no_suffix": "not a picture file name",
+        "cat/notes.txt": "not a picture file name",
+        "empty": "class folder without pictures",
+    }
+
+
+def test_folders_beside_the_splits_are_recorded(make_folder):
+    root = make_folder({"train/cat": 1, "train/dog": 1, "raw": 1})
+    assert reasons(scan_folder(root), root) == {"raw": "not a split folder (train, val, test)"}
+
+
+def test_two_folders_for_one_split(make_folder):
+    with pytest.raises(DataError, match=r"both val/ and validation/ are the val split"):
+        scan_folder(make_folder({"train/cat": 1, "val/cat": 1, "validation/cat": 1}))
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match=r"no pictures found; expected train/CLASS"):
+        scan_folder(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no symbolic links")
+def test_links_are_followed_but_not_in_circles(make_folder):
+    root = make_folder({"cat": 1, "dog": 1})
+    (root / "cat" / "circle").symlink_to(root / "cat")
+    (root / "cat" / "more").symlink_to(root / "dog")
+    assert [path for path, _, _ in listed(scan_folder(root), root)] == [
+        "cat/0.png",
+        "cat/more/0.png",
+        "dog/0.png",
+    ]
+
+
+def test_natural_order_mixes_words_and_numbers():
+    names = ["10", "9", "a", "Ab", "a1b10", "a1b9", "²"]
+    assert sorted(names, key=natural_key) == ["9", "10", "a", "a1b9", "a1b10", "Ab", "²"]
+
+
+TABLES = {
+    "no_header": "a.png,cat\nb.png,dog\n",
+    "header": "path,label\na.png,cat\nb.png,dog\n",
+    "header_other_order": "Label,Other,File\ncat,1,a.png\ndog,2,b.png\n",
+    "semicolons": "path;label\na.png;cat\nb.png;dog\n",
+    "tabs": "a.png\tcat\nb.png\tdog\n",
+    "byte_order_mark_and_windows_lines": "\ufeffpath,label\r\na.png,cat\r\n\r\nb.png,dog\r\n",
+    "spaces_and_quotes": '"a.png", cat\n"b.png" ,dog',
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_tables(tmp_path, text):
+    table = tmp_path / "table.csv"
+    table.write_text(text, encoding="utf-8", newline="")
+    assert listed(read_table(table), tmp_path) == [("a.png", "cat", None), ("b.png", "dog", None)]
+
+
+@pytest.mark.parametrize("header", ["", "path,label,split\n"])
+def test_table_with_splits(tmp_path, header):
+    table = tmp_path / "table.csv"
+    table.write_text(header + "a.png,cat,Train\nb.png,cat,validation\nc.png,cat,test\nd.png,cat,\n")
+    assert [entry.split for entry in read_table(table).entries] == ["train", "val", "test", "train"]
+
+
+BAD_TABLES = {
+    "no_label": ("a.png,cat\nb.png\n", r"line 2: expected path,label\[,split\], got 'b\.png'"),
+    "unknown_split": (
+        "a.png,cat,training set\n",
+        "line 1: unknown split 'training set'; use one of train, val",
+    ),
+    "two_labels": ("a.png,cat\na.png,dog\n", r"line 2: .*a\.png was already given another label"),
+    "two_splits": (
+        "a.png,cat,train\na.png,cat,test\n",
+        r"line 2: .*a\.png was already given another label or split",
+    ),
+    "nothing": ("path,label\n", "no lines of path,label"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_bad_tables_name_the_line(tmp_path, text, message):
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_table(table)
+
+
+def test_a_picture_given_as_table(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("L", (2, 2), 200).save(path)
+    with pytest.raises(DataError, match="not a readable UTF-8 table"):
+        read_table(path)
+
+
+def test_headers_are_checked_in_order(make_folder, screen):
+    root = make_folder({"cat": 30, "dog": 1}, size=(5, 7))
+    (root / "cat" / "3.png").write_bytes(b"")
+    listing = scan_folder(root)
+    good, headers, bad = check_headers(listing, strict=False, screen=screen)
+    assert [entry.path.name for entry in good[:4]] == ["0.png", "1.png", "2.png", "4.png"]
+    assert set(headers) == {(5, 7, 3)}
+    assert [(skipped.path, skipped.reason) for skipped in bad] == [
+        (root / "cat" / "3.png", "the file is empty")
+    ]
+    with pytest.raises(PictureError, match=r"3\.png: the file is empty"):
+        check_headers(listing, strict=True, screen=screen)
