@@ -28,6 +28,11 @@ class Screen:
     quiet: bool = False
     console: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, highlight=False))
 
+    @property
+    def draws_bars(self) -> bool:
+        """Whether a progress bar will be seen."""
+        return not self.quiet and self.console.is_terminal
+
     def say(self, line: str) -> None:
         """Show one line of progress or of a result, unless quiet."""
         if not self.quiet:
@@ -55,7 +60,7 @@ class Screen:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=self.quiet or not self.console.is_terminal,
+            disable=not self.draws_bars,
         )
         with progress:
             task = progress.add_task(title, total=total, note=unit)

@@ -19,9 +19,7 @@ def screen():
 def make_folder(tmp_path):
     """Write small pictures: ``make_folder({"train/cat": 3, "train/dog": 2}, mode="RGB", size=(6, 8))``."""
 
-    def make(
-        counts: dict[str, int], mode: str = "RGB", size: tuple[int, int] = (6, 8), root: Path = tmp_path
-    ) -> Path:
+    def make(counts: dict[str, int], mode: str = "RGB", size: tuple[int, int] = (6, 8), root: Path = tmp_path) -> Path:
         random = np.random.default_rng(0)
         shape = size if mode == "L" else (*size, 3)
         for folder, count in counts.items():

@@ -48,10 +48,7 @@ def test_nothing_is_cut_at_fraction_0(make_folder, screen):
 def test_cuts_depend_on_the_seed_and_not_on_place_or_order(tmp_path, make_folder, screen):
     def cut(root, seed=0):
         data = open_data(root, seed=seed, screen=screen)
-        return [
-            [name.removeprefix(str(root)) for name in names(part)]
-            for part in (data.train, data.val, data.test)
-        ]
+        return [[name.removeprefix(str(root)) for name in names(part)] for part in (data.train, data.val, data.test)]
 
     first = make_folder({"a": 30, "b": 30}, root=tmp_path / "first")
     second = make_folder({"b": 30}, root=tmp_path / "second")  # made in another order
@@ -68,9 +65,7 @@ def test_limits_cut_before_validation(make_folder, screen):
     assert data.val.counts(2).tolist() == [2, 1]
     assert data.test is not None
     assert data.test.counts(2).tolist() == [3, 2]
-    assert (
-        max(int(name.rpartition("/")[2][:-4]) for name in names(data.train)) > 20
-    )  # not simply the first files
+    assert max(int(name.rpartition("/")[2][:-4]) for name in names(data.train)) > 20  # not simply the first files
 
 
 def test_bad_files_are_named_and_left_out(make_folder, screen):
@@ -87,9 +82,7 @@ def test_bad_files_are_named_and_left_out(make_folder, screen):
         "empty": "class folder without pictures",
     }
     shown = screen.console.export_text()
-    assert (
-        f"2 pictures cannot be read and are left out, first {root}/train/a/2.png: the file is empty" in shown
-    )
+    assert f"2 pictures cannot be read and are left out, first {root}/train/a/2.png: the file is empty" in shown
     assert "class folders without pictures: 'empty'" in shown
     with pytest.raises(PictureError, match=r"2\.png: the file is empty"):
         open_data(root, strict=True, screen=screen)
@@ -122,9 +115,7 @@ def test_no_readable_picture(make_folder, screen):
 
 
 def test_no_such_data(screen):
-    with pytest.raises(
-        DataError, match=r"no-such: no such folder or table, and no data set's name \(digits, mnist"
-    ):
+    with pytest.raises(DataError, match=r"no-such: no such folder or table, and no data set's name \(digits, mnist"):
         open_data("no-such", screen=screen)
 
 

@@ -260,9 +260,7 @@ def test_published_sources_are_complete(name):
     assert len(source.md5) == (4 if "mnist" in name else 1)
 
 
-@pytest.mark.skipif(
-    not (SYSTEM_ROOT / "fashion-mnist").is_dir(), reason="Debian's dataset-fashion-mnist is not here"
-)
+@pytest.mark.skipif(not (SYSTEM_ROOT / "fashion-mnist").is_dir(), reason="Debian's dataset-fashion-mnist is not here")
 def test_fashion_mnist_of_the_system(tmp_path, screen):
     """Against torchvision's reader; both splits have as many pictures of each class as published."""
     data = open_data("fashion-mnist", data_root=tmp_path, val_fraction=0, screen=screen)

@@ -158,8 +158,6 @@ def test_headers_are_checked_in_order(make_folder, screen):
     good, headers, bad = check_headers(listing, strict=False, screen=screen)
     assert [entry.path.name for entry in good[:4]] == ["0.png", "1.png", "2.png", "4.png"]
     assert set(headers) == {(5, 7, 3)}
-    assert [(skipped.path, skipped.reason) for skipped in bad] == [
-        (root / "cat" / "3.png", "the file is empty")
-    ]
+    assert [(skipped.path, skipped.reason) for skipped in bad] == [(root / "cat" / "3.png", "the file is empty")]
     with pytest.raises(PictureError, match=r"3\.png: the file is empty"):
         check_headers(listing, strict=True, screen=screen)

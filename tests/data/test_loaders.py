@@ -109,8 +109,7 @@ def test_weighted_sampling_balances_classes_and_resumes():
     drawn = labels[list(chain(*numbers(batches)))]
     assert drawn.mean() == pytest.approx(0.5, abs=4 * 0.5 / 3030**0.5)  # four standard errors
     assert (
-        numbers(EpochBatches(3030, 100, seed=0, weights=sampling_weights(labels), start_step=7))
-        == numbers(batches)[7:]
+        numbers(EpochBatches(3030, 100, seed=0, weights=sampling_weights(labels), start_step=7)) == numbers(batches)[7:]
     )
 
 
@@ -135,7 +134,7 @@ def test_batches_that_cannot_be(settings):
 
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 def test_workers_and_memory_change_nothing(request, kind, screen):
-    """Two epochs, augmented: alone, with two processes, from memory, and from the middle of the second epoch."""
+    """Two epochs, augmented: alone, with two processes, from memory, from the middle of the second."""
     pictures = request.getfixturevalue(kind)
 
     def epochs(workers, pictures=pictures, starts=((0, 0), (1, 0))):
@@ -178,12 +177,8 @@ def test_unreadable_pictures_are_named(files, workers):
     for i in (3, 16, 17):
         files.pictures[i].write_bytes(b"")
     batches = list(evaluation_loader(files, PREPROCESSING.transform(), 2, workers=workers))
-    assert torch.cat([batch.index for batch in batches]).tolist() == [
-        i for i in range(22) if i not in {3, 16, 17}
-    ]
-    assert torch.cat([batch.labels for batch in batches]).tolist() == [
-        i % 3 for i in range(22) if i not in {3, 16, 17}
-    ]
+    assert torch.cat([batch.index for batch in batches]).tolist() == [i for i in range(22) if i not in {3, 16, 17}]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [i % 3 for i in range(22) if i not in {3, 16, 17}]
     assert batches[1].unreadable == [f"{files.pictures[3]}: the file is empty"]
     assert batches[8].index.numel() == batches[8].pictures.numel() == 0
     assert len(batches[8].unreadable) == 2

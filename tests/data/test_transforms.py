@@ -64,29 +64,21 @@ def test_squash_keeps_the_whole_picture():
 
 
 def test_channels():
-    assert_close(
-        Preprocessing(channels=3, size=(4, 4)).transform()(picture(4, 4, 1)).std(0), torch.zeros(4, 4)
-    )
+    assert_close(Preprocessing(channels=3, size=(4, 4)).transform()(picture(4, 4, 1)).std(0), torch.zeros(4, 4))
     grey = Preprocessing(channels=1, size=(4, 4)).transform()(Image.new("RGB", (4, 4), (255, 0, 0)))
     assert_close(grey, torch.full((1, 4, 4), 0.299), atol=1 / 255, rtol=0)  # ITU-R 601 luma of red
 
 
 def test_json_round_trip_and_pickling():
-    preprocessing = Preprocessing(
-        channels=1, size=(9, 8), resize="crop", crop_fraction=0.9, mean=(0.1,), std=(0.3,)
-    )
+    preprocessing = Preprocessing(channels=1, size=(9, 8), resize="crop", crop_fraction=0.9, mean=(0.1,), std=(0.3,))
     again = Preprocessing.model_validate_json(preprocessing.model_dump_json())
     assert again == preprocessing
     image = picture(20, 30)
-    transform = pickle.loads(
-        pickle.dumps(training_transform(again, Augmentation(flip=True, trivial_augment=True)))
-    )
+    transform = pickle.loads(pickle.dumps(training_transform(again, Augmentation(flip=True, trivial_augment=True))))
     with seeded(1):
         pickled = transform(image)
     with seeded(1):
-        assert_close(
-            training_transform(preprocessing, Augmentation(flip=True, trivial_augment=True))(image), pickled
-        )
+        assert_close(training_transform(preprocessing, Augmentation(flip=True, trivial_augment=True))(image), pickled)
 
 
 WRONG = {
@@ -127,9 +119,7 @@ def test_no_augmentation_is_preprocessing():
 
 def test_pad_crop_flip_gives_every_shift_mirrored_or_not():
     image = picture(6, 6, 1)
-    transform = training_transform(
-        Preprocessing(channels=1, size=(6, 6)), Augmentation(crop_padding=1, flip=True)
-    )
+    transform = training_transform(Preprocessing(channels=1, size=(6, 6)), Augmentation(crop_padding=1, flip=True))
     padded = np.pad(np.asarray(image), 1)
     shifts = [padded[y : y + 6, x : x + 6] for y in range(3) for x in range(3)]
     allowed = {view.tobytes() for shift in shifts for view in (shift, np.ascontiguousarray(shift[:, ::-1]))}
@@ -204,17 +194,13 @@ def test_measured_normalisation_is_numpys_mean_and_std():
 
 
 def test_constant_channel_is_left_as_it_is():
-    constant = normalisation_for(
-        array_set(np.full((3, 4, 4), 51, np.uint8)), Preprocessing(channels=1, size=(4, 4))
-    )
+    constant = normalisation_for(array_set(np.full((3, 4, 4), 51, np.uint8)), Preprocessing(channels=1, size=(4, 4)))
     assert constant == Normalisation((0.2,), (1.0,))
 
 
 def test_known_normalisation_only_where_the_channels_fit():
     data = open_data("digits")
-    assert normalisation_for(data, Preprocessing(channels=1, size=(8, 8))).std[0] == pytest.approx(
-        0.3761, abs=0.002
-    )
+    assert normalisation_for(data, Preprocessing(channels=1, size=(8, 8))).std[0] == pytest.approx(0.3761, abs=0.002)
     cifar = array_set(np.zeros((2, 4, 4, 3), np.uint8), "cifar10")
     assert normalisation_for(cifar, Preprocessing(size=(4, 4))) == KNOWN_NORMALISATIONS["cifar10"]
     assert normalisation_for(cifar, Preprocessing(channels=1, size=(4, 4))).mean == (0.0,)

@@ -26,9 +26,7 @@ each_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS.
         pytest.param(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), 2, "given uint8: convert", id="integer"),
         pytest.param(torch.rand(3, 8, 8), 2, r"\(3, 8, 8\): add the batch dimension", id="no_batch"),
         pytest.param(torch.rand(2, 2, 3, 8, 8), 2, "give 4 dimensions, not 5", id="too_many_dimensions"),
-        pytest.param(
-            torch.rand(2, 8, 8, 3), 2, "give 3 channels, or build the network for 8", id="channels_last"
-        ),
+        pytest.param(torch.rand(2, 8, 8, 3), 2, "give 3 channels, or build the network for 8", id="channels_last"),
         pytest.param(torch.rand(2, 3, 8, 3), 2, "at least 4 x 4", id="one_side_too_small"),
         pytest.param(torch.rand(2, 3, 4, 4, 0), 3, "at least 4 x 4 x 4", id="empty_volume"),
         pytest.param(torch.rand(2, 3, 3), 1, r"takes \(N, 3, L\), .* at least 4$", id="short_signal"),

@@ -1,4 +1,4 @@
-"""Dense layer, block and transition against their NumPy definition; the memory-saving mode against the ordinary."""
+"""Dense layer, block and transition against their NumPy definition, and the memory-saving mode."""
 
 import pytest
 import torch
@@ -41,12 +41,7 @@ def assert_equals_oracle(module: nn.Module, definition, *features: Tensor):
 
 
 SHAPES = pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param((3, 4, 1, 1), id="one_pixel"),
-        pytest.param((2, 7, 5, 4), id="odd_channels"),
-        pytest.param((1, 2, 3, 6), id="batch_of_one"),
-    ],
+    "shape", [(3, 4, 1, 1), (2, 7, 5, 4), (1, 2, 3, 6)], ids=["one_pixel", "odd_channels", "batch_of_one"]
 )
 
 
@@ -70,13 +65,7 @@ def test_dense_block_is_its_definition(shape, bn_size, training: bool):
 
 
 SIZES = pytest.mark.parametrize(
-    "size",
-    [
-        pytest.param((4, 6), id="even"),
-        pytest.param((5, 4), id="odd_height"),
-        pytest.param((4, 7), id="odd_width"),
-        pytest.param((2, 3), id="one_pixel_left"),
-    ],
+    "size", [(4, 6), (5, 4), (4, 7), (2, 3)], ids=["even", "odd_height", "odd_width", "one_pixel_left"]
 )
 
 
@@ -153,9 +142,7 @@ def test_activation_is_its_formula(activation: str):
     prepare(layer), prepare(transition)
     new = layer.conv2(act(layer.norm2(layer.conv1(act(layer.norm1(x))))))
     torch.testing.assert_close(layer(x), new, **CLOSE)
-    torch.testing.assert_close(
-        transition(x), F.avg_pool2d(transition.conv(act(transition.norm(x))), 2), **CLOSE
-    )
+    torch.testing.assert_close(transition(x), F.avg_pool2d(transition.conv(act(transition.norm(x))), 2), **CLOSE)
 
 
 @LAYERS
@@ -222,8 +209,7 @@ OPTIONS = pytest.mark.parametrize(
 
 def twins(options: dict) -> tuple[nn.Module, nn.Module]:
     """Return an ordinary and a memory-saving block with the same weights."""
-    blocks = [DenseBlock(4, 6, 4, memory_efficient=mode, **options) for mode in (False, True)]
-    ordinary, saving = map(prepare, blocks)
+    ordinary, saving = (prepare(DenseBlock(4, 6, 4, memory_efficient=m, **options)) for m in (False, True))
     saving.load_state_dict(ordinary.state_dict())
     return ordinary, saving
 
@@ -299,15 +285,12 @@ def saved_bytes(block: nn.Module, x: Tensor) -> int:
 
 @LAYERS
 def test_memory_efficient_keeps_no_concatenation(bn_size):
-    """The ordinary block keeps each layer's inputs twice, joined and activated; the saving one, features once."""
+    """The ordinary block keeps each layer's inputs twice, joined and activated; the saving one once."""
     layers, channels, k, pixels = 12, 16, 8, 2 * 16 * 16
-    options = {"bn_size": bn_size}
-    blocks = [DenseBlock(layers, channels, k, memory_efficient=mode, **options) for mode in (False, True)]
+    blocks = [DenseBlock(layers, channels, k, bn_size=bn_size, memory_efficient=m) for m in (False, True)]
     x = torch.randn(2, channels, 16, 16)
     ordinary, saving = (saved_bytes(block, x) for block in blocks)
     twice = 2 * sum(channels + i * k for i in range(layers)) * pixels * 4
     once = (channels + (layers - 1) * k) * pixels * 4
     assert ordinary - saving == pytest.approx(twice - once, rel=0.01)  # beside the norms' statistics
-    for block in blocks:
-        block.eval()
-    assert saved_bytes(blocks[0], x) == saved_bytes(blocks[1], x)
+    assert saved_bytes(blocks[0].eval(), x) == saved_bytes(blocks[1].eval(), x)

@@ -57,9 +57,7 @@ def test_widths_grow_and_halve():
 
 
 def test_dropout_drops_new_features_in_training_only():
-    layer = next(
-        m for m in DenseMLP(7, (1,), growth_rate=64, dropout=0.5).modules() if isinstance(m, GrowthLayer)
-    )
+    layer = next(m for m in DenseMLP(7, (1,), growth_rate=64, dropout=0.5).modules() if isinstance(m, GrowthLayer))
     x = torch.randn(8, 128)
     new = layer.train()(x)[:, 128:]
     assert 0.4 < (new == 0).float().mean() < 0.6

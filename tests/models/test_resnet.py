@@ -65,9 +65,7 @@ def test_se_resnet50_is_timms():
     randomise_batch_norm(theirs)
     ours = build("se_resnet50", num_classes=7).double().eval()
     wanted = ours.state_dict()
-    weights = {
-        k: v.reshape(wanted[k].shape) for k, v in theirs.state_dict().items()
-    }  # timm: 1x1 convolutions
+    weights = {k: v.reshape(wanted[k].shape) for k, v in theirs.state_dict().items()}  # timm: 1x1 convolutions
     ours.load_state_dict(weights, strict=True)
     x = torch.randn(2, 3, 33, 50, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-9, rtol=1e-9)

@@ -20,9 +20,7 @@ def test_features_have_torchvisions_keys_and_shapes(depth: int):
 def test_vgg11_features_equal_torchvisions(size: tuple[int, int]):
     torch.manual_seed(0)
     ours = VGG(11, num_classes=5).double().eval()
-    features = (
-        torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True).double().eval()
-    )
+    features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True).double().eval()
     for module in features:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)

@@ -24,10 +24,7 @@ def test_two_channels_on_paper():
     output = convolve_channels(TWO_CHANNELS, np.array([[PLUS, LAPLACIAN]]), padding=3, stride=3)
     assert np.issubdtype(output.dtype, np.integer)
     assert output.tolist() == expected
-    assert (
-        convolve(TWO_CHANNELS[None], np.array([[PLUS, LAPLACIAN]]), padding=3, stride=3)[0].tolist()
-        == expected
-    )
+    assert convolve(TWO_CHANNELS[None], np.array([[PLUS, LAPLACIAN]]), padding=3, stride=3)[0].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -58,9 +55,7 @@ def test_rungs_agree(random, channels, size, kernel, padding, stride):
     images = random.integers(-9, 10, (channels[0], *size))
     kernels = random.integers(-9, 10, (channels[1], channels[0], kernel, kernel))
     settings = {"padding": padding, "stride": stride}
-    first = [
-        sum(convolve_channel(i, k, **settings) for i, k in zip(images, row, strict=True)) for row in kernels
-    ]
+    first = [sum(convolve_channel(i, k, **settings) for i, k in zip(images, row, strict=True)) for row in kernels]
     second = convolve_channels(images, kernels, **settings)
     third = convolve(images[None], kernels, **settings)
     np.testing.assert_array_equal(second, np.stack(first))
@@ -94,18 +89,14 @@ def test_single_precision_stays_single(random):
 
 
 def test_output_size_equals_pytorch():
-    cases = [
-        (size, k, p, s) for size in range(1, 9) for k in range(1, 6) for p in range(3) for s in range(1, 4)
-    ]
+    cases = [(size, k, p, s) for size in range(1, 9) for k in range(1, 6) for p in range(3) for s in range(1, 4)]
     for size, k, p, s in cases:
         if size + 2 * p >= k:
             expected = F.conv1d(torch.zeros(1, 1, size), torch.zeros(1, 1, k), padding=p, stride=s).shape[-1]
             assert output_size(size, k, padding=p, stride=s) == expected, (size, k, p, s)
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel"), [(3, 4), (3, 5), (2, 7)], ids=["one_short", "two_short", "five_short"]
-)
+@pytest.mark.parametrize(("size", "kernel"), [(3, 4), (3, 5), (2, 7)], ids=["one_short", "two_short", "five_short"])
 def test_the_padding_that_the_error_names_is_the_least_that_works(size, kernel):
     with pytest.raises(ShapeError, match=rf"kernel up to {size}, or a padding of at least (\d)") as caught:
         output_size(size, kernel)

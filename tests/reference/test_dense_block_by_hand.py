@@ -132,9 +132,7 @@ def test_transition_from_3_to_12_channels(random):
 
 def test_errors():
     parameters = arrays(bottleneck_block(2, 3, 4))
-    with pytest.raises(
-        CheckpointError, match=r"no parameters for conv1; there are: denselayer1\.conv1\.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"no parameters for conv1; there are: denselayer1\.conv1\.weight"):
         dense_layer(np.zeros((1, 3, 4, 4)), parameters)
     with pytest.raises(CheckpointError, match=r"no parameters for denselayer1; there are: conv1\.weight"):
         dense_block(np.zeros((1, 3, 4, 4)), arrays(PlainLayer(3, 4)))

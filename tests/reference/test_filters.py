@@ -24,9 +24,7 @@ def test_weights_on_paper():
 )
 def test_a_flat_picture_has_no_edges_and_keeps_its_brightness_up_to_the_border(kernel, expected):
     for picture in (np.full((4, 7), 200, np.uint8), np.full((4, 7, 3), 200, np.uint8)):
-        np.testing.assert_allclose(
-            apply_filter(picture, kernel), np.full(picture.shape, expected), rtol=1e-12
-        )
+        np.testing.assert_allclose(apply_filter(picture, kernel), np.full(picture.shape, expected), rtol=1e-12)
 
 
 def test_a_single_bright_pixel_draws_the_kernel():
@@ -48,16 +46,12 @@ def test_filter_errors():
         apply_filter(np.zeros((5, 5)), np.ones((2, 2)))
     with pytest.raises(ShapeError, match=r"expected a square"):
         apply_filter(np.zeros((5, 5)), np.ones((3, 1)))
-    with pytest.raises(
-        ShapeError, match=r"picture of shape \(5, 5, 4\): expected \(H, W\) grey or \(H, W, 3\)"
-    ):
+    with pytest.raises(ShapeError, match=r"picture of shape \(5, 5, 4\): expected \(H, W\) grey or \(H, W, 3\)"):
         apply_filter(np.zeros((5, 5, 4)), LAPLACIAN)
 
 
 def test_side_by_side_draws_every_picture_under_its_title(random):
-    pictures = {f"number {i}": random.uniform(-50, 300, (4, 6, 3)) for i in range(3)} | {
-        "grey": np.eye(4) * 255
-    }
+    pictures = {f"number {i}": random.uniform(-50, 300, (4, 6, 3)) for i in range(3)} | {"grey": np.eye(4) * 255}
     axes = side_by_side(pictures, columns=3).axes  # two rows; two places stay empty
     assert [axis.get_title() for axis in axes] == [*pictures, "", ""]
     for axis, picture in zip(axes, pictures.values(), strict=False):

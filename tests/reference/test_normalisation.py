@@ -75,9 +75,7 @@ def test_a_constant_channel_becomes_the_shift():
 
 def test_errors(random):
     parameters = numbers(3, random)
-    with pytest.raises(
-        ShapeError, match=r"input of shape \(2, 4, 5, 5\): this batch norm needs \(N, 3, ...\)"
-    ):
+    with pytest.raises(ShapeError, match=r"input of shape \(2, 4, 5, 5\): this batch norm needs \(N, 3, ...\)"):
         batch_norm(np.zeros((2, 4, 5, 5)), parameters)
     with pytest.raises(ShapeError, match="one value per channel, hence no variance"):
         batch_norm(np.zeros((1, 3, 1, 1)), parameters, training=True)

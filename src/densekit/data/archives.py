@@ -39,9 +39,7 @@ def read_idx(path: Path) -> np.ndarray:
         shape = np.frombuffer(raw, ">u4", raw[3], 4).tolist()
         values = np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape))
         if values.size != math.prod(shape):
-            raise DataError(
-                f"{path}: {values.size} bytes of data where its header {shape} means {math.prod(shape)}"
-            )
+            raise DataError(f"{path}: {values.size} bytes of data where its header {shape} means {math.prod(shape)}")
         return values.reshape(shape)
 
 
@@ -71,9 +69,7 @@ def read_cifar(archive: Path) -> Arrays:
             for member in tar
             if member.name.endswith((".bin", ".txt")) and (handle := tar.extractfile(member)) is not None
         }
-    meta, label_bytes = (
-        ("fine_label_names.txt", 2) if "fine_label_names.txt" in files else ("batches.meta.txt", 1)
-    )
+    meta, label_bytes = ("fine_label_names.txt", 2) if "fine_label_names.txt" in files else ("batches.meta.txt", 1)
     train = b"".join(files[name] for name in sorted(files) if name.endswith(".bin") and "test" not in name)
     test = b"".join(files[name] for name in sorted(files) if name.endswith(".bin") and "test" in name)
     if meta not in files or not train or not test:

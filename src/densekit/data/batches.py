@@ -64,9 +64,7 @@ class EpochBatches(Sampler[list[Place]]):
         if self.weights is not None and (
             self.weights.shape != (length,) or self.weights.min() < 0 or self.weights.sum() <= 0
         ):
-            raise SettingsError(
-                f"weights {self.weights.shape}: give {length} numbers of 0 or more, not all 0"
-            )
+            raise SettingsError(f"weights {self.weights.shape}: give {length} numbers of 0 or more, not all 0")
         full, rest = divmod(length, batch_size * world_size)
         rest //= world_size  # pictures of the last step for each process
         self.steps = full + (rest > 0 and not drop_last and (rest > 1 or full == 0))
@@ -98,9 +96,7 @@ class EpochBatches(Sampler[list[Place]]):
         size = self.batch_size * self.world_size
         for step in range(self.start_step, self.steps):
             end = min((step + 1) * size, self.length // self.world_size * self.world_size)
-            yield [
-                Place(epoch, i, int(order[i])) for i in range(step * size + self.rank, end, self.world_size)
-            ]
+            yield [Place(epoch, i, int(order[i])) for i in range(step * size + self.rank, end, self.world_size)]
 
 
 class OrderedBatches(Sampler[list[Place]]):

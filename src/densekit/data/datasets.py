@@ -68,6 +68,52 @@ def open_data(
     return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
 
 
+def open_labelled(
+    data: str | Path,
+    *,
+    classes: tuple[str, ...],
+    data_root: str | Path | None = None,
+    strict: bool = False,
+    screen: Screen | None = None,
+) -> PictureSet:
+    """Open pictures to test a classifier on: the test split, or everything where the data names no splits.
+
+    Args:
+        data: a folder, a table or a name, as for `open_data`; a class may be missing.
+        classes: the classifier's class names; labels are places in this tuple.
+        data_root: where named sets are kept.
+        strict: a picture that cannot be opened is an error instead of being left out.
+        screen: where progress and warnings go.
+
+    Returns:
+        The pictures; ``split`` is "test", or "all" where the data names no splits.
+
+    Raises:
+        DataError: no such data, no test split, or a class that is not in ``classes``.
+    """
+    screen = screen or Screen()
+    if str(data) in NAMED_SETS:
+        arrays = load_named(str(data), data_root=data_root, screen=screen)
+        _check_known(str(data), arrays.classes, classes)
+        number = np.array([classes.index(name) for name in arrays.classes], np.int64)
+        return PictureSet(arrays.test_pictures, number[arrays.test_labels], "test")
+    path = Path(data).expanduser()
+    entries, headers, _ = _open_entries(path, strict, screen)
+    _check_known(path, sorted({entry.label for entry in entries}, key=natural_key), classes)
+    parts = _group(entries, headers, classes)
+    if all(entry.split is None for entry in entries):
+        everything = parts["train"]
+        return everything.select(np.arange(len(everything)), "all")
+    if "test" not in parts:
+        raise DataError(f"{path}: has train or val pictures but no test split to evaluate on")
+    return parts["test"]
+
+
+def _check_known(source: object, found: Sequence[str], classes: tuple[str, ...]) -> None:
+    if unknown := [name for name in found if name not in classes]:
+        raise DataError(f"{source}: the classifier has no class {_some(unknown)}; it knows {_some(classes, 10)}")
+
+
 def _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per_class, seed) -> None:
     for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 <= fraction < 1:
@@ -83,12 +129,7 @@ def _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per
 def _open_files(
     path: Path, test_fraction: float, seed: int, strict: bool, screen: Screen
 ) -> tuple[tuple[str, ...], dict[Split, PictureSet], list[Skipped]]:
-    if not path.exists():
-        raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
-    listing = scan_folder(path) if path.is_dir() else read_table(path)
-    entries, headers, unreadable = check_headers(listing, strict=strict, screen=screen)
-    skipped = listing.skipped + unreadable
-    _tell_skipped(listing.skipped, unreadable, screen)
+    entries, headers, skipped = _open_entries(path, strict, screen)
     classes = _class_names(path, entries)
     parts = _group(entries, headers, classes)
     if all(entry.split is None for entry in entries):
@@ -96,37 +137,38 @@ def _open_files(
     return classes, parts, skipped
 
 
+def _open_entries(path: Path, strict: bool, screen: Screen) -> tuple[list[Entry], list[PictureHeader], list[Skipped]]:
+    if not path.exists():
+        raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
+    listing = scan_folder(path) if path.is_dir() else read_table(path)
+    entries, headers, unreadable = check_headers(listing, strict=strict, screen=screen)
+    _tell_skipped(listing.skipped, unreadable, screen)
+    if not entries:
+        raise DataError(f"{path}: none of the pictures can be read")
+    return entries, headers, listing.skipped + unreadable
+
+
 def _tell_skipped(unlisted: Sequence[Skipped], unreadable: Sequence[Skipped], screen: Screen) -> None:
     empty = [skipped.path.name for skipped in unlisted if skipped.reason.startswith("class folder")]
     if empty:
         screen.warn(f"class folders without pictures: {_some(empty)}")
     if len(unlisted) > len(empty):
-        screen.say(
-            f"{len(unlisted) - len(empty)} files or folders that are no pictures of a class are left out"
-        )
+        screen.say(f"{len(unlisted) - len(empty)} files or folders that are no pictures of a class are left out")
     if unreadable:
         first = unreadable[0]
-        screen.warn(
-            f"{len(unreadable)} pictures cannot be read and are left out, first {first.path}: {first.reason}"
-        )
+        screen.warn(f"{len(unreadable)} pictures cannot be read and are left out, first {first.path}: {first.reason}")
 
 
 def _class_names(source: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
     """Class names in natural order; DataError where the classes cannot be learned."""
-    if not entries:
-        raise DataError(f"{source}: none of the pictures can be read")
     names = {entry.label for entry in entries}
     seen: dict[str, str] = {}
     for name in sorted(names, key=natural_key):
         if (twin := seen.setdefault(name.lower(), name)) != name:
-            raise DataError(
-                f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them"
-            )
+            raise DataError(f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them")
     trained = {entry.label for entry in entries if entry.split in {None, "train"}}
     if untrained := sorted(names - trained, key=natural_key):
-        raise DataError(
-            f"{source}: no training pictures of {_some(untrained)}, only validation or test pictures"
-        )
+        raise DataError(f"{source}: no training pictures of {_some(untrained)}, only validation or test pictures")
     if len(names) < 2:
         raise DataError(f"{source}: only one class, {names.pop()!r}; a classifier needs at least two")
     return tuple(sorted(names, key=natural_key))
@@ -141,9 +183,7 @@ def _group(
     splits = np.array([entry.split or "train" for entry in entries])
     everything = PictureSet(paths, labels, "train", np.array(headers, np.int64).reshape(-1, 3))
     found: list[Split] = ["train", "val", "test"]
-    return {
-        split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits
-    }
+    return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
 
 
 def _limit(part: PictureSet, limit: int, seed: int) -> PictureSet:
@@ -160,6 +200,4 @@ def _cut(parts: dict[Split, PictureSet], name: Split, fraction: float, seed: int
 
 def _some(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
-    return ", ".join(map(repr, names[:most])) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -101,8 +101,7 @@ def _find_or_download(name: str, source: Source, folders: list[Path], screen: Sc
             found[file] = _download(file, source, folders[0], screen)
         except OSError as error:
             raise DataError(
-                f"cannot download {name} ({error}); "
-                f"put {', '.join(missing)} from {source.mirrors[0]} into {folders[0]}"
+                f"cannot download {name} ({error}); put {', '.join(missing)} from {source.mirrors[0]} into {folders[0]}"
             ) from error
     return found
 

@@ -118,9 +118,7 @@ def read_table(table: Path) -> Listing:
             columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
         entry = _table_entry(f"{table}, line {rows.line_num}", table.parent, cells, columns)
         if seen.setdefault(entry.path, entry) != entry:
-            raise DataError(
-                f"{table}, line {rows.line_num}: {entry.path} was already given another label or split"
-            )
+            raise DataError(f"{table}, line {rows.line_num}: {entry.path} was already given another label or split")
         listing.entries.append(entry)
     if not listing.entries:
         raise DataError(f"{table}: no lines of path,label[,split] found")
@@ -201,9 +199,7 @@ def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[
 def _header_columns(cells: list[str]) -> dict[str, int] | None:
     """Places of path, label and split if this line is a header; None if it is already a picture."""
     lowered = [cell.lower() for cell in cells]
-    found = {
-        column: lowered.index(name) for column, names in _COLUMNS.items() for name in names if name in lowered
-    }
+    found = {column: lowered.index(name) for column, names in _COLUMNS.items() for name in names if name in lowered}
     return found if {"path", "label"} <= found.keys() else None
 
 

@@ -31,16 +31,19 @@ class Batch(NamedTuple):
 
 
 class PictureLoader(DataLoader[Any]):
-    """A DataLoader of `Batch`; with ``strict`` an unreadable picture is an error."""
+    """A DataLoader of `Batch`; with ``strict`` an unreadable picture is an error.
+
+    It is raised here and not in the loader process, whose errors arrive as tracebacks.
+    """
 
     strict: bool = False
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for batch in super().__iter__():
             if self.strict and batch.unreadable:
-                raise PictureError(
-                    batch.unreadable[0]
-                )  # here and not in a worker, whose errors come as tracebacks
+                # Stop the processes here: if the garbage collector finds them it waits 5 s for each, in vain.
+                self._iterator = None
+                raise PictureError(batch.unreadable[0])
             yield batch
 
 

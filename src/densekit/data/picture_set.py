@@ -10,7 +10,7 @@ from PIL import Image
 
 from densekit.data.pictures import Skipped, read_picture
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "all"]  # all: pictures of data that names no splits
 
 
 @dataclass(frozen=True, eq=False)

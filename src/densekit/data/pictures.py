@@ -141,9 +141,7 @@ def _deep_grey(picture: Image.Image) -> Image.Image:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(
-        name for name in _FORMATS if name in Image.OPEN
-    )  # AVIF and JPEG 2000 are not in every Pillow
+    return tuple(name for name in _FORMATS if name in Image.OPEN)  # AVIF and JPEG 2000 are not in every Pillow
 
 
 @contextmanager

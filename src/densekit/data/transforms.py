@@ -11,10 +11,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from densekit.data.seeding import seeded
+from densekit.data.settings import Augmentation
 
 PictureTransform = Callable[[Image.Image], Tensor]  # picture -> float32 (C, H, W)
 Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Preprocessing(BaseModel):
@@ -22,25 +22,23 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    channels: Literal[1, 3] = Field(3, description="1: pictures become grey; 3: they become RGB")
+    channels: Literal[1, 3] = Field(default=3, description="1: pictures become grey; 3: they become RGB")
     size: tuple[PositiveInt, PositiveInt] = Field(description="height and width in pixels")
     resize: Literal["squash", "crop"] = Field(
-        "squash", description="squash: stretch to size; crop: keep proportions and cut out the centre"
+        default="squash", description="squash: stretch to size; crop: keep proportions and cut out the centre"
     )
-    crop_fraction: float = Field(1.0, gt=0, le=1, description="crop: share of the short side that is kept")
+    crop_fraction: float = Field(default=1.0, gt=0, le=1, description="crop: share of the short side that is kept")
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = Field(
-        (0.0,), description="subtracted from values in 0..1, per channel or one for all"
+        default=(0.0,), description="subtracted from values in 0..1, per channel or one for all"
     )
-    std: tuple[Positive, ...] = Field((1.0,), description="divided by after that, per channel or one for all")
+    std: tuple[Positive, ...] = Field(default=(1.0,), description="divided by after that, per channel or one for all")
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> Self:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in {1, self.channels}:
-                raise ValueError(
-                    f"{name}={values}: give one value, or one for each of the {self.channels} channels"
-                )
+                raise ValueError(f"{name}={values}: give one value, or one for each of the {self.channels} channels")
         return self
 
     def to_bytes(self, picture: Image.Image) -> Tensor:
@@ -73,44 +71,6 @@ class Preprocessing(BaseModel):
 
     def _resample(self, pixels: Tensor, size: list[int]) -> Tensor:
         return F.resize(pixels, size, interpolation=self.interpolation_mode, antialias=True)
-
-
-class Augmentation(BaseModel):
-    """Random changes to training pictures; all are off by default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    crop_padding: int = Field(
-        0, ge=0, description="pad each side by so many black pixels, then cut the size out again"
-    )
-    flip: bool = Field(False, description="mirror left and right, every second time")
-    random_resized_crop: bool = Field(
-        False, description="cut out a random part and resize it (Inception, timm)"
-    )
-    crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that part may cover")
-    trivial_augment: bool = Field(
-        False, description="one random operation of random strength (arXiv:2103.10158)"
-    )
-    random_erasing: float = Field(
-        0.0, ge=0, le=1, description="probability to blank a rectangle (arXiv:1708.04896)"
-    )
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup (arXiv:1710.09412); 0 is off")
-    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix (arXiv:1905.04899); 0 is off")
-
-    @model_validator(mode="after")
-    def _one_crop(self) -> Self:
-        if self.crop_padding and self.random_resized_crop:
-            raise ValueError("crop_padding and random_resized_crop are both on; use one of the two")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1]:
-            raise ValueError(
-                f"crop_scale={self.crop_scale}: give the smallest share above 0, then the largest"
-            )
-        return self
-
-    @property
-    def mixes(self) -> bool:
-        """Whether batches are mixed, so that labels become class shares."""
-        return self.mixup > 0 or self.cutmix > 0
 
 
 def training_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> PictureTransform:

@@ -38,6 +38,21 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in _TABLE if pattern in name or fnmatchcase(name, pattern)]
 
 
+def model_options(name: str) -> list[str]:
+    """Return the options that a network has besides ``num_classes`` and ``in_channels``.
+
+    Raises:
+        UnknownNameError: no network of that name.
+
+    >>> model_options("simple_cnn")
+    ['image_size']
+    """
+    if name not in _TABLE:
+        raise UnknownNameError("model", name, list(_TABLE))
+    parameters = signature(_TABLE[name][0]).parameters
+    return [option for option in parameters if option not in ("num_classes", "in_channels")]
+
+
 def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
     """Build a network by name, with fresh random weights.
 
@@ -58,12 +73,8 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
     >>> create_model("simple_cnn", num_classes=10, image_size=[28, 28]).architecture["options"]
     {'image_size': [28, 28], 'num_classes': 10, 'in_channels': 3}
     """
-    if name not in _TABLE:
-        raise UnknownNameError("model", name, list(_TABLE))
+    known = model_options(name)
     builder, defaults = _TABLE[name]
-    known = [
-        option for option in signature(builder).parameters if option not in ("num_classes", "in_channels")
-    ]
     for option in options:
         if option not in known:
             raise SettingsError(f"{name} has no option {option!r}; it has: {', '.join(known) or 'none'}")

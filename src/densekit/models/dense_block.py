@@ -3,7 +3,7 @@
 Source: Huang et al., Densely Connected Convolutional Networks, 2017, arXiv:1608.06993, section 3.
 """
 
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -97,22 +97,27 @@ class DenseLayer(nn.Module):
         return self.conv1(self.relu1(self.norm1(torch.cat(features, 1))))
 
     def _recompute_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _without_running_update(self.norm1)
+        return nullcontext(), _WithoutRunningUpdate(self.norm1)
 
 
-@contextmanager
-def _without_running_update(norm: Any):
-    """Let a batch norm run again on a batch without counting that batch a second time."""
-    running = dict(norm.named_buffers())
-    for name, buffer in running.items():
-        setattr(
-            norm, name, buffer.clone()
-        )  # a copy takes the update: checkpoint wants every operation repeated
-    try:
-        yield
-    finally:
-        for name, buffer in running.items():
-            setattr(norm, name, buffer)
+class _WithoutRunningUpdate(AbstractContextManager[None]):
+    """Let a batch norm run again on a batch without counting that batch a second time.
+
+    Can be entered again: backward runs once more over a graph that was kept.
+    """
+
+    def __init__(self, norm: nn.Module):
+        self.norm = norm
+
+    def __enter__(self) -> None:
+        self.running = dict(self.norm.named_buffers())
+        for name, buffer in self.running.items():
+            # a copy takes the update; to skip it is not possible, checkpoint wants every operation repeated
+            setattr(self.norm, name, buffer.clone())
+
+    def __exit__(self, *error: object) -> None:
+        for name, buffer in self.running.items():
+            setattr(self.norm, name, buffer)
 
 
 class DenseBlock(nn.ModuleDict):

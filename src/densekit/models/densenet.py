@@ -100,7 +100,7 @@ class DenseNet(nn.Module):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, tuple(CONV.values())):
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight)
         if not self.features_only:
             nn.init.zeros_(self.classifier.bias)
@@ -211,6 +211,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "densenet_bc250_k24_cifar": _cifar(250, 24, bottleneck=True),
     "densenet_bc190_k40_cifar": _cifar(190, 40, bottleneck=True),
     "se_densenet_bc100_k12_cifar": {**_cifar(100, 12, bottleneck=True), "se_reduction": 16},
+    # few and wide layers: the arithmetic of matrix units, rather than memory traffic, sets its speed
+    "densenet11_wide_cifar": {
+        "block_config": (2, 3, 3),
+        "growth_rate": (32, 64, 128),
+        "num_init_features": 32,
+        "bn_size": None,
+        "stem": "cifar",
+    },
     # teaching networks for 96x96 pictures: plain layers, so that a block is one concept
     "densenet_plain_6_12_24_16": {"block_config": (6, 12, 24, 16), "growth_rate": 32, "bn_size": None},
     "densenet_plain_4_4_4_4": {"block_config": (4, 4, 4, 4), "growth_rate": 32, "bn_size": None},

@@ -28,9 +28,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, downsample: nn.Module | None, se: int | None
-    ):
+    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Module | None, se: int | None):
         super().__init__()
         self.conv1 = _conv(in_channels, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
@@ -55,9 +53,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, downsample: nn.Module | None, se: int | None
-    ):
+    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Module | None, se: int | None):
         super().__init__()
         out_channels = width * self.expansion
         self.conv1 = _conv(in_channels, width, 1)
@@ -171,17 +167,13 @@ class ResNet(nn.Module):
         return self.fc(self.forward_features(x).mean((2, 3)))
 
 
-def _check_settings(
-    block: str, layers: Sequence[int], widths: Sequence[int], stem: str, shortcut: str
-) -> None:
+def _check_settings(block: str, layers: Sequence[int], widths: Sequence[int], stem: str, shortcut: str) -> None:
     choices = {"block": (block, _BLOCKS), "stem": (stem, _STEMS), "shortcut": (shortcut, "AB")}
     for name, (given, known) in choices.items():
         if given not in list(known):
             raise SettingsError(f"ResNet: {name} is {given!r}, must be one of {', '.join(known)}")
     if len(layers) != len(widths) or min(layers, default=0) < 1:
-        raise SettingsError(
-            f"ResNet: layers {layers} and widths {widths} must have one number (1 or more) a stage"
-        )
+        raise SettingsError(f"ResNet: layers {layers} and widths {widths} must have one number (1 or more) a stage")
 
 
 def _stage(

@@ -25,9 +25,7 @@ class SimpleCNN(nn.Module):
         ShapeError: on forward, an input of another size or number of channels.
     """
 
-    def __init__(
-        self, *, num_classes: int = 1000, in_channels: int = 3, image_size: Sequence[int] = (32, 32)
-    ):
+    def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, image_size: Sequence[int] = (32, 32)):
         super().__init__()
         height, width = image_size
         if min(image_size) < 4:

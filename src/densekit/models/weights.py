@@ -31,17 +31,13 @@ def save_model(folder: Path, model: nn.Module, **record: Any) -> None:
     architecture = getattr(model, "architecture", None)
     if architecture is None:
         kind = type(model).__name__
-        raise CheckpointError(
-            f"cannot save this {kind}: load_model could only rebuild networks of create_model"
-        )
+        raise CheckpointError(f"cannot save this {kind}: load_model could only rebuild networks of create_model")
     if taken := {"format", "architecture"} & record.keys():
         raise CheckpointError(f"model.json has its own entry {taken.pop()!r}: choose another name for yours")
     # safetensors takes no channels-last or otherwise strided tensors
     tensors = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
     write_json(folder / "model.json", {"format": FORMAT, "architecture": architecture, **record})
-    write_atomically(
-        folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"})
-    )
+    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -68,9 +64,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         model = create_model(architecture["name"], **architecture["options"])
     except (DensekitError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / 'model.json'} names a network that cannot be built: {error}"
-        ) from None
+        raise CheckpointError(f"{folder / 'model.json'} names a network that cannot be built: {error}") from None
     _check_fit(path, architecture["name"], tensors, model.state_dict())
     model.load_state_dict(tensors, assign=True)  # assign: keep the saved dtype
     return model.eval(), record

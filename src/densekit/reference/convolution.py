@@ -46,9 +46,7 @@ def output_size(size: int, kernel: int, *, padding: int = 0, stride: int = 1) ->
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def convolve_channel(
-    image: np.ndarray, kernel: np.ndarray, *, padding: int = 0, stride: int = 1
-) -> np.ndarray:
+def convolve_channel(image: np.ndarray, kernel: np.ndarray, *, padding: int = 0, stride: int = 1) -> np.ndarray:
     """First rung: one channel, a square kernel. Every output pixel is the sum of window times kernel.
 
     Args:
@@ -77,9 +75,7 @@ def convolve_channel(
     return output
 
 
-def convolve_channels(
-    images: np.ndarray, kernels: np.ndarray, *, padding: int = 0, stride: int = 1
-) -> np.ndarray:
+def convolve_channels(images: np.ndarray, kernels: np.ndarray, *, padding: int = 0, stride: int = 1) -> np.ndarray:
     """Second rung: several channels. Every output channel is a sum of one-channel convolutions.
 
     Args:
@@ -145,15 +141,11 @@ def convolve(
     if bias is None:
         return output
     if bias.shape != kernels.shape[:1]:
-        raise ShapeError(
-            f"bias has shape {bias.shape}; {len(kernels)} output channels need ({len(kernels)},)"
-        )
+        raise ShapeError(f"bias has shape {bias.shape}; {len(kernels)} output channels need ({len(kernels)},)")
     return output + bias[:, None, None]
 
 
-def windows(
-    images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair = 1, fill: float = 0
-) -> np.ndarray:
+def windows(images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair = 1, fill: float = 0) -> np.ndarray:
     """Return every window that a kernel sees, as a read-only view: (N, C, H, W) -> (N, C, H', W', kh, kw).
 
     Args:

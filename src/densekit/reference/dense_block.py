@@ -98,9 +98,7 @@ def _part(parameters: Mapping[str, np.ndarray], name: str) -> Arrays:
     prefix = f"{name}."
     part = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
     if not part:
-        raise CheckpointError(
-            f"no parameters for {name}; there are: {', '.join(sorted(parameters)) or 'none'}"
-        )
+        raise CheckpointError(f"no parameters for {name}; there are: {', '.join(sorted(parameters)) or 'none'}")
     return part
 
 

@@ -17,9 +17,7 @@ LAPLACIAN = np.array([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]])
 GAUSSIAN_3 = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
 """A weighted mean of 3x3 pixels: blurs, sums to 1."""
 
-GAUSSIAN_5 = (
-    np.array([[1, 2, 3, 2, 1], [2, 5, 6, 5, 2], [3, 6, 8, 6, 3], [2, 5, 6, 5, 2], [1, 2, 3, 2, 1]]) / 84
-)
+GAUSSIAN_5 = np.array([[1, 2, 3, 2, 1], [2, 5, 6, 5, 2], [3, 6, 8, 6, 3], [2, 5, 6, 5, 2], [1, 2, 3, 2, 1]]) / 84
 """A weighted mean of 5x5 pixels: blurs more, sums to 1."""
 
 
@@ -69,9 +67,7 @@ def side_by_side(pictures: Mapping[str, np.ndarray], *, columns: int = 4) -> "Fi
     for axis in axes:
         axis.set_axis_off()
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
-        axis.imshow(
-            np.clip(picture, 0, 255).astype(np.uint8), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
-        )
+        axis.imshow(np.clip(picture, 0, 255).astype(np.uint8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(title)
     return figure
 

@@ -6,9 +6,7 @@ from densekit.errors import SettingsError
 from densekit.reference.convolution import Pair, as_pair, check_axes, windows
 
 
-def max_pool(
-    images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair | None = None
-) -> np.ndarray:
+def max_pool(images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair | None = None) -> np.ndarray:
     """Return the largest pixel of every window; PyTorch's ``max_pool2d``.
 
     Args:
@@ -30,9 +28,7 @@ def max_pool(
     return windows(images, kernel, padding=padding, stride=stride, fill=lowest).max(axis=(-2, -1))
 
 
-def average_pool(
-    images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair | None = None
-) -> np.ndarray:
+def average_pool(images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair | None = None) -> np.ndarray:
     """Return the mean of every window, padding counted as zeros; PyTorch's ``avg_pool2d``.
 
     Args:

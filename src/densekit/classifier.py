@@ -1,0 +1,175 @@
+"""Classifier: a network together with what it needs to answer, the class names and the preprocessing."""
+
+import glob
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from densekit.data.pictures import PICTURE_SUFFIXES, read_picture
+from densekit.data.transforms import Preprocessing
+from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
+from densekit.models.weights import load_model, save_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    ``top`` holds the likeliest (class, probability), best first; it is empty where the picture could not be read, and
+    ``error`` says why.
+    """
+
+    path: str
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest class."""
+        return self.top[0][0] if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """Its probability."""
+        return self.top[0][1] if self.top else None
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained network that answers with class names.
+
+    Args:
+        network: (N, C, H, W) -> logits (N, len(classes)).
+        classes: name of each logit.
+        preprocessing: what a picture goes through first.
+        record: what else model.json says, e.g. how it was trained.
+    """
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write model.json and model.safetensors, which together are the whole classifier."""
+        preprocessing = self.preprocessing.model_dump(mode="json")
+        entries = {**self.record, "classes": list(self.classes), "preprocessing": preprocessing}
+        save_model(Path(folder), self.network, **entries)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Classifier":
+        """Move the network; returns this classifier."""
+        try:
+            self.network.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise SettingsError(f"device {device}: {str(error).splitlines()[0]}") from None
+        return self
+
+    @torch.inference_mode()
+    def probabilities(self, pictures: Tensor) -> Tensor:
+        """Class probabilities, float32 (N, K), of preprocessed pictures (N, C, H, W)."""
+        self.network.eval()
+        return self.network(pictures.to(self.device)).float().softmax(1).cpu()
+
+    def predict(
+        self, pictures: str | Path | Iterable[str | Path], *, top: int = 5, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Answer for picture files, folders and patterns, in order.
+
+        Args:
+            pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
+            top: how many classes to name.
+            batch_size: pictures at a time.
+
+        Returns:
+            One prediction a file; one that could not be read carries its ``error``.
+
+        Raises:
+            DataError: a folder or pattern that matches no picture.
+        """
+        if isinstance(pictures, str | Path):
+            pictures = [pictures]
+        return list(self.predict_each(find_pictures(pictures), top=top, batch_size=batch_size))
+
+    def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+        """Like `predict`, for files only, and as an iterator that keeps no more than a batch in memory."""
+        if top < 1 or batch_size < 1:
+            raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
+        remaining = iter(files)
+        with ThreadPoolExecutor() as pool:
+            while chunk := list(islice(remaining, batch_size)):
+                yield from self._predict_batch(chunk, list(pool.map(self._read, chunk)), top)
+
+    def _read(self, path: Path) -> Tensor | PictureError:
+        try:
+            return self.preprocessing.transform()(read_picture(path))
+        except PictureError as error:
+            return error
+
+    def _predict_batch(self, files: list[Path], pixels: list[Tensor | PictureError], top: int) -> Iterator[Prediction]:
+        good = [item for item in pixels if isinstance(item, Tensor)]
+        rows = iter(self.probabilities(torch.stack(good)) if good else ())
+        for path, item in zip(files, pixels, strict=True):
+            if isinstance(item, PictureError):
+                yield Prediction(str(path), error=str(item).removeprefix(f"{path}: "))
+                continue
+            values, places = next(rows).topk(min(top, len(self.classes)))
+            named = zip(places.tolist(), values.tolist(), strict=True)
+            yield Prediction(str(path), tuple((self.classes[place], value) for place, value in named))
+
+
+def load_classifier(folder: str | Path, *, device: str | torch.device = "cpu") -> Classifier:
+    """Load a classifier from a run folder, or from any folder with model.json and model.safetensors.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds a network without classes.
+    """
+    folder = Path(folder).expanduser()
+    network, record = load_model(folder)
+    try:
+        classes = tuple(record.pop("classes"))
+        preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
+    except (KeyError, TypeError, ValidationError):
+        raise CheckpointError(
+            f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
+        ) from None
+    return Classifier(network, classes, preprocessing, record).to(device)
+
+
+def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
+    """Return the picture files that files, folders and patterns name, in order and each once.
+
+    A file named by itself is taken whatever its name; folders and patterns give files with a picture's suffix.
+
+    Raises:
+        DataError: nothing matches a folder or pattern.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            matches = sorted(file for file in path.rglob("*") if _is_picture(file))
+        elif path.exists() or not glob.has_magic(str(source)):
+            matches = [path]  # if it does not exist, its prediction says so
+        else:
+            matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            matches = sorted(filter(_is_picture, map(Path, matched)))
+        if not matches:
+            raise DataError(f"{source}: no pictures found")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")

@@ -1,0 +1,57 @@
+"""What a person can choose about data, as typed settings; torch is not needed to read or check them."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataSettings(BaseModel):
+    """Which pictures, and how they are cut into training, validation and test."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = Field(
+        "digits",
+        description="folder (train/CLASS/*, val/CLASS/*, test/CLASS/*, or CLASS/*), CSV of path,label[,split], "
+        "or a name: digits, mnist, fashion-mnist, cifar10, cifar100",
+    )
+    data_root: str | None = Field(None, description="where named data sets are kept [platform's cache folder]")
+    val_fraction: Part = Field(
+        0.1, description="share of the training pictures to validate on, where no val split is given; 0: none"
+    )
+    test_fraction: Part = Field(0.1, description="share to test on, where the data names no splits at all")
+    limit_per_class: int | None = Field(None, ge=1, description="use at most so many training pictures a class")
+    limit_test_per_class: int | None = Field(None, ge=1, description="use at most so many test pictures a class")
+    strict: bool = Field(False, description="a picture that cannot be read is an error, not left out")
+    seed: int = Field(0, ge=0, description="decides splits, weights, order and every random change")
+
+
+class Augmentation(BaseModel):
+    """Random changes to training pictures; all are off by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop_padding: int = Field(0, ge=0, description="pad each side by so many black pixels, then cut the size out again")
+    flip: bool = Field(False, description="mirror left and right, every second time")
+    random_resized_crop: bool = Field(False, description="cut out a random part and resize it (Inception, timm)")
+    crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that part may cover")
+    trivial_augment: bool = Field(False, description="one random operation of random strength (arXiv:2103.10158)")
+    random_erasing: Share = Field(0.0, description="probability to blank a rectangle (arXiv:1708.04896)")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup (arXiv:1710.09412); 0 is off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix (arXiv:1905.04899); 0 is off")
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Self:
+        if self.crop_padding and self.random_resized_crop:
+            raise ValueError("crop_padding and random_resized_crop are both on; use one of the two")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1]:
+            raise ValueError(f"crop_scale={self.crop_scale}: give the smallest share above 0, then the largest")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, so that labels become class shares."""
+        return self.mixup > 0 or self.cutmix > 0

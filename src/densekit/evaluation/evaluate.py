@@ -1,0 +1,122 @@
+"""evaluate: a trained classifier's honest figures on pictures it has not learned from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from densekit.classifier import Classifier, load_classifier
+from densekit.console import Screen
+from densekit.data.datasets import open_data, open_labelled
+from densekit.data.loaders import Workers, evaluation_loader
+from densekit.data.picture_set import PictureSet
+from densekit.data.settings import DataSettings
+from densekit.errors import CheckpointError, DataError
+from densekit.evaluation.metrics import Metrics, compute_metrics
+from densekit.evaluation.outcomes import Outcomes, collect_outcomes
+from densekit.evaluation.report import write_report
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Figures of one evaluation, with what they were computed from."""
+
+    metrics: Metrics
+    outcomes: Outcomes
+    pictures: PictureSet
+    folder: Path
+
+
+def evaluate(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    data_root: str | None = None,
+    batch_size: int = 128,
+    device: str = "cpu",
+    workers: Workers = "auto",
+    strict: bool = False,
+    screen: Screen | None = None,
+) -> Evaluation:
+    """Test a classifier and write metrics.json, confusion.csv and confusion.png.
+
+    Args:
+        run: run folder, or any folder with model.json and model.safetensors.
+        data: other pictures than those the run was trained with, with the same class names: a folder, a CSV or a
+            name. Their test split is used, or all of them where they name no splits.
+        split: of the run's own data: "test", or "val" or "train" to look closer.
+        out: where to write [the run folder].
+        data_root: where named data sets are kept [as in training].
+        batch_size: pictures at a time.
+        device: where to compute.
+        workers: processes that load pictures.
+        strict: a picture that cannot be read is an error.
+        screen: where progress goes.
+
+    Raises:
+        CheckpointError: the run cannot be read.
+        DataError: there are no such pictures, or a class that the classifier does not know.
+    """
+    screen = screen or Screen()
+    classifier = load_classifier(run, device=device)
+    own = _own_data(Path(run).expanduser(), classifier)
+    if data is None or (own is not None and _same(data, own.data)):
+        pictures = _own_split(run, own, split, data_root, strict, screen)
+        source = str(own.data) if own else ""
+    else:
+        pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
+        source, split = data, pictures.split
+    loader = evaluation_loader(
+        pictures, classifier.preprocessing.transform(), batch_size, workers=workers, strict=strict
+    )
+    with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
+        outcomes = collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)
+    if not len(outcomes):
+        raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
+    metrics = compute_metrics(outcomes, classifier.classes, split=split)
+    folder = Path(out or run).expanduser()
+    write_report(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
+    if outcomes.unreadable:
+        screen.warn(f"{len(outcomes.unreadable)} pictures left out, first {outcomes.unreadable[0]}")
+    return Evaluation(metrics, outcomes, pictures, folder)
+
+
+def _own_data(run: Path, classifier: Classifier) -> DataSettings | None:
+    """The data a run was trained with; None for a classifier that travelled without its settings."""
+    path = run / "settings.yaml"
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return DataSettings(**{name: values[name] for name in DataSettings.model_fields})
+    except (yaml.YAMLError, TypeError, KeyError, ValidationError):
+        raise CheckpointError(f"{path} does not hold the settings of a run") from None
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+
+
+def _own_split(
+    run: str | Path,
+    own: DataSettings | None,
+    split: str,
+    data_root: str | None,
+    strict: bool,
+    screen: Screen,
+) -> PictureSet:
+    if own is None:
+        raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
+    if split not in {"train", "val", "test"}:
+        raise DataError(f"no split {split!r}: use test, val or train")
+    choices: dict[str, Any] = own.model_dump() | {"strict": own.strict or strict}
+    if data_root is not None:
+        choices["data_root"] = data_root
+    pictures: PictureSet | None = getattr(open_data(**choices, screen=screen), split)
+    if pictures is None:
+        raise DataError(f"{own.data} has no {split} pictures: name others, evaluate RUN DATA")
+    return pictures

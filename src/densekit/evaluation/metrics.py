@@ -1,0 +1,81 @@
+"""Figures of merit of a classifier on one set of pictures, as plain numbers."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
+
+from densekit.evaluation.outcomes import Outcomes, accuracy_interval
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Figures of one class; a figure that would divide by zero is None."""
+
+    name: str
+    pictures: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one split; shares are in 0..1, the loss is cross-entropy in nats.
+
+    ``confusion`` counts pictures, a row for each true class and a column for each predicted one. ``top5`` is None where
+    there are no more than five classes, because it would say nothing.
+    """
+
+    split: str
+    pictures: int
+    loss: float
+    accuracy: float
+    accuracy_interval_95: tuple[float, float]
+    top5: float | None
+    balanced_accuracy: float
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as they stand in metrics.json."""
+        return asdict(self)
+
+
+def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str) -> Metrics:
+    """Compute all figures.
+
+    Args:
+        outcomes: at least one picture.
+        classes: name of each label.
+        split: what the pictures are, e.g. "test"; stands beside every figure.
+    """
+    count = len(classes)
+    predicted = outcomes.logits.argmax(1)
+    scores = multiclass_stat_scores(predicted, outcomes.labels, count, average=None)  # (K, 5)
+    per_class = tuple(
+        _class_metrics(name, hits, false_alarms, support)
+        for name, (hits, false_alarms, _, _, support) in zip(classes, scores.tolist(), strict=True)
+    )
+    confusion = multiclass_confusion_matrix(predicted, outcomes.labels, count)
+    correct = int((predicted == outcomes.labels).sum())
+    recalls = [metrics.recall for metrics in per_class if metrics.recall is not None]
+    return Metrics(
+        split=split,
+        pictures=len(outcomes),
+        loss=outcomes.loss,
+        accuracy=correct / len(outcomes),
+        accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
+        top5=outcomes.top_accuracy(5) if count > 5 else None,
+        balanced_accuracy=sum(recalls) / len(recalls),
+        classes=per_class,
+        confusion=tuple(map(tuple, confusion.to(torch.int64).tolist())),
+    )
+
+
+def _class_metrics(name: str, hits: int, false_alarms: int, support: int) -> ClassMetrics:
+    precision = hits / (hits + false_alarms) if hits + false_alarms else None
+    recall = hits / support if support else None
+    f1 = 2 * hits / (hits + false_alarms + support) if hits + false_alarms + support else None
+    return ClassMetrics(name, support, precision, recall, f1)

@@ -1,0 +1,101 @@
+"""Outcomes: what a network said about labelled pictures, and the figures that follow from it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densekit.console import Bar
+from densekit.data.loaders import PictureLoader
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Logits float32 (N, K) and labels int64 (N,) of N pictures; ``index`` (N,) are their numbers in the set."""
+
+    logits: Tensor
+    labels: Tensor
+    index: Tensor
+    unreadable: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats."""
+        return F.cross_entropy(self.logits, self.labels).item()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures whose likeliest class is the right one."""
+        return (self.logits.argmax(1) == self.labels).double().mean().item()
+
+    def top_accuracy(self, k: int) -> float:
+        """Share of pictures whose right class is among the ``k`` likeliest."""
+        best = self.logits.topk(k, dim=1).indices  # (N, k)
+        return (best == self.labels[:, None]).any(1).double().mean().item()
+
+
+@torch.inference_mode()
+def collect_outcomes(
+    network: nn.Module,
+    loader: PictureLoader,
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    channels_last: bool = False,
+    bar: Bar | None = None,
+) -> Outcomes:
+    """Run a network over a loader, in evaluation mode; the mode it had is put back.
+
+    Args:
+        network: (N, C, H, W) -> logits (N, K), on ``device``.
+        loader: usually an `evaluation_loader`.
+        device: where to compute.
+        autocast: makes the context of lower precision around the network, for each batch.
+        channels_last: give the pictures in this memory layout.
+        bar: moved on by each batch.
+    """
+    was_training = network.training
+    network.eval()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    logits, labels, index, unreadable = [], [], [], []
+    try:
+        for batch in loader:
+            unreadable += batch.unreadable
+            if len(batch.labels):
+                pictures = batch.pictures.to(device, non_blocking=True, memory_format=layout)
+                with autocast():
+                    logits.append(network(pictures).float().cpu())
+                labels.append(batch.labels)
+                index.append(batch.index)
+            if bar:
+                bar.advance()
+    finally:
+        network.train(was_training)
+    if not labels:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return Outcomes(torch.empty(0, 0), nothing, nothing, tuple(unreadable))
+    return Outcomes(torch.cat(logits), torch.cat(labels), torch.cat(index), tuple(unreadable))
+
+
+def accuracy_interval(
+    correct: int, total: int, *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval of an accuracy (Efron's percentile method).
+
+    Drawing N pictures again from N, of which a share is right, gives a binomial count of right ones; so the bootstrap
+    needs no loop over pictures.
+
+    >>> low, high = accuracy_interval(90, 100)
+    >>> round(low, 2), round(high, 2)
+    (0.84, 0.95)
+    """
+    draws = np.random.default_rng(seed).binomial(total, correct / total, samples) / total
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

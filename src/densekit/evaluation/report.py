@@ -1,0 +1,80 @@
+"""The files and the table that show an evaluation."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from densekit.evaluation.metrics import Metrics
+from densekit.files import write_atomically, write_json, write_text
+
+_MOST_LABELS = 40  # more class names than this cannot be read beside a matrix
+_MOST_NUMBERS = 20
+
+
+def write_report(folder: Path, metrics: Metrics, about: dict[str, Any]) -> None:
+    """Write metrics.json, confusion.csv and confusion.png.
+
+    Args:
+        folder: where to.
+        metrics: figures of one split.
+        about: further entries of metrics.json.
+    """
+    write_json(folder / "metrics.json", {**about, **metrics.to_dict()})
+    names = [metrics_of_class.name for metrics_of_class in metrics.classes]
+    write_text(folder / "confusion.csv", _confusion_csv(names, metrics.confusion))
+    write_atomically(folder / "confusion.png", lambda path: draw_confusion(path, names, metrics))
+
+
+def _confusion_csv(names: list[str], confusion: tuple[tuple[int, ...], ...]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *names])
+    writer.writerows([name, *row] for name, row in zip(names, confusion, strict=True))
+    return text.getvalue()
+
+
+def draw_confusion(path: Path, names: list[str], metrics: Metrics) -> None:
+    """Draw the confusion matrix: colour is the share of the true class, numbers are pictures."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(metrics.confusion)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(4.5 + 0.35 * len(names), 16.0)
+    figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    if len(names) <= _MOST_LABELS:
+        short = [name if len(name) <= 18 else name[:17] + "…" for name in names]
+        axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), short)
+    if len(names) <= _MOST_NUMBERS:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"accuracy {metrics.accuracy:.1%} on {metrics.pictures} {metrics.split} pictures", fontsize="medium")
+    figure.savefig(path, format="png")
+
+
+def metrics_table(metrics: Metrics) -> Table:
+    """Return the per-class table for a terminal, with the overall figures as its caption."""
+    low, high = metrics.accuracy_interval_95
+    top5 = f", top-5 {metrics.top5:.2%}" if metrics.top5 is not None else ""
+    caption = (
+        f"{metrics.split} accuracy {metrics.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}){top5}, "
+        f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
+    )
+    table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
+    table.add_column("class")
+    for title in ("pictures", "precision", "recall", "F1"):
+        table.add_column(title, justify="right")
+    for row in metrics.classes:
+        cells = ("-" if value is None else f"{value:.1%}" for value in (row.precision, row.recall, row.f1))
+        table.add_row(row.name, str(row.pictures), *cells)
+    return table

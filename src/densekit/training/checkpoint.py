@@ -1,0 +1,99 @@
+"""Checkpoints: one safetensors file with all that changes while training, written whole or not at all."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from densekit.errors import CheckpointError
+from densekit.files import write_atomically
+
+
+@dataclass
+class Progress:
+    """How far a run has come; plain numbers only."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps done in the current epoch
+    loss_sum: float = 0.0  # of the current epoch, over pictures
+    correct: float = 0.0
+    pictures: int = 0
+    seconds: float = 0.0  # spent on the current epoch
+    accumulate: int = 1
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    history: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)  # path -> reason
+    scaler: dict[str, Any] = field(default_factory=dict)  # of fp16 gradients
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training: network, average of the weights, optimizer, progress."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    progress: Progress
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to validate and keep: the average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+
+def save_checkpoint(path: Path, state: TrainingState) -> None:
+    """Write a checkpoint, with the state of torch's random numbers."""
+    tensors = {f"network.{key}": value for key, value in state.network.state_dict().items()}
+    if state.average is not None:
+        tensors |= {f"average.{key}": value for key, value in state.average.state_dict().items()}
+    for number, slots in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": v for name, v in slots.items() if isinstance(v, Tensor)}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    # safetensors takes neither strided tensors nor two names for one memory
+    plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    metadata = {"progress": json.dumps(vars(state.progress))}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
+
+
+def load_checkpoint(path: Path, state: TrainingState) -> None:
+    """Bring ``state`` and torch's random numbers to where the checkpoint was written.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of a run with other settings.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            state.progress = Progress(**json.loads(file.metadata()["progress"]))
+        state.network.load_state_dict(_under("network.", tensors))
+        if state.average is not None:
+            state.average.load_state_dict(_under("average.", tensors))
+        _load_optimizer(state.optimizer, _under("optimizer.", tensors))
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"cannot resume from {path}: {reason}") from None
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        slots.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,35 @@
+"""Loss and accuracy over the epochs, as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
+    """Draw training and validation curves.
+
+    Args:
+        path: PNG file.
+        history: rows of history.csv, one or more.
+        best_epoch: the epoch whose network is kept.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=110)
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) <= 30 else None
+    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour in (("train", "#5b7fb5"), ("val", "#d1603d")):
+            values = [row[f"{split}_{kind}"] for row in history]
+            if values[-1] is not None:
+                label = "training" if split == "train" else "validation"
+                axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
+        axes.axvline(best_epoch, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.set(xlabel="epoch", title=kind)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+        if kind == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.savefig(path, format="png")

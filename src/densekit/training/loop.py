@@ -1,0 +1,265 @@
+"""The training loop: epochs of steps, validation after each, and a checkpoint after each."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor
+from torch.nn import functional as F
+
+from densekit.classifier import Classifier
+from densekit.console import Bar, Screen
+from densekit.data.batches import EpochBatches
+from densekit.data.loaders import Batch, PictureLoader
+from densekit.data.transforms import mix_batch
+from densekit.errors import TrainingError
+from densekit.evaluation.outcomes import Outcomes, collect_outcomes
+from densekit.training.checkpoint import TrainingState, save_checkpoint
+from densekit.training.interruption import Interruption
+from densekit.training.reporting import Reporter
+from densekit.training.run_folder import RunFolder
+from densekit.training.schedules import Schedule
+from densekit.training.settings import TrainSettings
+
+_CHECKPOINT_SECONDS = 600  # most work that a power cut can cost, even in a very long epoch
+
+
+@dataclass
+class Job:
+    """What stays the same while one run trains."""
+
+    settings: TrainSettings
+    state: TrainingState
+    forward: Callable[[Tensor], Tensor]  # the network, possibly compiled or distributed
+    batches: EpochBatches
+    loader: PictureLoader
+    val_loader: PictureLoader | None
+    schedule: Schedule
+    class_weights: Tensor | None  # (K,) of the loss
+    accelerator: Accelerator
+    classifier: Classifier  # of the network to keep
+    run: RunFolder
+    reporter: Reporter
+    screen: Screen
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return len(self.classifier.classes)
+
+
+def run_epochs(job: Job) -> None:
+    """Train from where ``job.state`` is to the last epoch, or until early stopping or Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after everything was saved.
+        TrainingError: the loss is no longer a number; the last checkpoint is from before.
+    """
+    settings, progress = job.settings, job.state.progress
+    with Interruption() as interruption:
+        while progress.epoch < settings.epochs and not _stopped_improving(job):
+            train_epoch(job, interruption)
+            if interruption.asked:
+                _checkpoint(job)
+                raise KeyboardInterrupt
+            finish_epoch(job)
+
+
+def train_epoch(job: Job, interruption: Interruption) -> None:
+    """Take the remaining steps of the current epoch."""
+    settings, progress = job.settings, job.state.progress
+    job.batches.set_epoch(progress.epoch, progress.step)
+    job.state.network.train()
+    # reading a result makes a GPU wait, so there it is done every tenth step only
+    read_every = 1 if job.accelerator.device.type == "cpu" else 10
+    totals = torch.zeros(3, device=job.accelerator.device)  # loss, right answers, pictures
+    started, saved = time.monotonic() - progress.seconds, time.monotonic()
+    with job.screen.bar(f"epoch {progress.epoch + 1}/{settings.epochs}", job.batches.steps) as bar:
+        bar.advance(progress.step)
+        for batch in job.loader:
+            _note_unreadable(job, batch)
+            set_learning_rate(job, progress.epoch + progress.step / job.batches.steps)
+            if len(batch.labels) > 1:  # batch norm cannot learn from one picture
+                totals += train_step(job, batch)
+            progress.step += 1
+            progress.seconds = time.monotonic() - started
+            last = progress.step == job.batches.steps
+            if progress.step % read_every == 0 or last or interruption.asked:
+                _read_totals(job, totals, bar)
+            bar.advance()
+            if interruption.asked:
+                return
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS and not last:
+                _read_totals(job, totals, bar)
+                _checkpoint(job)
+                saved = time.monotonic()
+
+
+def train_step(job: Job, batch: Batch) -> Tensor:
+    """Take one step of the optimizer; returns loss sum, right answers and pictures, (3,), on the device.
+
+    Runs out of memory? Then the batch is worked through in twice as many parts, from there on.
+    """
+    progress = job.state.progress
+    while True:
+        try:
+            return _step_in_parts(job, batch, progress.accumulate)
+        except RuntimeError as error:
+            smaller = math.ceil(len(batch.labels) / (2 * progress.accumulate))
+            if not should_reduce_batch_size(error) or smaller < 2:
+                raise
+        job.state.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        progress.accumulate *= 2
+        job.screen.warn(
+            f"out of memory with {2 * smaller} pictures at once: every batch now goes through in "
+            f"{progress.accumulate} parts of {smaller}"
+        )
+
+
+def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
+    settings, state = job.settings, job.state
+    device = job.accelerator.device
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    pictures = batch.pictures.to(device, non_blocking=True, memory_format=layout)
+    labels = batch.labels.to(device, non_blocking=True)
+    targets = labels
+    if settings.mixes:
+        place = {"epoch": state.progress.epoch, "step": state.progress.step}
+        rank = job.accelerator.process_index
+        pictures, targets = mix_batch(
+            pictures, labels, job.num_classes, settings, seed=settings.seed, rank=rank, **place
+        )
+    totals = torch.zeros(3, device=device)
+    size = math.ceil(len(labels) / parts)
+    for begin in range(0, len(labels), size):
+        part = slice(begin, begin + size)
+        with job.accelerator.autocast():
+            logits = job.forward(pictures[part])
+        loss = F.cross_entropy(
+            logits.float(), targets[part], weight=job.class_weights, label_smoothing=settings.label_smoothing
+        )
+        count = len(logits)
+        job.accelerator.backward(loss * (count / len(labels)))
+        with torch.no_grad():
+            right = (logits.argmax(1) == labels[part]).sum()
+            totals += torch.stack([loss.detach() * count, right, torch.full_like(loss, count)])
+    if settings.clip is not None:
+        job.accelerator.clip_grad_norm_(state.network.parameters(), settings.clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update_parameters(state.network)
+    return totals
+
+
+def set_learning_rate(job: Job, epochs_done: float) -> None:
+    """Set the learning rate for the step about to be taken, from its position alone."""
+    lr = job.settings.lr
+    assert isinstance(lr, float)
+    # the middle of the step: a warm-up then does not begin, nor a decay end, with a wasted step at rate 0
+    factor = job.schedule(epochs_done + 0.5 / job.batches.steps)
+    for group in job.state.optimizer.param_groups:
+        group["lr"] = lr * factor
+
+
+def finish_epoch(job: Job) -> None:
+    """Validate, report, keep the network if it is the best, and write a checkpoint."""
+    progress, settings = job.state.progress, job.settings
+    progress.epoch += 1
+    row = {
+        "epoch": progress.epoch,
+        "train_loss": progress.loss_sum / max(progress.pictures, 1),
+        "train_accuracy": progress.correct / max(progress.pictures, 1),
+        "val_loss": None,
+        "val_accuracy": None,
+        "lr": job.state.optimizer.param_groups[0]["lr"],
+        "seconds": round(progress.seconds, 3),
+        "pictures_per_s": round(progress.pictures / max(progress.seconds, 1e-9), 1),
+    }
+    keep = True
+    if job.val_loader is not None:
+        outcomes = _validate(job, job.val_loader)
+        row |= {"val_loss": outcomes.loss, "val_accuracy": outcomes.accuracy}
+        best = (progress.best_accuracy, -progress.best_loss)
+        keep = (outcomes.accuracy, -outcomes.loss) > best
+        if keep:
+            progress.best_accuracy, progress.best_loss = outcomes.accuracy, outcomes.loss
+    progress.history.append(row)
+    if keep:
+        progress.best_epoch = progress.epoch
+    progress.step, progress.seconds = 0, 0.0
+    progress.loss_sum = progress.correct = 0.0
+    progress.pictures = 0
+    if job.accelerator.is_main_process:
+        if keep:
+            job.classifier.record["trained"] |= {"epoch": progress.epoch, "epochs": settings.epochs}
+            job.classifier.record["trained"] |= {"val_accuracy": row["val_accuracy"]}
+            job.classifier.save(job.run.path)
+        job.reporter.report_epoch(row, progress.history)
+    _checkpoint(job)
+
+
+def _validate(job: Job, loader: PictureLoader) -> Outcomes:
+    with job.screen.bar("validating", len(loader)) as bar:
+        outcomes = collect_outcomes(
+            job.state.result,
+            loader,
+            device=job.accelerator.device,
+            autocast=lambda: job.accelerator.autocast(),
+            channels_last=job.settings.channels_last,
+            bar=bar,
+        )
+    if job.accelerator.num_processes > 1:  # each process has looked at its share of the pictures
+        shares = gather_object([(outcomes.logits, outcomes.labels, outcomes.index)])
+        logits, labels, index = (torch.cat(parts) for parts in zip(*shares, strict=True))
+        outcomes = Outcomes(logits, labels, index, outcomes.unreadable)
+    return outcomes
+
+
+def _read_totals(job: Job, totals: Tensor, bar: Bar) -> None:
+    """Add the sums on the device to the progress, and stop at a loss that is no number."""
+    progress, settings = job.state.progress, job.settings
+    loss, correct, pictures = totals.tolist()
+    totals.zero_()
+    if not math.isfinite(loss):
+        kept = f"the state before epoch {progress.epoch + 1} is kept in {job.run.path}" if progress.epoch else ""
+        raise TrainingError(
+            f"the loss is {loss / max(pictures, 1)} in epoch {progress.epoch + 1}, step {progress.step}: "
+            f"try a lower --lr than {settings.lr}, or --clip 1" + (f"; {kept}" if kept else "")
+        )
+    progress.loss_sum += loss
+    progress.correct += correct
+    progress.pictures += int(pictures)
+    job.reporter.report_step(progress, job.batches.steps, bar)
+
+
+def _note_unreadable(job: Job, batch: Batch) -> None:
+    for line in batch.unreadable:
+        path, _, reason = line.partition(": ")
+        if path not in job.state.progress.unreadable:
+            job.state.progress.unreadable[path] = reason
+            job.screen.warn(f"{path} is left out: {reason}")
+
+
+def _stopped_improving(job: Job) -> bool:
+    patience, progress = job.settings.early_stopping, job.state.progress
+    if patience is None or progress.epoch - progress.best_epoch < patience:
+        return False
+    job.screen.say(f"no better validation accuracy in {patience} epochs: stopped early after epoch {progress.epoch}")
+    return True
+
+
+def _checkpoint(job: Job) -> None:
+    scaler = job.accelerator.scaler
+    if scaler is not None:
+        job.state.progress.scaler = scaler.state_dict()
+    if job.accelerator.is_main_process:
+        save_checkpoint(job.run.checkpoint, job.state)
+        job.reporter.write_files(job.state.progress)

@@ -1,0 +1,89 @@
+"""What a run tells while it goes on: lines, bar, history.csv, curves.png, TensorBoard."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from densekit.console import Bar, Screen
+from densekit.data.pictures import Skipped
+from densekit.files import write_atomically
+from densekit.training.checkpoint import Progress
+from densekit.training.curves import draw_curves
+from densekit.training.run_folder import RunFolder
+from densekit.training.settings import TrainSettings
+
+
+class Reporter:
+    """Tells people and files how a run goes.
+
+    Args:
+        run: where the files go.
+        settings: say how often, and whether TensorBoard files are written.
+        skipped: pictures left out before training.
+        screen: where the lines go.
+        epoch: epochs finished already, when a run is resumed.
+    """
+
+    def __init__(self, run: RunFolder, settings: TrainSettings, skipped: Sequence[Skipped], screen: Screen, epoch: int):
+        self.run, self.settings, self.skipped, self.screen = run, settings, skipped, screen
+        self.writer: Any = None
+        if settings.tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self.writer = SummaryWriter(run.tensorboard, purge_step=epoch + 1 if epoch else None)
+
+    def report_step(self, progress: Progress, steps: int, bar: Bar) -> None:
+        """Tell how the current epoch goes: in the bar, or every ``log_every`` steps as a line."""
+        speed = progress.pictures / max(progress.seconds, 1e-9)
+        pictures = max(progress.pictures, 1)
+        figures = (
+            f"loss {progress.loss_sum / pictures:.3f}  acc {progress.correct / pictures:.1%}  {speed:.0f} pictures/s"
+        )
+        bar.advance(0, figures)
+        if not self.screen.draws_bars and progress.step % self.settings.log_every == 0 and progress.step < steps:
+            left = (steps - progress.step) * progress.seconds / max(progress.step, 1)
+            epochs = f"{progress.epoch + 1}/{self.settings.epochs}"
+            self.screen.say(f"epoch {epochs}  step {progress.step}/{steps}  {figures}  {left:.0f} s left in this epoch")
+
+    def report_epoch(self, row: dict[str, Any], history: Sequence[dict[str, Any]]) -> None:
+        """Tell one finished epoch."""
+        val = ""
+        if row["val_loss"] is not None:
+            val = f"  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:6.2%}"
+        left = (self.settings.epochs - row["epoch"]) * sum(r["seconds"] for r in history) / len(history)
+        self.screen.say(
+            f"epoch {row['epoch']:>{len(str(self.settings.epochs))}}/{self.settings.epochs}"
+            f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:6.2%}{val}"
+            f"  {row['seconds']:.1f} s  {row['pictures_per_s']:.0f} pictures/s  {_duration(left)} left"
+        )
+        if self.writer is not None:
+            for name, value in row.items():
+                if name != "epoch" and value is not None:
+                    self.writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+            self.writer.flush()
+
+    def write_files(self, progress: Progress) -> None:
+        """Write history.csv, curves.png and skipped.csv as they stand."""
+        self.run.write_history(progress.history)
+        if progress.history:
+            write_atomically(self.run.curves, lambda path: draw_curves(path, progress.history, progress.best_epoch))
+        self.run.write_skipped(
+            [*self.skipped, *(Skipped(Path(path), reason) for path, reason in progress.unreadable.items())]
+        )
+
+    def close(self) -> None:
+        """Finish the TensorBoard files."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _duration(seconds: float) -> str:
+    """Write a time as people say it.
+
+    >>> _duration(75)
+    '1:15 min'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"

@@ -1,0 +1,72 @@
+"""What is left open in the settings follows from the data: network, size, channels, normalisation."""
+
+import torch
+
+from densekit.classifier import Classifier
+from densekit.data.normalisation import normalisation_for
+from densekit.data.picture_set import DataSet
+from densekit.data.transforms import Preprocessing
+from densekit.errors import SettingsError
+from densekit.models.catalogue import create_model, model_options
+from densekit.training.settings import TrainSettings
+from densekit.version import __version__
+
+_SMALL = 64  # pixels; larger pictures get a network that shrinks them first
+
+
+def resolve(chosen: TrainSettings, dataset: DataSet) -> tuple[TrainSettings, Preprocessing]:
+    """Fill in what the settings leave to the data.
+
+    Returns:
+        Settings with nothing left open, and the preprocessing they amount to.
+    """
+    chosen = chosen.with_optimizer_defaults()
+    size = _picture_size(chosen, dataset)
+    channels = chosen.channels or dataset.channels
+    preprocessing = Preprocessing(channels=channels, size=size, resize=chosen.resize)
+    if chosen.mean is None or chosen.std is None:
+        normalisation = normalisation_for(dataset, preprocessing, seed=chosen.seed)._asdict()
+    else:
+        normalisation = {"mean": chosen.mean, "std": chosen.std}
+    model = chosen.model or ("densenet11_wide_cifar" if max(size) <= _SMALL else "densenet121")
+    options = dict(chosen.model_options)
+    if "image_size" in model_options(model):
+        options.setdefault("image_size", list(size))
+    found = {"model": model, "model_options": options, "size": size, "channels": channels, **normalisation}
+    return chosen.model_copy(update=found), preprocessing.model_copy(update=normalisation)
+
+
+def _picture_size(chosen: TrainSettings, dataset: DataSet) -> tuple[int, int]:
+    if isinstance(chosen.size, int):
+        return chosen.size, chosen.size
+    if chosen.size is not None:
+        return chosen.size
+    height, width = dataset.size
+    if max(height, width) <= _SMALL:
+        return height, width
+    side = min(224, max(32, min(height, width) // 32 * 32))
+    return side, side
+
+
+def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, dataset: DataSet) -> Classifier:
+    """Build the network with its first, random weights.
+
+    Raises:
+        SettingsError: the network does not fit the settings or the size of the pictures.
+    """
+    assert settings.model is not None
+    torch.manual_seed(settings.seed)
+    network = create_model(
+        settings.model,
+        num_classes=len(dataset.classes),
+        in_channels=preprocessing.channels,
+        **settings.model_options,
+    )
+    (height, width), smallest = preprocessing.size, getattr(network, "minimum_size", 1)
+    if min(height, width) < smallest:
+        raise SettingsError(
+            f"{settings.model} needs pictures of at least {smallest}x{smallest}, these are {height}x{width}: "
+            f"choose --size {max(32, smallest)}, or a network for small pictures"
+        )
+    trained = {"model": settings.model, "densekit": __version__, "torch": torch.__version__}
+    return Classifier(network, dataset.classes, preprocessing, {"trained": trained})

@@ -1,0 +1,226 @@
+"""Every choice of a training run, typed, described and checked; torch is not needed to read or check them."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from densekit.data.settings import Augmentation, DataSettings
+from densekit.errors import CheckpointError, SettingsError, UnknownNameError
+
+_DEFAULTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}  # learning rate, weight decay
+
+
+class TrainSettings(Augmentation, DataSettings):
+    """Settings of one training run; the run folder keeps them in settings.yaml."""
+
+    model: str | None = Field(
+        None,
+        description="a name from `densekit models` [densenet121; densenet11_wide_cifar for pictures up to 64 px]",
+    )
+    model_options: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the network, e.g. growth_rate"
+    )
+
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="height and width in pixels [the data's own, at most 224]"
+    )
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB [what the pictures are]")
+    resize: Literal["squash", "crop"] = Field(
+        "squash", description="squash: stretch to size; crop: keep proportions and cut out the centre"
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="subtracted from values in 0..1 [known for the data set, or measured]"
+    )
+    std: tuple[PositiveFloat, ...] | None = Field(None, description="divided by [like mean]")
+
+    epochs: PositiveInt = Field(20, description="times through the training pictures")
+    batch_size: PositiveInt = Field(64, description="pictures a step (and GPU)")
+    accumulate: PositiveInt = Field(
+        1, description="work through each batch in so many parts: the same step in less memory"
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: PositiveFloat | Literal["auto"] | None = Field(
+        None, description="highest learning rate; auto searches one [sgd 0.1, adam and adamw 0.001]"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(True, description="Nesterov momentum for sgd")
+    weight_decay: float | None = Field(None, ge=0, description="[sgd 0.0005, adam 0, adamw 0.05]")
+    schedule: Literal["constant", "step", "multistep", "cosine", "one-cycle"] = Field(
+        "one-cycle", description="course of the learning rate"
+    )
+    warmup: float = Field(
+        0.0, ge=0, description="epochs of linear warm-up [one-cycle: a fifth of the epochs where this is 0]"
+    )
+    step_every: PositiveInt = Field(30, description="epochs between the cuts of schedule step")
+    milestones: tuple[float, ...] = Field((0.5, 0.75), description="where multistep cuts, as shares of the epochs")
+    gamma: float = Field(0.1, gt=0, le=1, description="what step and multistep multiply by")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights, used instead of the last ones"
+    )
+    clip: PositiveFloat | None = Field(None, description="greatest norm of the gradient")
+    class_balance: Literal["none", "loss", "sampler"] = Field(
+        "none", description="make up for rare classes by weights in the loss, or by drawing them more often"
+    )
+    early_stopping: PositiveInt | None = Field(
+        None, description="stop after so many epochs without a better validation accuracy"
+    )
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the hardware computes in it, else fp32"
+    )
+    channels_last: bool = Field(True, description="memory layout that is faster on most hardware")
+    compile: bool = Field(False, description="compile the network (slow start, faster steps)")
+    deterministic: bool = Field(False, description="only operations that give the same bits every time")
+    workers: int | Literal["auto"] = Field("auto", description="processes that load pictures")
+    memory_gib: float = Field(1.0, ge=0, description="keep decoded pictures in memory up to this size")
+    log_every: PositiveInt = Field(50, description="steps between two lines where there is no progress bar")
+    tensorboard: bool = Field(True, description="also write TensorBoard files")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_values(cls, values: Any) -> Any:
+        # the command line hands model options over as text; JSON spells numbers, lists, true and null
+        if isinstance(values, Mapping) and isinstance(values.get("model_options"), Mapping):
+            options = {name.replace("-", "_"): _parse(v) for name, v in values["model_options"].items()}
+            return {**values, "model_options": options}
+        return values
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.early_stopping and self.val_fraction == 0:
+            raise ValueError("early_stopping needs validation pictures; val_fraction is 0")
+        if self.class_balance == "loss" and self.mixes:
+            raise ValueError("class_balance=loss does not go with mixup or cutmix; use class_balance=sampler")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std: give both or neither")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup={self.warmup} epochs leaves nothing of {self.epochs} epochs")
+        return self
+
+    def with_optimizer_defaults(self) -> "TrainSettings":
+        """Return these settings with the optimizer's usual learning rate and weight decay where none is given."""
+        lr, weight_decay = _DEFAULTS[self.optimizer]
+        chosen = {
+            "lr": lr if self.lr is None else self.lr,
+            "weight_decay": weight_decay if self.weight_decay is None else self.weight_decay,
+        }
+        return self.model_copy(update=chosen)
+
+    def to_yaml(self) -> str:
+        """Return the settings as YAML, each below its description."""
+        lines = []
+        for name, value in self.model_dump(mode="json").items():
+            description = type(self).model_fields[name].description
+            lines += [f"# {description}"] if description else []
+            text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+            value_only = text.removesuffix("...\n").rstrip()
+            lines.append(f"{name}: {value_only}")
+        return "\n".join(lines) + "\n"
+
+
+def make_settings(recipe: str | None = None, **given: Any) -> TrainSettings:
+    """Settings from a recipe and further ones, which win.
+
+    Args:
+        recipe: a name from `list_recipes`, the path of a YAML file, or None.
+        given: settings by name.
+
+    Raises:
+        SettingsError: an unknown or impossible setting; one line says which.
+        UnknownNameError: no recipe of that name.
+
+    >>> make_settings(epochs=3, optimizer="adam").with_optimizer_defaults().lr
+    0.001
+    """
+    return validate({**(load_recipe(recipe) if recipe else {}), **given})
+
+
+def validate(values: Mapping[str, Any]) -> TrainSettings:
+    """Check settings; what pydantic finds becomes one line.
+
+    Raises:
+        SettingsError: an unknown or impossible setting.
+    """
+    try:
+        return TrainSettings.model_validate(dict(values))
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return str(UnknownNameError("setting", name, sorted(TrainSettings.model_fields)))
+    return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _recipe_folder() -> Any:
+    return files("densekit.training") / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that come with densekit."""
+    return sorted(p.name.removesuffix(".yaml") for p in _recipe_folder().iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Return the settings that a recipe names.
+
+    Args:
+        name: a name from `list_recipes`, or the path of a YAML file.
+
+    Raises:
+        UnknownNameError: neither.
+        SettingsError: the file is no YAML mapping of settings.
+    """
+    path: Any = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        if name not in list_recipes():
+            raise UnknownNameError("recipe", name, list_recipes())
+        path = _recipe_folder() / f"{name}.yaml"
+    return _read_mapping(path, SettingsError)
+
+
+def read_settings(path: Path) -> TrainSettings:
+    """Read a run's settings.yaml.
+
+    Raises:
+        CheckpointError: no such file, or not one that densekit wrote.
+    """
+    values = _read_mapping(path, CheckpointError)
+    try:
+        return validate(values)
+    except SettingsError as error:
+        raise CheckpointError(f"{path} does not hold the settings of a run: {error}") from None
+
+
+def _read_mapping(path: Any, error_type: type[Exception]) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise error_type(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise error_type(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise error_type(f"{path} holds no settings: expected lines of NAME: VALUE")
+    return values
+
+
+def _parse(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,192 @@
+"""train: from a folder of pictures to a classifier in a run folder."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from densekit.classifier import Classifier, load_classifier
+from densekit.console import Screen
+from densekit.data.datasets import open_data
+from densekit.data.memory import load_into_memory
+from densekit.data.picture_set import DataSet, PictureSet
+from densekit.data.pictures import Skipped
+from densekit.data.settings import DataSettings
+from densekit.errors import SettingsError
+from densekit.training.build import new_job, new_state
+from densekit.training.checkpoint import load_checkpoint
+from densekit.training.hardware import choose_device, choose_precision, make_accelerator
+from densekit.training.learning_rate import find_learning_rate
+from densekit.training.loop import Job, run_epochs
+from densekit.training.reporting import Reporter
+from densekit.training.resolve import new_classifier, resolve
+from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
+from densekit.training.settings import TrainSettings, make_settings
+
+_MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished training run."""
+
+    folder: Path
+    settings: TrainSettings
+    history: list[dict[str, Any]]
+    best_epoch: int
+
+    def classifier(self) -> Classifier:
+        """Load the network that was kept."""
+        return load_classifier(self.folder)
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    screen: Screen | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a classifier.
+
+    The test split is never looked at; `densekit.evaluate` does that afterwards.
+
+    Args:
+        data: folder, CSV or name; see `densekit.data.datasets.open_data`.
+        recipe: name or YAML file of settings to start from.
+        out: run folder to make [runs/DATA-MODEL].
+        resume: go on with the run in ``out`` instead, exactly as if it had never stopped.
+        screen: where progress goes.
+        settings: fields of `densekit.training.settings.TrainSettings`, over the recipe's.
+
+    Returns:
+        The run; its folder holds the classifier, the settings, the history and the curves.
+
+    Raises:
+        DensekitError: a setting, the data or the run folder cannot be used; the message says why.
+        KeyboardInterrupt: Ctrl-C; everything is saved and ``resume`` goes on.
+    """
+    screen = screen or Screen()
+    given = settings if data is None else {"data": str(data), **settings}
+    if resume:
+        run, chosen = _resume(out, recipe, given)
+    else:
+        run, chosen = None, make_settings(recipe, **given)
+    with _own_random_numbers(chosen):
+        return _train(chosen, run, out, screen)
+
+
+def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None, screen: Screen) -> Run:
+    device = choose_device(chosen.device)
+    precision = choose_precision(chosen.precision, device)
+    accelerator = make_accelerator(device, precision)
+    screen = Screen(screen.quiet or not accelerator.is_main_process, screen.console)
+    fields = chosen.model_dump(include=set(DataSettings.model_fields))
+    dataset = open_data(**fields, screen=screen)
+    resolved, preprocessing = resolve(chosen, dataset)
+    classifier = new_classifier(resolved, preprocessing, dataset)
+    train_set, val_set, damaged = _load(dataset, resolved, screen)
+    resuming = run is not None
+    run = run or _shared_folder(out, resolved, accelerator)
+    state = new_state(classifier, resolved, accelerator)
+    classifier = Classifier(state.result, classifier.classes, classifier.preprocessing, classifier.record)
+    if resuming:
+        load_checkpoint(run.checkpoint, state)
+        if accelerator.scaler is not None and state.progress.scaler:
+            accelerator.scaler.load_state_dict(state.progress.scaler)
+    reporter = Reporter(run, resolved, [*dataset.skipped, *damaged], screen, state.progress.epoch)
+    job = new_job(resolved, state, classifier, train_set, val_set, accelerator, run, reporter, screen)
+    _tell_start(job, dataset, precision)
+    if resolved.lr == "auto":
+        job.settings = resolved = resolved.model_copy(update={"lr": find_learning_rate(job)})
+        screen.say(f"learning rate {resolved.lr:.2g} chosen from {run.path / 'learning_rate.png'}")
+    if accelerator.is_main_process:
+        run.write_settings(resolved)
+    try:
+        run_epochs(job)
+    finally:
+        reporter.close()
+    _tell_end(job, dataset)
+    return Run(run.path, resolved, state.progress.history, state.progress.best_epoch)
+
+
+def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
+    """Open a run to go on with; settings that would make another run of it are refused."""
+    if out is None:
+        raise SettingsError("resume needs the run folder: --out RUN --resume")
+    run, stored = open_run_folder(out)
+    if recipe is not None:
+        raise SettingsError(f"resume takes its settings from {run.settings}: leave out the recipe")
+    wanted = make_settings(**{**stored.model_dump(), **given})
+    for name in given:
+        before, now = getattr(stored, name), getattr(wanted, name)
+        if name not in _MAY_CHANGE and before != now:
+            raise SettingsError(
+                f"resume goes on with {name}={before!r} of {run.settings}, not {now!r}: "
+                "leave it out, or start a new run"
+            )
+    return run, wanted
+
+
+def _load(
+    dataset: DataSet, settings: TrainSettings, screen: Screen
+) -> tuple[PictureSet, PictureSet | None, list[Skipped]]:
+    """Decode training and validation pictures into memory, as far as they fit."""
+    room = int(settings.memory_gib * 2**30)
+    train_set, damaged = load_into_memory(dataset.train, max_bytes=room, strict=settings.strict, screen=screen)
+    if dataset.val is None:
+        return train_set, None, damaged
+    room -= int(train_set.shapes.prod(axis=1).sum())
+    val_set, more = load_into_memory(dataset.val, max_bytes=max(room, 0), strict=settings.strict, screen=screen)
+    return train_set, val_set, damaged + more
+
+
+def _shared_folder(out: str | Path | None, settings: TrainSettings, accelerator: Accelerator) -> RunFolder:
+    """Let the main process make the run folder, and tell the others its name."""
+    made: list[Any] = [new_run_folder(out, settings) if accelerator.is_main_process else None]
+    return broadcast_object_list(made)[0]
+
+
+@contextmanager
+def _own_random_numbers(settings: TrainSettings) -> Iterator[None]:
+    """Leave the caller's random numbers and determinism as they were."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        torch.use_deterministic_algorithms(settings.deterministic or before)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+def _tell_start(job: Job, dataset: DataSet, precision: str) -> None:
+    settings, progress = job.settings, job.state.progress
+    parameters = sum(parameter.numel() for parameter in job.state.network.parameters())
+    validation = f"{len(dataset.val)} to validate" if dataset.val is not None else "none to validate"
+    if progress.epoch or progress.step:
+        job.screen.say(f"going on after epoch {progress.epoch}, step {progress.step}")
+    job.screen.say(
+        f"{settings.model}, {parameters:,} parameters, on {len(dataset.train)} pictures of {len(dataset.classes)} "
+        f"classes ({validation}), {job.accelerator.device} {precision}, {platform.machine()}, into {job.run.path}"
+    )
+
+
+def _tell_end(job: Job, dataset: DataSet) -> None:
+    progress = job.state.progress
+    if job.val_loader is not None:
+        job.screen.say(
+            f"kept epoch {progress.best_epoch}: validation accuracy {progress.best_accuracy:.2%} on "
+            f"{len(dataset.val or ())} pictures"
+        )
+    if left_out := len(dataset.skipped) + len(progress.unreadable):
+        job.screen.say(f"{left_out} files were left out: {job.run.path / 'skipped.csv'}")
+    hint = f"densekit evaluate {job.run.path}" if dataset.test is not None else f"densekit predict {job.run.path} IMAGE"
+    job.screen.say(f"curves: {job.run.curves}   next: {hint}")
