@@ -1,1 +1,54 @@
-"""densekit."""
+"""densekit: train, explain and ship image classifiers, DenseNets first.
+
+The public names are imported when they are first used, so that the command line starts at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from densekit.version import __version__
+
+if TYPE_CHECKING:
+    from densekit.classifier import Classifier, Prediction
+    from densekit.classifier import load_classifier as load
+    from densekit.evaluation.evaluate import evaluate
+    from densekit.models.catalogue import create_model, list_models
+    from densekit.training.settings import list_recipes
+    from densekit.training.train import Run, train
+
+_HOMES = {
+    "Classifier": "densekit.classifier:Classifier",
+    "Prediction": "densekit.classifier:Prediction",
+    "Run": "densekit.training.train:Run",
+    "create_model": "densekit.models.catalogue:create_model",
+    "evaluate": "densekit.evaluation.evaluate:evaluate",
+    "list_models": "densekit.models.catalogue:list_models",
+    "list_recipes": "densekit.training.settings:list_recipes",
+    "load": "densekit.classifier:load_classifier",
+    "train": "densekit.training.train:train",
+}
+
+__all__ = [
+    "Classifier",
+    "Prediction",
+    "Run",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "list_recipes",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'densekit' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = globals()[name] = getattr(import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -42,7 +42,7 @@ class Screen:
         """Show one line that a person must not miss, quiet or not."""
         self.console.print(f"warning: {line}", markup=False, style="yellow")
 
-    def rule(self, *cells: Any) -> None:
+    def show(self, *cells: Any) -> None:
         """Show rich renderables (tables, panels) unless quiet."""
         if not self.quiet:
             self.console.print(*cells)

@@ -215,14 +215,9 @@ def test_into_memory(make_folder, screen):
     assert bad[0].reason.startswith("damaged or cut short")
     assert str(damaged) in screen.console.export_text()
     assert names(cached) == [name for name in names(train) if name != str(damaged)]
-    again = cached.select([5, 0])
-    for part, i, path in [
-        (cached, 0, "a/0.png"),
-        (cached, 3, "b/0.png"),
-        (again, 0, "b/3.png"),
-        (again, 1, "a/0.png"),
-    ]:
-        np.testing.assert_array_equal(np.asarray(part.read(i)), np.asarray(Image.open(root / "train" / path)))
+    for part in (cached, cached.select([5, 0, 2])):
+        for i in range(len(part)):
+            np.testing.assert_array_equal(np.asarray(part.read(i)), np.asarray(Image.open(part.name(i))))
     with pytest.raises(PictureError, match=r"1\.png: damaged"):
         load_into_memory(train, strict=True, screen=screen)
     assert load_into_memory(train, max_bytes=100, screen=screen) == (train, [])

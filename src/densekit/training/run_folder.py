@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,18 @@ def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder
     else:
         data = Path(settings.data)
         base = re.sub(r"[^\w.-]+", "_", f"{data.stem or data.resolve().name}-{settings.model}")
-        path = Path("runs") / base
-        number = 1
-        while path.exists():
-            number += 1
-            path = Path("runs") / f"{base}-{number}"
+        path = free_path(Path("runs") / base)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"cannot make the run folder {path}: {error.strerror}") from None
     return RunFolder(path)
+
+
+def free_path(path: Path) -> Path:
+    """Return ``path``, or, where that exists, the first of path-2, path-3, ... that does not."""
+    names = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:

@@ -192,6 +192,11 @@ def load_recipe(name: str) -> dict[str, Any]:
     return _read_mapping(path, SettingsError)
 
 
+def describe_recipe(name: str) -> str:
+    """Return the first line of a recipe, a comment that says what it is for."""
+    return (_recipe_folder() / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
 def read_settings(path: Path) -> TrainSettings:
     """Read a run's settings.yaml.
 

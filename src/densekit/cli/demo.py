@@ -1,0 +1,23 @@
+"""densekit demo."""
+
+from pathlib import Path
+
+from densekit.cli.evaluate import evaluate
+from densekit.cli.options import Quiet
+from densekit.cli.train import train
+
+
+def demo(*, out: Path = Path("demo-run"), quiet: Quiet = False) -> None:
+    """Train on the embedded digits, test, and show where the results are.
+
+    Parameters
+    ----------
+    out
+        Run folder to make; numbered if it exists.
+    """
+    from densekit.training.run_folder import free_path
+
+    folder = free_path(out)
+    train(recipe="digits", out=folder, quiet=quiet)
+    evaluate(folder, quiet=quiet)
+    print(f"curves: {folder / 'curves.png'}")

@@ -1,0 +1,61 @@
+"""densekit evaluate."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from densekit.cli.options import Device, Quiet
+
+
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    /,
+    *,
+    split: Literal["test", "val", "train"] = "test",
+    out: Path | None = None,
+    data_root: str | None = None,
+    batch_size: int = 128,
+    device: Device = "auto",
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Test a trained classifier on pictures it has not learned from.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    data
+        Other pictures than the run's own, with the same class names.
+    split
+        Of the run's own data.
+    out
+        Where to write metrics.json, confusion.csv and confusion.png. [the run folder]
+    data_root
+        Where named data sets are kept.
+    batch_size
+        Pictures at a time.
+    strict
+        A picture that cannot be read is an error.
+    """
+    from rich.console import Console
+
+    from densekit.console import Screen
+    from densekit.evaluation.evaluate import evaluate as run_evaluation
+    from densekit.evaluation.report import metrics_table
+
+    evaluation = run_evaluation(
+        run,
+        data,
+        split=split,
+        out=out,
+        data_root=data_root,
+        batch_size=batch_size,
+        device=device,
+        strict=strict,
+        screen=Screen(quiet=quiet),
+    )
+    Console(soft_wrap=True).print(metrics_table(evaluation.metrics))
+    print(f"written to {evaluation.folder}: metrics.json, confusion.csv, confusion.png")

@@ -1,0 +1,83 @@
+"""densekit predict."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from densekit.cli.options import Device, Quiet
+
+if TYPE_CHECKING:
+    from densekit.classifier import Prediction
+
+Format = Literal["table", "csv", "json"]
+
+
+def predict(
+    run: Path,
+    /,
+    *images: str,
+    top: int = 5,
+    format: Format = "table",
+    batch_size: int = 32,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> int:
+    """Name what is on pictures. Exit status 2 only if none of them could be read.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    images
+        Picture files, folders and patterns.
+    top
+        How many classes to name.
+    format
+        How to write the answers to standard output.
+    batch_size
+        Pictures at a time.
+    """
+    from densekit.classifier import find_pictures, load_classifier
+    from densekit.console import Screen
+    from densekit.errors import DataError
+
+    if not images:
+        raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")
+    classifier = load_classifier(run, device=device)
+    screen, files, answers = Screen(quiet=quiet), find_pictures(images), []
+    with screen.bar("predicting", len(files)) as bar:
+        for answer in classifier.predict_each(files, top=top, batch_size=batch_size):
+            answers.append(answer)
+            bar.advance()
+    write_predictions(answers, format, sys.stdout)
+    failed = [answer for answer in answers if answer.error]
+    for answer in failed:
+        screen.warn(f"{answer.path}: {answer.error}")
+    return 2 if len(failed) == len(answers) else 0
+
+
+def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) -> None:
+    """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list."""
+    if format == "json":
+        json.dump([_plain(answer) for answer in answers], out, indent=2, ensure_ascii=False)
+        out.write("\n")
+    elif format == "csv":
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["path", "rank", "label", "probability", "error"])
+        for answer in answers:
+            rows = [[answer.path, i, label, f"{p:.6f}", ""] for i, (label, p) in enumerate(answer.top, start=1)]
+            writer.writerows(rows or [[answer.path, "", "", "", answer.error]])
+    else:
+        width = max(len(answer.path) for answer in answers)
+        for answer in answers:
+            named = "  ".join(f"{label} {p:.1%}" for label, p in answer.top)
+            out.write(f"{answer.path:<{width}}  {named or 'cannot be read: ' + str(answer.error)}\n")
+
+
+def _plain(answer: "Prediction") -> dict[str, Any]:
+    if answer.error is not None:
+        return {"path": answer.path, "error": answer.error}
+    top = [{"label": label, "probability": p} for label, p in answer.top]
+    return {"path": answer.path, "label": answer.label, "probability": answer.probability, "top": top}
