@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test bench clean
+
+demo: $(INSTALLED)  ## train on the embedded digits, test, show where the results are
+	$(BIN)/densekit demo
+
+test: $(INSTALLED)  ## lint, types, import contract, all tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(INSTALLED)  ## figures of this machine
+	$(BIN)/python benchmarks/bench_startup.py
+
+# Made again only when what is to be installed changes, so that everything works without network afterwards.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "densekit needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:  ## remove the environment and caches, never a run
+	rm -rf .venv build .pytest_cache .ruff_cache .import_linter_cache
