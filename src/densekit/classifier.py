@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from densekit.data.pictures import PICTURE_SUFFIXES, read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
+from densekit.hardware import choose_device
 from densekit.models.weights import load_model, save_model
 
 
@@ -69,11 +70,8 @@ class Classifier:
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> "Classifier":
-        """Move the network; returns this classifier."""
-        try:
-            self.network.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise SettingsError(f"device {device}: {str(error).splitlines()[0]}") from None
+        """Move the network to a device by name (or "auto"); returns this classifier."""
+        self.network.to(choose_device(device))
         return self
 
     @torch.inference_mode()
@@ -129,7 +127,7 @@ class Classifier:
             yield Prediction(str(path), tuple((self.classes[place], value) for place, value in named))
 
 
-def load_classifier(folder: str | Path, *, device: str | torch.device = "cpu") -> Classifier:
+def load_classifier(folder: str | Path, *, device: str | torch.device = "auto") -> Classifier:
     """Load a classifier from a run folder, or from any folder with model.json and model.safetensors.
 
     Raises:

@@ -1,26 +1,50 @@
 """densekit models and densekit recipes."""
 
+from typing import Annotated
 
-def models(pattern: str = "*", /) -> None:
-    """List the networks, with their parameters at 10 classes.
+from cyclopts import Parameter
+
+
+def models(
+    pattern: str = "*", /, *, macs: Annotated[bool, Parameter(negative="")] = False, classes: int | None = None
+) -> None:
+    """List the networks, with their parameters.
 
     Parameters
     ----------
     pattern
         Part of a name, or a pattern such as densenet*.
+    macs
+        Also count multiply-adds, which takes up to a second a network.
+    classes
+        Number of classes. [10 for networks for 32x32 pictures, 1000 for 224x224]
     """
-    import torch
-
     from densekit.errors import UnknownNameError
-    from densekit.models.catalogue import count_parameters, create_model, list_models
+    from densekit.models.catalogue import list_models
 
     names = list_models(pattern)
     if not names:
         raise UnknownNameError("model", pattern, list_models())
     for name in names:
-        with torch.device("meta"):  # counts without making the weights
-            network = create_model(name, num_classes=10)
-        print(f"{name:<30} {count_parameters(network):>12,} parameters")
+        size = 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
+        count = classes or (10 if size == 32 else 1000)
+        print(_describe(name, size, count, macs))
+
+
+def _describe(name: str, size: int, classes: int, macs: bool) -> str:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from densekit.models.catalogue import count_parameters, create_model
+
+    with torch.device("meta"), torch.no_grad():  # counts without making weights or computing
+        network = create_model(name, num_classes=classes).eval()
+        line = f"{name:<30} {count_parameters(network):>12,} parameters  {classes:>4} classes"
+        if not macs:
+            return line
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, size, size))
+    return f"{line}  {counter.get_total_flops() / 2e9:>7.3f} G MACs at {size}x{size}"
 
 
 def recipes() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import ValidationError
 
@@ -31,13 +32,13 @@ class Evaluation:
 
 def evaluate(
     run: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     split: str = "test",
     out: str | Path | None = None,
     data_root: str | None = None,
     batch_size: int = 128,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
     workers: Workers = "auto",
     strict: bool = False,
     screen: Screen | None = None,
@@ -69,7 +70,7 @@ def evaluate(
         source = str(own.data) if own else ""
     else:
         pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
-        source, split = data, pictures.split
+        source, split = str(data), pictures.split
     loader = evaluation_loader(
         pictures, classifier.preprocessing.transform(), batch_size, workers=workers, strict=strict
     )
@@ -97,8 +98,8 @@ def _own_data(run: Path, classifier: Classifier) -> DataSettings | None:
         raise CheckpointError(f"{path} does not hold the settings of a run") from None
 
 
-def _same(one: str, other: str) -> bool:
-    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+def _same(one: str | Path, other: str) -> bool:
+    return str(one) == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _own_split(

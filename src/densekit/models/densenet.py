@@ -63,7 +63,7 @@ class DenseNet(nn.Module):
         super().__init__()
         rates = [growth_rate] * len(block_config) if isinstance(growth_rate, int) else list(growth_rate)
         _check_choices(activation=activation, stem=stem, pooling=pooling, spatial_dims=spatial_dims)
-        _check_numbers(block_config, rates, compression, drop_rate, bn_size)
+        _check_numbers(block_config, rates, num_init_features, compression, drop_rate, bn_size)
         layer_options = {
             "bn_size": bn_size,
             "drop_rate": drop_rate,
@@ -84,6 +84,8 @@ class DenseNet(nn.Module):
             self.stage_channels.append(channels)
             if i < len(block_config):
                 kept = int(channels * compression)
+                if kept < 1:
+                    raise SettingsError(f"DenseNet: compression {compression} leaves none of {channels} channels")
                 options = {"pooling": pooling, "activation": activation, "spatial_dims": spatial_dims}
                 self.features.add_module(f"transition{i}", Transition(channels, kept, **options))
                 channels = kept
@@ -118,6 +120,8 @@ class DenseNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, (N, C, H', W'), after the final batch norm and activation."""
+        if self.features_only:
+            raise SettingsError("this DenseNet was built with features_only: call forward_stages, it has no final norm")
         self._check(x)
         return self.relu5(self.features(x))
 
@@ -160,7 +164,12 @@ def _check_choices(**given: Any) -> None:
 
 
 def _check_numbers(
-    block_config: Sequence[int], rates: list[int], compression: float, drop_rate: float, bn_size: int | None
+    block_config: Sequence[int],
+    rates: list[int],
+    num_init_features: int,
+    compression: float,
+    drop_rate: float,
+    bn_size: int | None,
 ) -> None:
     if min(block_config, default=0) < 1:
         raise SettingsError(f"DenseNet: block_config is {block_config}, needs 1 layer or more in every block")
@@ -169,6 +178,8 @@ def _check_numbers(
             f"DenseNet: growth_rate is {rates}, must be one number, or one for each of the "
             f"{len(block_config)} blocks, of 1 or more"
         )
+    if num_init_features < 1:
+        raise SettingsError(f"DenseNet: num_init_features is {num_init_features}, must be 1 or more")
     if not 0 < compression <= 1:
         raise SettingsError(f"DenseNet: compression is {compression}, must be above 0 and at most 1")
     if not 0 <= drop_rate < 1:

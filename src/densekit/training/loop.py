@@ -61,6 +61,8 @@ def run_epochs(job: Job) -> None:
         TrainingError: the loss is no longer a number; the last checkpoint is from before.
     """
     settings, progress = job.settings, job.state.progress
+    if not progress.epoch and not progress.step:
+        _checkpoint(job)  # whatever happens in the first epoch, there is something to resume from
     with Interruption() as interruption:
         while progress.epoch < settings.epochs and not _stopped_improving(job):
             train_epoch(job, interruption)

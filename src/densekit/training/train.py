@@ -1,6 +1,6 @@
 """train: from a folder of pictures to a classifier in a run folder."""
 
-import platform
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +14,16 @@ from accelerate.utils import broadcast_object_list
 from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_data
+from densekit.data.downloads import NAMED_SETS
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.pictures import Skipped
 from densekit.data.settings import DataSettings
 from densekit.errors import SettingsError
+from densekit.hardware import choose_device, choose_precision
+from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import load_checkpoint
-from densekit.training.hardware import choose_device, choose_precision, make_accelerator
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import Job, run_epochs
 from densekit.training.reporting import Reporter
@@ -75,7 +77,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; everything is saved and ``resume`` goes on.
     """
     screen = screen or Screen()
-    given = settings if data is None else {"data": str(data), **settings}
+    given = settings if data is None else {"data": _absolute(data), **settings}
     if resume:
         run, chosen = _resume(out, recipe, given)
     else:
@@ -155,10 +157,18 @@ def _shared_folder(out: str | Path | None, settings: TrainSettings, accelerator:
     return broadcast_object_list(made)[0]
 
 
+def _absolute(data: str | Path) -> str:
+    """A folder or table is remembered by its whole path, so that the run works from any folder later."""
+    path = Path(data).expanduser()
+    return str(data) if str(data) in NAMED_SETS or not path.exists() else str(path.resolve())
+
+
 @contextmanager
 def _own_random_numbers(settings: TrainSettings) -> Iterator[None]:
     """Leave the caller's random numbers and determinism as they were."""
     before = torch.are_deterministic_algorithms_enabled()
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other switch
     with torch.random.fork_rng():
         torch.use_deterministic_algorithms(settings.deterministic or before)
         try:
@@ -175,7 +185,7 @@ def _tell_start(job: Job, dataset: DataSet, precision: str) -> None:
         job.screen.say(f"going on after epoch {progress.epoch}, step {progress.step}")
     job.screen.say(
         f"{settings.model}, {parameters:,} parameters, on {len(dataset.train)} pictures of {len(dataset.classes)} "
-        f"classes ({validation}), {job.accelerator.device} {precision}, {platform.machine()}, into {job.run.path}"
+        f"classes ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
     )
 
 

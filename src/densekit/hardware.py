@@ -3,13 +3,11 @@
 import os
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from densekit.errors import SettingsError
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
     """Return the device of a name: "auto" takes a GPU if there is one.
 
     Raises:
@@ -39,17 +37,3 @@ def choose_precision(name: str, device: torch.device) -> str:
     # AVX-512 alone emulates bf16 and is slower than fp32; AMX multiplies it in hardware
     amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return "bf16" if amx else "fp32"
-
-
-def make_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """Return accelerate's handle for devices, mixed precision and processes.
-
-    accelerate keeps the first one's choices for the life of the process; they are dropped here, because one process
-    may train several times.
-    """
-    AcceleratorState._reset_state(reset_partial_state=True)
-    os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)  # accelerate's way to be told one of several GPUs
-    try:
-        return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
-    finally:
-        del os.environ["ACCELERATE_TORCH_DEVICE"]
