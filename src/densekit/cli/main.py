@@ -1,5 +1,7 @@
 """One table from verb to function; a function's module is imported when its verb is used, so that --help is quick."""
 
+import io
+import os
 import sys
 
 from cyclopts import App, CycloptsError, Parameter
@@ -22,6 +24,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main tells it
     default_parameter=Parameter(negative_iterable=()),
 )
 for _verb, (_function, _help) in TABLE.items():
@@ -30,14 +33,42 @@ for _verb, (_function, _help) in TABLE.items():
 
 def main() -> None:
     """Run one command: exit status 0 done, 2 bad input (one line says what), 130 interrupted with all saved."""
+    _print_any_name()
     try:
-        sys.exit(app(exit_on_error=False, print_error=False) or 0)
+        status = app(sys.argv[1:], exit_on_error=False, print_error=False) or 0
+        sys.stdout.flush()  # a closed pipe or a full disk must show here, not while Python shuts down
+        sys.exit(status)
     except (DensekitError, CycloptsError) as error:
-        print(f"densekit: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"densekit: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("densekit: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has gone, e.g. `| head`
-        sys.stderr.close()
+        _forget_output()
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"densekit: {error}", file=sys.stderr)
+        if error.filename is None:  # then it may be standard output
+            _forget_output()
+        sys.exit(2)
+
+
+def _print_any_name() -> None:
+    """File names may hold characters that the terminal cannot show: escape them instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """Let Python flush the rest of the output into nothing when it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: Exception) -> str:
+    cause = error.__cause__
+    if type(cause).__name__ == "ValidationError":  # of the settings; pydantic writes a paragraph, with links
+        from densekit.training.settings import one_line
+
+        return one_line(cause)  # pyright: ignore[reportArgumentType]
+    return " ".join(str(error).split())

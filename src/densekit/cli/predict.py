@@ -52,10 +52,10 @@ def predict(
             answers.append(answer)
             bar.advance()
     write_predictions(answers, format, sys.stdout)
-    failed = [answer for answer in answers if answer.error]
-    for answer in failed:
-        screen.warn(f"{answer.path}: {answer.error}")
-    return 2 if len(failed) == len(answers) else 0
+    failed = sum(answer.error is not None for answer in answers)
+    if failed:
+        screen.warn(f"{failed} of {len(answers)} pictures could not be read")
+    return 2 if failed == len(answers) else 0
 
 
 def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) -> None:

@@ -14,7 +14,7 @@ from densekit.data.datasets import open_data, open_labelled
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import PictureSet
 from densekit.data.settings import DataSettings
-from densekit.errors import CheckpointError, DataError
+from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.report import write_report
@@ -61,6 +61,8 @@ def evaluate(
     Raises:
         CheckpointError: the run cannot be read.
         DataError: there are no such pictures, or a class that the classifier does not know.
+        SettingsError: a split was named for other data than the run's own.
+        OSError: ``out`` cannot be written.
     """
     screen = screen or Screen()
     classifier = load_classifier(run, device=device)
@@ -68,9 +70,13 @@ def evaluate(
     if data is None or (own is not None and _same(data, own.data)):
         pictures = _own_split(run, own, split, data_root, strict, screen)
         source = str(own.data) if own else ""
+    elif split != "test":
+        raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
     else:
         pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
         source, split = str(data), pictures.split
+    folder = Path(out or run).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     loader = evaluation_loader(
         pictures, classifier.preprocessing.transform(), batch_size, workers=workers, strict=strict
     )
@@ -79,7 +85,6 @@ def evaluate(
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    folder = Path(out or run).expanduser()
     write_report(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
     if outcomes.unreadable:
         screen.warn(f"{len(outcomes.unreadable)} pictures left out, first {outcomes.unreadable[0]}")

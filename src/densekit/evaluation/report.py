@@ -2,11 +2,13 @@
 
 import csv
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from densekit.evaluation.metrics import Metrics
 from densekit.files import write_atomically, write_json, write_text
@@ -49,17 +51,21 @@ def draw_confusion(path: Path, names: list[str], metrics: Metrics) -> None:
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     if len(names) <= _MOST_LABELS:
-        short = [name if len(name) <= 18 else name[:17] + "…" for name in names]
-        axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), short)
+        short = [name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}" for name in names]  # ends tell them apart
+        plain: Any = {"parse_math": False}  # a name may hold dollar signs
+        axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", **plain)
+        axes.set_yticks(range(len(names)), short, **plain)
     if len(names) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true")
+    what = "" if len(names) <= _MOST_LABELS else " (row number in confusion.csv)"
+    axes.set(xlabel=f"predicted{what}", ylabel=f"true{what}")
     axes.set_title(f"accuracy {metrics.accuracy:.1%} on {metrics.pictures} {metrics.split} pictures", fontsize="medium")
-    figure.savefig(path, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a script the font lacks is drawn as boxes
+        figure.savefig(path, format="png")
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -71,10 +77,10 @@ def metrics_table(metrics: Metrics) -> Table:
         f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
     )
     table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for title in ("pictures", "precision", "recall", "F1"):
         table.add_column(title, justify="right")
     for row in metrics.classes:
         cells = ("-" if value is None else f"{value:.1%}" for value in (row.precision, row.recall, row.f1))
-        table.add_row(row.name, str(row.pictures), *cells)
+        table.add_row(Text(row.name), str(row.pictures), *cells)
     return table

@@ -223,7 +223,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "densenet_bc190_k40_cifar": _cifar(190, 40, bottleneck=True),
     "se_densenet_bc100_k12_cifar": {**_cifar(100, 12, bottleneck=True), "se_reduction": 16},
     # few and wide layers: the arithmetic of matrix units, rather than memory traffic, sets its speed
-    "densenet11_wide_cifar": {
+    "densenet12_wide_cifar": {
         "block_config": (2, 3, 3),
         "growth_rate": (32, 64, 128),
         "num_init_features": 32,

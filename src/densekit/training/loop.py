@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +84,7 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
     with job.screen.bar(f"epoch {progress.epoch + 1}/{settings.epochs}", job.batches.steps) as bar:
         bar.advance(progress.step)
         for batch in job.loader:
-            _note_unreadable(job, batch)
+            _note_unreadable(job, batch.unreadable)
             set_learning_rate(job, progress.epoch + progress.step / job.batches.steps)
             if len(batch.labels) > 1:  # batch norm cannot learn from one picture
                 totals += train_step(job, batch)
@@ -132,6 +132,7 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
     pictures = batch.pictures.to(device, non_blocking=True, memory_format=layout)
     labels = batch.labels.to(device, non_blocking=True)
     targets = labels
+    weights = None if job.class_weights is None else job.class_weights[labels]  # (N,)
     if settings.mixes:
         place = {"epoch": state.progress.epoch, "step": state.progress.step}
         rank = job.accelerator.process_index
@@ -148,10 +149,11 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
             logits.float(), targets[part], weight=job.class_weights, label_smoothing=settings.label_smoothing
         )
         count = len(logits)
-        job.accelerator.backward(loss * (count / len(labels)))
+        share = count / len(labels) if weights is None else weights[part].sum() / weights.sum()
+        job.accelerator.backward(loss * share)
         with torch.no_grad():
             right = (logits.argmax(1) == labels[part]).sum()
-            totals += torch.stack([loss.detach() * count, right, torch.full_like(loss, count)])
+            totals += torch.stack([loss.detach() * share * len(labels), right, torch.full_like(loss, count)])
     if settings.clip is not None:
         job.accelerator.clip_grad_norm_(state.network.parameters(), settings.clip)
     state.optimizer.step()
@@ -188,6 +190,7 @@ def finish_epoch(job: Job) -> None:
     keep = True
     if job.val_loader is not None:
         outcomes = _validate(job, job.val_loader)
+        _note_unreadable(job, outcomes.unreadable)
         row |= {"val_loss": outcomes.loss, "val_accuracy": outcomes.accuracy}
         best = (progress.best_accuracy, -progress.best_loss)
         keep = (outcomes.accuracy, -outcomes.loss) > best
@@ -242,8 +245,8 @@ def _read_totals(job: Job, totals: Tensor, bar: Bar) -> None:
     job.reporter.report_step(progress, job.batches.steps, bar)
 
 
-def _note_unreadable(job: Job, batch: Batch) -> None:
-    for line in batch.unreadable:
+def _note_unreadable(job: Job, lines: Iterable[str]) -> None:
+    for line in lines:
         path, _, reason = line.partition(": ")
         if path not in job.state.progress.unreadable:
             job.state.progress.unreadable[path] = reason

@@ -28,7 +28,7 @@ def resolve(chosen: TrainSettings, dataset: DataSet) -> tuple[TrainSettings, Pre
         normalisation = normalisation_for(dataset, preprocessing, seed=chosen.seed)._asdict()
     else:
         normalisation = {"mean": chosen.mean, "std": chosen.std}
-    model = chosen.model or ("densenet11_wide_cifar" if max(size) <= _SMALL else "densenet121")
+    model = chosen.model or ("densenet12_wide_cifar" if max(size) <= _SMALL else "densenet121")
     options = dict(chosen.model_options)
     if "image_size" in model_options(model):
         options.setdefault("image_size", list(size))

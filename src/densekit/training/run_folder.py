@@ -70,6 +70,15 @@ class RunFolder:
             write_text(self.path / "skipped.csv", _csv(("path", "reason"), rows))
 
 
+def refuse_used(out: str | Path | None) -> None:
+    """Raise SettingsError if there is something already where a new run shall go."""
+    if out is None:
+        return
+    path = Path(out).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingsError(f"{path} exists already: choose another --out, or go on with --resume")
+
+
 def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder:
     """Make the folder of a new run.
 
@@ -80,10 +89,9 @@ def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder
     Raises:
         SettingsError: there is something in the folder already.
     """
+    refuse_used(out)
     if out is not None:
         path = Path(out).expanduser()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise SettingsError(f"{path} exists already: choose another --out, or go on with --resume")
     else:
         data = Path(settings.data)
         base = re.sub(r"[^\w.-]+", "_", f"{data.stem or data.resolve().name}-{settings.model}")

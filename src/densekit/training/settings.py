@@ -20,7 +20,7 @@ class TrainSettings(Augmentation, DataSettings):
 
     model: str | None = Field(
         None,
-        description="a name from `densekit models` [densenet121; densenet11_wide_cifar for pictures up to 64 px]",
+        description="a name from `densekit models` [densenet121; densenet12_wide_cifar for pictures up to 64 px]",
     )
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the network, e.g. growth_rate"
@@ -39,7 +39,7 @@ class TrainSettings(Augmentation, DataSettings):
     std: tuple[PositiveFloat, ...] | None = Field(None, description="divided by [like mean]")
 
     epochs: PositiveInt = Field(20, description="times through the training pictures")
-    batch_size: PositiveInt = Field(64, description="pictures a step (and GPU)")
+    batch_size: int = Field(64, ge=2, description="pictures a step (and GPU)")
     accumulate: PositiveInt = Field(
         1, description="work through each batch in so many parts: the same step in less memory"
     )
@@ -151,10 +151,11 @@ def validate(values: Mapping[str, Any]) -> TrainSettings:
     try:
         return TrainSettings.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+        raise SettingsError(one_line(error)) from None
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """Return the first thing that pydantic found wrong, as one line for people."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:

@@ -21,6 +21,7 @@ from densekit.data.pictures import Skipped
 from densekit.data.settings import DataSettings
 from densekit.errors import SettingsError
 from densekit.hardware import choose_device, choose_precision
+from densekit.models.catalogue import model_options
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import load_checkpoint
@@ -28,8 +29,8 @@ from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import Job, run_epochs
 from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
-from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
-from densekit.training.settings import TrainSettings, make_settings
+from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder, refuse_used
+from densekit.training.settings import TrainSettings, make_settings, read_settings
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
 
@@ -82,6 +83,9 @@ def train(
         run, chosen = _resume(out, recipe, given)
     else:
         run, chosen = None, make_settings(recipe, **given)
+        refuse_used(out)  # before the data is looked at, which may take minutes
+        if chosen.model is not None:
+            model_options(chosen.model)
     with _own_random_numbers(chosen):
         return _train(chosen, run, out, screen)
 
@@ -102,6 +106,8 @@ def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None,
     classifier = Classifier(state.result, classifier.classes, classifier.preprocessing, classifier.record)
     if resuming:
         load_checkpoint(run.checkpoint, state)
+        if resolved.accumulate != read_settings(run.settings).accumulate:  # asked for now; else what memory allowed
+            state.progress.accumulate = resolved.accumulate
         if accelerator.scaler is not None and state.progress.scaler:
             accelerator.scaler.load_state_dict(state.progress.scaler)
     reporter = Reporter(run, resolved, [*dataset.skipped, *damaged], screen, state.progress.epoch)
@@ -130,7 +136,8 @@ def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -
     wanted = make_settings(**{**stored.model_dump(), **given})
     for name in given:
         before, now = getattr(stored, name), getattr(wanted, name)
-        if name not in _MAY_CHANGE and before != now:
+        same = before == now or (name == "size" and before == (now, now))
+        if name not in _MAY_CHANGE and not same:
             raise SettingsError(
                 f"resume goes on with {name}={before!r} of {run.settings}, not {now!r}: "
                 "leave it out, or start a new run"
@@ -196,7 +203,7 @@ def _tell_end(job: Job, dataset: DataSet) -> None:
             f"kept epoch {progress.best_epoch}: validation accuracy {progress.best_accuracy:.2%} on "
             f"{len(dataset.val or ())} pictures"
         )
-    if left_out := len(dataset.skipped) + len(progress.unreadable):
+    if left_out := len(job.reporter.skipped) + len(progress.unreadable):
         job.screen.say(f"{left_out} files were left out: {job.run.path / 'skipped.csv'}")
     hint = f"densekit evaluate {job.run.path}" if dataset.test is not None else f"densekit predict {job.run.path} IMAGE"
     job.screen.say(f"curves: {job.run.curves}   next: {hint}")

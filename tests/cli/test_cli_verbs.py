@@ -1,0 +1,126 @@
+import csv
+import io
+import json
+import re
+import shutil
+
+import pytest
+
+from densekit.classifier import load_classifier
+from densekit.models.catalogue import list_models
+from densekit.training.settings import list_recipes
+
+
+@pytest.fixture
+def mixed(colours, tmp_path):
+    """A picture with a comma and a space in its name, one that is damaged, and one that is missing."""
+    shutil.copy(colours / "test" / "red" / "100.png", tmp_path / "a, b grün.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    return [tmp_path / name for name in ("a, b grün.png", "bad.png", "missing.png")]
+
+
+class TestPredict:
+    def test_table(self, densekit, colour_run, mixed):
+        answer = densekit("predict", colour_run, *mixed, "--top", 2)
+        rows = answer.out.splitlines()
+        assert re.fullmatch(rf"{re.escape(str(mixed[0]))}  red \d+\.\d%  [\w ]+ \d+\.\d%", rows[0])
+        assert rows[1].split("  ")[-1] == "cannot be read: not a picture of a known format"
+        assert rows[2].split("  ")[-1] == "cannot be read: no such file"
+        assert len(rows) == 3
+
+    def test_csv(self, densekit, colour_run, mixed):
+        answer = densekit("predict", colour_run, *mixed, "--top", 2, "--format", "csv")
+        header, *rows = csv.reader(io.StringIO(answer.out))
+        assert header == ["path", "rank", "label", "probability", "error"]
+        best = load_classifier(colour_run, device="cpu").predict(mixed[0], top=2)[0].top
+        expected = [[str(mixed[0]), str(rank), label, f"{p:.6f}", ""] for rank, (label, p) in enumerate(best, start=1)]
+        assert rows[:2] == expected
+        assert rows[2] == [str(mixed[1]), "", "", "", "not a picture of a known format"]
+        assert rows[3] == [str(mixed[2]), "", "", "", "no such file"]
+
+    def test_json(self, densekit, colour_run, mixed):
+        answer = densekit("predict", colour_run, *mixed, "--format", "json")
+        good, bad, missing = json.loads(answer.out)
+        best = load_classifier(colour_run, device="cpu").predict(mixed[0])[0]
+        assert good["path"] == str(mixed[0])
+        assert [(row["label"], row["probability"]) for row in good["top"]] == list(best.top)
+        assert (good["label"], good["probability"]) == best.top[0]
+        assert bad == {"path": str(mixed[1]), "error": "not a picture of a known format"}
+        assert missing == {"path": str(mixed[2]), "error": "no such file"}
+
+    @pytest.mark.parametrize(("chosen", "status"), [((0, 1), 0), ((1, 2), 2), ((0,), 0)], ids=["some", "none", "all"])
+    @pytest.mark.parametrize("format", ["table", "csv", "json"])
+    def test_status_2_only_if_nothing_could_be_read(self, densekit, colour_run, mixed, chosen, status, format):
+        answer = densekit("predict", colour_run, *(mixed[i] for i in chosen), "--format", format, "--quiet")
+        assert answer.status == status
+        assert ("could not be read" in answer.err) == (chosen != (0,))  # quiet or not
+
+    def test_folders_and_patterns(self, densekit, colour_run, colours):
+        test = colours / "test"
+        answer = densekit("predict", colour_run, test / "red", f"{test}/gr*/*", "--top", 1, "--format", "csv")
+        labels = [row["label"] for row in csv.DictReader(io.StringIO(answer.out))]
+        assert labels == ["red"] * 8 + ["grün"] * 8 + ["red"]  # the last one is the mislabelled picture
+
+
+class TestEvaluate:
+    def test_prints_accuracy_with_interval_and_split(self, densekit, colour_run, tmp_path):
+        answer = densekit("evaluate", colour_run, "--out", tmp_path)
+        assert answer.status == 0
+        written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+        low, high = written["accuracy_interval_95"]
+        assert f"test accuracy 96.00% (95 % interval {low:.2%} to {high:.2%})" in answer.out
+        assert "25 pictures" in answer.out
+        assert re.search(r"^deep blue +8 +100\.0% +100\.0% +100\.0%$", answer.out, re.MULTILINE)
+        assert re.search(r"^grün +9 +100\.0% +88\.9% +94\.1%$", answer.out, re.MULTILINE)
+        assert f"written to {tmp_path}: metrics.json, confusion.csv, confusion.png" in answer.out
+
+    def test_other_data_says_what_it_is(self, densekit, colour_run, colours, tmp_path):
+        answer = densekit("evaluate", colour_run, colours / "train", "--out", tmp_path)
+        assert "all accuracy 100.00%" in answer.out
+        assert "60 pictures" in answer.out
+
+    def test_warnings_go_to_standard_error_even_if_quiet(self, densekit, colour_run, paint, tmp_path):
+        paint(tmp_path / "x" / "red", "red", 2)
+        (tmp_path / "x" / "red" / "bad.png").write_bytes(b"no picture")
+        answer = densekit("evaluate", colour_run, tmp_path / "x", "--out", tmp_path, "--quiet")
+        assert answer.err.startswith("warning: 1 pictures cannot be read")
+        assert "warning:" not in answer.out
+
+
+class TestTrain:
+    SETTINGS = (
+        *("--model", "simple_cnn", "--epochs", 1, "--batch-size", 20, "--val-fraction", 0),
+        *("--workers", 0, "--no-tensorboard", "--device", "cpu"),
+    )
+
+    @pytest.mark.parametrize("quiet", [False, True], ids=["talks", "quiet"])
+    def test_prints_the_run_folder_and_nothing_else(self, densekit, colours, tmp_path, monkeypatch, quiet):
+        monkeypatch.chdir(tmp_path)
+        answer = densekit("train", colours, *self.SETTINGS, *["--quiet"] * quiet)
+        folder = tmp_path / answer.out.rstrip("\n")
+        assert (answer.status, answer.out.count("\n")) == (0, 1)
+        assert (folder / "model.safetensors").exists()
+        assert ("epoch 1/1" in answer.err) != quiet
+        if quiet:
+            assert answer.err == ""
+
+
+class TestListings:
+    def test_models(self, densekit):
+        answer = densekit("models", "densenet1[2]1")
+        assert answer.out.split() == ["densenet121", "7,978,856", "parameters", "1000", "classes"]  # as published
+
+    def test_models_with_multiply_adds_and_classes(self, densekit):
+        out = densekit("models", "vgg16", "--macs", "--classes", 7).out
+        assert "7 classes" in out
+        assert "0.313 G MACs at 32x32" in out  # 3x3 convolutions: 9 * sum of C_in * C_out * H * W
+
+    @pytest.mark.parametrize("pattern", ["vgg", "VGG*", "resnet2?_cifar"])
+    def test_models_by_pattern(self, densekit, pattern):
+        answer = densekit("models", pattern)
+        assert [line.split()[0] for line in answer.out.splitlines()] == list_models(pattern)
+
+    def test_recipes(self, densekit):
+        lines = densekit("recipes").out.splitlines()
+        assert [line.split()[0] for line in lines] == list_recipes()
+        assert all(len(line.split()) > 3 for line in lines)  # each says what it is for

@@ -1,0 +1,49 @@
+"""Fixtures of more than one room: pictures of three colours, and a classifier that has learned them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"deep blue": (40, 40, 200), "grün": (40, 200, 40), "red": (200, 40, 40)}
+Paint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def paint() -> Paint:
+    """Write noisy 12x12 pictures of one colour: ``paint(folder, "red", 20)``; the folder is returned."""
+
+    def write(folder: Path, colour: str, count: int, *, first: int = 0) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(first, first + count):
+            noise = np.random.default_rng(i).normal(0, 20, (12, 12, 3))
+            pixels = np.clip(COLOURS[colour] + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory, paint) -> Path:
+    """train/ with 20 pictures a class, test/ with 8; one more in test/grün is red, so that 24 of 25 can be right."""
+    root = tmp_path_factory.mktemp("colours")
+    for name in COLOURS:
+        paint(root / "train" / name, name, 20)
+        paint(root / "test" / name, name, 8, first=100)
+    paint(root / "test" / "grün", "red", 1, first=200)
+    return root
+
+
+@pytest.fixture(scope="session")
+def colour_run(colours, tmp_path_factory) -> Path:
+    """Run folder of a classifier that is right on every one of `colours` but the mislabelled one."""
+    from densekit.console import Screen
+    from densekit.training.train import train
+
+    settings = {"model": "simple_cnn", "epochs": 4, "batch_size": 18, "optimizer": "adam", "lr": 0.01}
+    fixed = {"device": "cpu", "precision": "fp32", "workers": 0, "tensorboard": False}
+    folder = tmp_path_factory.mktemp("runs") / "colours"
+    return train(colours, out=folder, screen=Screen(quiet=True), **settings, **fixed).folder

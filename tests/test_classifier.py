@@ -1,0 +1,215 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from densekit.classifier import Classifier, Prediction, find_pictures, load_classifier
+from densekit.data.pictures import read_picture
+from densekit.data.transforms import Preprocessing
+from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.models.catalogue import create_model
+from densekit.models.weights import save_model
+
+CLASSES = ("cat", "dög", "great tit", "elk")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    """Random weights, but batch norms that have seen something, so that modes differ."""
+    torch.manual_seed(0)
+    network = create_model("simple_cnn", num_classes=4, image_size=(8, 8))
+    network.train()(torch.randn(16, 3, 8, 8))
+    preprocessing = Preprocessing(channels=3, size=(8, 8), mean=(0.4,), std=(0.3, 0.2, 0.1))
+    return Classifier(network, CLASSES, preprocessing, {"trained": {"epoch": 3}})
+
+
+@pytest.fixture
+def photos(tmp_path, paint) -> Path:
+    """Seven pictures of three colours in folders with odd names, and files that are none."""
+    root = tmp_path / "meine Bilder ☃"
+    paint(root / "red", "red", 3)
+    paint(root / "grün", "grün", 2, first=10)
+    paint(root / "deep blue" / "deeper", "deep blue", 2, first=20)
+    (root / "red" / "notes.txt").write_text("not a picture")
+    (root / "red" / ".hidden.png").write_bytes(b"")
+    return root
+
+
+def one_by_one(classifier: Classifier, files: list[Path]) -> torch.Tensor:
+    """Probabilities (N, K) from the definition: one picture at a time through network and softmax."""
+    network, transform = classifier.network.eval(), classifier.preprocessing.transform()
+    with torch.no_grad():
+        return torch.stack([network(transform(read_picture(file))[None])[0].softmax(0) for file in files])
+
+
+def test_saved_and_loaded_gives_the_same_bits(classifier, tmp_path):
+    classifier.save(tmp_path / "new" / "folder")
+    again = load_classifier(tmp_path / "new" / "folder", device="cpu")
+    assert (again.classes, again.preprocessing) == (CLASSES, classifier.preprocessing)
+    assert again.record == {"trained": {"epoch": 3}}
+    pictures = torch.randn(5, 3, 8, 8)
+    assert torch.equal(again.probabilities(pictures), classifier.probabilities(pictures))
+    again.save(tmp_path / "third")
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / "third" / name).read_bytes() == (tmp_path / "new" / "folder" / name).read_bytes()
+
+
+def test_trained_classifier_keeps_its_answers(colour_run, colours):
+    classifier = load_classifier(colour_run, device="cpu")
+    answers = classifier.predict(colours / "test" / "red")
+    assert [answer.label for answer in answers] == ["red"] * 8
+    assert all(answer.probability is not None and answer.probability > 0.5 for answer in answers)
+
+
+def test_run_folder_holds_no_pickle(colour_run):
+    files = [path for path in colour_run.rglob("*") if path.is_file()]
+    assert {"model.json", "model.safetensors", "settings.yaml", "last.safetensors"} <= {path.name for path in files}
+    for path in files:
+        assert path.suffix in {".json", ".safetensors", ".yaml", ".csv", ".png"}, path
+        assert path.read_bytes()[:2] not in {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}, path
+
+
+def test_model_files_alone_are_the_classifier(colour_run, colours, tmp_path):
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(colour_run / name, tmp_path)
+    whole, travelled = (load_classifier(folder, device="cpu") for folder in (colour_run, tmp_path))
+    assert travelled.predict(colours / "test") == whole.predict(colours / "test")
+
+
+class TestProbabilities:
+    def test_are_the_softmax_in_evaluation_mode(self, classifier):
+        pictures = torch.randn(3, 3, 8, 8)
+        classifier.network.train()
+        found = classifier.probabilities(pictures)
+        assert not classifier.network.training
+        with torch.no_grad():
+            expected = torch.softmax(classifier.network.double()(pictures.double()), 1)
+        torch.testing.assert_close(found, expected.float())
+
+    def test_leave_batch_norm_alone(self, classifier):
+        before = {key: value.clone() for key, value in classifier.network.state_dict().items()}
+        classifier.network.train()
+        classifier.probabilities(torch.randn(3, 3, 8, 8))
+        torch.testing.assert_close(dict(classifier.network.state_dict()), before, rtol=0, atol=0)
+
+
+class TestPredict:
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100], ids=lambda n: f"batch_of_{n}")
+    def test_equals_one_by_one_in_the_order_given(self, classifier, photos, batch_size):
+        files = find_pictures([photos])[::-1]
+        answers = classifier.predict(files, batch_size=batch_size, top=4)
+        assert [answer.path for answer in answers] == [str(file) for file in files]
+        for answer, expected in zip(answers, one_by_one(classifier, files), strict=True):
+            values, places = expected.sort(descending=True)
+            assert [label for label, _ in answer.top] == [CLASSES[place] for place in places]
+            torch.testing.assert_close(torch.tensor([p for _, p in answer.top]), values)
+            assert (answer.label, answer.probability) == answer.top[0]
+
+    @pytest.mark.parametrize(("top", "named"), [(1, 1), (3, 3), (4, 4), (99, 4)])
+    def test_top(self, classifier, photos, top, named):
+        answer = classifier.predict(photos / "red" / "0.png", top=top)[0]
+        assert len(answer.top) == named
+        probabilities = [p for _, p in answer.top]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert (sum(probabilities) == pytest.approx(1)) == (named == 4)
+
+    def test_unreadable_files_are_reported_in_place(self, classifier, photos):
+        whole = (photos / "red" / "0.png").read_bytes()
+        files = {"cut.png": whole[:200], "text.jpg": b"hello", "empty.png": b"", "good.png": whole}
+        for name, content in files.items():
+            (photos / name).write_bytes(content)
+        sources = ["cut.png", "good.png", "empty.png", "nowhere.png", "text.jpg"]
+        answers = classifier.predict([photos / name for name in sources], batch_size=2)
+        assert [Path(answer.path).name for answer in answers] == sources
+        reasons = [answer.error and answer.error.partition(" (")[0] for answer in answers]
+        not_known = "not a picture of a known format"
+        assert reasons == ["damaged or cut short", None, "the file is empty", "no such file", not_known]
+        assert [answer.label for answer in answers if answer.error] == [None] * 4
+        assert answers[1].top == classifier.predict(photos / "red" / "0.png")[0].top
+
+    def test_other_sizes_and_modes_go_through_the_preprocessing(self, classifier, tmp_path):
+        Image.new("L", (30, 5), 128).save(tmp_path / "grey.png")
+        Image.new("RGB", (30, 5), (128, 128, 128)).save(tmp_path / "colour.png")
+        grey, colour = classifier.predict([tmp_path / "grey.png", tmp_path / "colour.png"])
+        assert grey.top == colour.top
+
+    @pytest.mark.parametrize("wrong", [{"top": 0}, {"batch_size": 0}], ids=str)
+    def test_impossible_settings(self, classifier, photos, wrong):
+        with pytest.raises(SettingsError, match="both must be at least 1"):
+            classifier.predict(photos, **wrong)
+
+    def test_each_reads_no_further_than_it_must(self, classifier, photos):
+        files = find_pictures([photos])
+        taken = []
+        answers = classifier.predict_each((taken.append(file) or file for file in files), batch_size=2)
+        assert next(answers).path == str(files[0])
+        assert len(taken) == 2
+
+
+class TestFindPictures:
+    def test_folder_is_searched_through(self, photos):
+        found = [path.relative_to(photos).as_posix() for path in find_pictures([photos])]
+        assert found == [
+            "deep blue/deeper/20.png",
+            "deep blue/deeper/21.png",
+            "grün/10.png",
+            "grün/11.png",
+            "red/0.png",
+            "red/1.png",
+            "red/2.png",
+        ]
+
+    @pytest.mark.parametrize(
+        ("pattern", "count"),
+        [("red/*", 3), ("*/1?.png", 2), ("**/*.png", 7), ("gr[üu]n/*", 2)],
+        ids=["star", "question_mark", "any_depth", "set_of_characters"],
+    )
+    def test_pattern(self, photos, pattern, count):
+        found = find_pictures([f"{photos}/{pattern}"])
+        assert len(found) == count
+        assert found == sorted(found)
+
+    def test_each_file_once_in_the_order_given(self, photos):
+        last, folder = photos / "red" / "2.png", photos / "red"
+        assert find_pictures([last, str(folder), f"{folder}/*.png"]) == [last, folder / "0.png", folder / "1.png"]
+
+    def test_file_is_taken_whatever_its_name(self, photos):
+        shutil.copy(photos / "red" / "0.png", photos / "a[1] picture")
+        named = [photos / "red" / "notes.txt", photos / "a[1] picture", photos / "missing.png"]
+        assert find_pictures(map(str, named)) == named
+
+    def test_home_folder(self, photos, monkeypatch):
+        monkeypatch.setenv("HOME", str(photos))
+        assert find_pictures(["~/red/0.png", "~/grün/*1.png"]) == [photos / "red" / "0.png", photos / "grün" / "11.png"]
+
+    @pytest.mark.parametrize("source", ["nothing", "*.gif", "no*/x?.png"], ids=["empty_folder", "pattern", "deep"])
+    def test_nothing_found(self, photos, source):
+        (photos / "nothing").mkdir()
+        with pytest.raises(DataError, match="no pictures found"):
+            find_pictures([photos / "red", f"{photos}/{source}"])
+
+
+class TestLoad:
+    def test_bare_network(self, tmp_path):
+        save_model(tmp_path, create_model("simple_cnn", num_classes=4, image_size=(8, 8)))
+        with pytest.raises(CheckpointError, match="holds a bare network: a classifier also needs classes"):
+            load_classifier(tmp_path)
+
+    @pytest.mark.parametrize("missing", ["model.json", "model.safetensors"])
+    def test_missing_file(self, classifier, tmp_path, missing):
+        classifier.save(tmp_path)
+        (tmp_path / missing).unlink()
+        with pytest.raises(CheckpointError, match=f"cannot read .*{missing}: No such file"):
+            load_classifier(tmp_path)
+
+    def test_unknown_device(self, classifier, tmp_path):
+        classifier.save(tmp_path)
+        with pytest.raises(SettingsError, match="device 'gpu' cannot be used"):
+            load_classifier(tmp_path, device="gpu")
+        assert load_classifier(tmp_path, device="cpu").device == torch.device("cpu")
+
+
+def test_prediction_without_an_answer():
+    assert (Prediction("a.png", error="damaged").label, Prediction("a.png").probability) == (None, None)

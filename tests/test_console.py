@@ -1,0 +1,73 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from densekit.console import Screen
+
+
+def recording(*, terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100, soft_wrap=True, highlight=False)
+
+
+def text(screen: Screen) -> str:
+    assert isinstance(screen.console.file, io.StringIO)
+    return screen.console.file.getvalue()
+
+
+def test_goes_to_standard_error(capsys):
+    Screen().say("hello")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a [bold]name[/bold].png", "x" * 300, "3 of 4 (75 %)", "grün ☃"],
+    ids=["brackets", "long", "numbers", "unicode"],
+)
+def test_lines_come_out_as_they_are(line):
+    screen = Screen(console=recording(terminal=False))
+    screen.say(line)
+    screen.warn(line)
+    assert text(screen) == f"{line}\nwarning: {line}\n"
+
+
+def test_quiet_shows_warnings_only():
+    screen = Screen(quiet=True, console=recording(terminal=True))
+    screen.say("said")
+    screen.show(Table("head"))
+    with screen.bar("work", 3) as bar:
+        bar.advance()
+    assert text(screen) == ""
+    screen.warn("careful")
+    assert "warning: careful" in text(screen)
+
+
+def test_show_draws_tables():
+    screen = Screen(console=recording(terminal=False))
+    screen.show(Table("head"))
+    assert "head" in text(screen)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "terminal", "drawn"),
+    [(False, True, True), (False, False, False), (True, True, False)],
+    ids=["terminal", "pipe", "quiet"],
+)
+def test_bar_only_where_somebody_sees_it(quiet, terminal, drawn):
+    screen = Screen(quiet=quiet, console=recording(terminal=terminal))
+    assert screen.draws_bars == drawn
+    with screen.bar("counting sheep", 4, unit="sheep") as bar:
+        bar.advance()
+        bar.advance(3, note="and a dog")
+    assert ("counting sheep" in text(screen)) == drawn
+    assert (bar.progress.tasks[0].completed, bar.progress.tasks[0].fields["note"]) == (4, "and a dog")
+
+
+def test_bar_ends_with_an_error_inside():
+    screen = Screen(console=recording(terminal=True))
+    with pytest.raises(KeyError), screen.bar("work", None) as bar:
+        raise KeyError
+    assert bar.progress.finished is False
+    assert not bar.progress.live.is_started

@@ -1,0 +1,143 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch.nn.modules.module import register_module_forward_hook
+
+from densekit.console import Screen
+from densekit.data.datasets import open_data
+from densekit.training.accelerator import make_accelerator
+from densekit.training.build import new_job, new_state
+from densekit.training.reporting import Reporter
+from densekit.training.resolve import new_classifier, resolve
+from densekit.training.run_folder import new_run_folder
+from densekit.training.settings import make_settings
+from densekit.training.train import train
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The order of sums depends on the number of threads; here and in the runs of `start_python` it is one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def screen():
+    """A screen that records what it shows: ``screen.console.export_text()``."""
+    return Screen(console=Console(file=io.StringIO(), record=True, width=1000))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Settings of a run that takes no time: 50 digits to train on, 10 to validate, a network of two layers."""
+    options = {"block_config": [1, 1], "growth_rate": 8, "bn_size": None, "num_init_features": 8}
+    return {
+        "data": "digits",
+        "limit_per_class": 6,
+        "model": "densenet40_k12_cifar",
+        "model_options": options,
+        "batch_size": 16,
+        "epochs": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+        "tensorboard": False,
+    }
+
+
+@pytest.fixture
+def train_tiny(tiny, tmp_path, screen):
+    """Train as a user does: ``train_tiny(epochs=1) -> Run`` in the folder "run"."""
+
+    def run(out="run", **settings):
+        return train(out=tmp_path / out, screen=screen, **{**tiny, **settings})
+
+    return run
+
+
+@pytest.fixture
+def make_job(tiny, tmp_path, screen):
+    """Put a run together without starting it: ``make_job(optimizer="adam") -> Job``."""
+
+    def make(out="job", **settings):
+        chosen = make_settings(**{**tiny, **settings})
+        dataset = open_data(
+            chosen.data, limit_per_class=chosen.limit_per_class, val_fraction=chosen.val_fraction, screen=screen
+        )
+        resolved, preprocessing = resolve(chosen, dataset)
+        classifier = new_classifier(resolved, preprocessing, dataset)
+        accelerator = make_accelerator(torch.device("cpu"), resolved.precision)
+        state = new_state(classifier, resolved, accelerator)
+        run = new_run_folder(tmp_path / out, resolved)
+        reporter = Reporter(run, resolved, [], screen, 0)
+        return new_job(resolved, state, classifier, dataset.train, dataset.val, accelerator, run, reporter, screen)
+
+    return make
+
+
+@pytest.fixture
+def forwards():
+    """Every pass through a whole network from here on, as (network, input, logits)."""
+    seen = []
+
+    def note(module, args, output):
+        if hasattr(module, "architecture"):
+            seen.append((module, args[0], output))
+
+    handle = register_module_forward_hook(note)
+    yield seen
+    handle.remove()
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """Write pictures whose class shows in their brightness: ``make_folder({"train/cat": 3, "val/cat": 1})``."""
+
+    def make(counts: dict[str, int], size: tuple[int, int] = (8, 8)) -> Path:
+        random = np.random.default_rng(0)
+        root = tmp_path / "pictures"
+        classes = sorted({Path(folder).name for folder in counts})
+        for folder, count in counts.items():
+            (root / folder).mkdir(parents=True)
+            low = 160 * classes.index(Path(folder).name) // len(classes)
+            for i in range(count):
+                Image.fromarray(random.integers(low, low + 96, size, dtype=np.uint8)).save(root / folder / f"{i}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def start_python():
+    """Start a Python of its own: ``start_python(script, values)``; the script finds ``values``, by name."""
+    started = []
+
+    def start(script, values, **environment):
+        preamble = f"import json\nglobals().update(json.loads({json.dumps(json.dumps(values))}))\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", preamble + script],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -1,0 +1,219 @@
+"""A run that was stopped, in whatever way, ends with the very bits of one that was not."""
+
+import csv
+import dataclasses
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from densekit.errors import CheckpointError, SettingsError
+from densekit.training.train import train
+
+STEPS = 4  # an epoch: 50 pictures in batches of 16
+
+# dropout draws from torch's random numbers, mixup and the crop from their own; Adam and the average have a memory
+SETTINGS = {
+    "epochs": 3,
+    "optimizer": "adam",
+    "lr": 0.01,
+    "ema": 0.9,
+    "mixup": 0.4,
+    "crop_padding": 1,
+    "label_smoothing": 0.1,
+}
+
+STOP_ITSELF = """
+import os, signal
+from torch.nn.modules.module import register_module_forward_pre_hook
+passes = 0
+def stop_itself(module, _):
+    global passes
+    if hasattr(module, "architecture") and module.training:
+        passes += 1
+        if passes == stop_at:
+            os.killpg(os.getpgrp(), getattr(signal, stop_signal))  # as a terminal does: the loader processes too
+register_module_forward_pre_hook(stop_itself)
+"""
+RUN = STOP_ITSELF + "from densekit.training.train import train; train(out=out, **settings)"
+COMMAND = STOP_ITSELF + "import sys; sys.argv = argv; from densekit.cli.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def settings(tiny):
+    return {**tiny, **SETTINGS, "model_options": {**tiny["model_options"], "drop_rate": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def killed(folder, settings, start_python):
+    """Killed without warning in the third step of the second epoch."""
+    out = str(folder / "killed")
+    values = {"settings": settings, "out": out, "stop_at": STEPS + 3, "stop_signal": "SIGKILL"}
+    return start_python(RUN, values), out
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder, settings, start_python):
+    """Ctrl-C at the command line in the third step of the second epoch, with a loader process."""
+    out = str(folder / "interrupted")
+    elsewhere = ("data", "model_options", "tensorboard", "workers")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name not in elsewhere]
+    options = [f"--model-options.{name}={value}" for name, value in settings["model_options"].items()]
+    options = [option.replace("None", "null") for option in options]
+    argv = ["densekit", "train", "digits", "--out", out, "--no-tensorboard", "--workers=1", *flags, *options]
+    values = {"argv": argv, "stop_at": STEPS + 3, "stop_signal": "SIGINT"}
+    return start_python(COMMAND, values), out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, settings, killed, interrupted):  # started first: they run meanwhile
+    return train(out=folder / "whole", **settings)
+
+
+def figures(history):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_s")} for row in history]
+
+
+def assert_same_end(run, expected):
+    assert figures(run.history) == figures(expected.history)
+    assert run.best_epoch == expected.best_epoch
+    for file in ("model.safetensors", "checkpoints/last.safetensors"):
+        actual, wanted = load_file(run.folder / file), load_file(expected.folder / file)
+        assert actual.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert torch.equal(actual[name], tensor), f"{file}: {name}"
+
+
+def test_killed_run_resumes_to_the_same_bits(killed, uninterrupted):
+    process, out = killed
+    assert process.wait(120) == -signal.SIGKILL, process.communicate()[0]
+    run = train(out=out, resume=True)
+    assert_same_end(run, uninterrupted)
+
+
+def test_ctrl_c_saves_and_resumes_in_the_middle_of_the_epoch(interrupted, uninterrupted, screen, forwards):
+    process, out = interrupted
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    run = train(out=out, resume=True, workers=0, screen=screen)
+    assert "going on after epoch 1, step 3" in screen.console.export_text()
+    assert sum(logits.requires_grad for _, _, logits in forwards) == STEPS - 3 + STEPS
+    assert_same_end(run, uninterrupted)
+    with (run.folder / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def one_epoch(folder, tiny):
+    return train(out=folder / "one-epoch", **{**tiny, "epochs": 1})
+
+
+@pytest.fixture
+def finished(one_epoch, tmp_path):
+    """A finished run of its own for each test."""
+    copy = shutil.copytree(one_epoch.folder, tmp_path / "run")
+    return dataclasses.replace(one_epoch, folder=copy)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_finished_run_has_nothing_left_to_do(finished, forwards):
+    again = train(out=finished.folder, resume=True)
+    assert not forwards
+    assert (again.history, again.best_epoch) == (finished.history, finished.best_epoch)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        pytest.param({"epochs": 5}, "resume goes on with epochs=1 of .*settings.yaml, not 5", id="epochs"),
+        pytest.param({"lr": 0.5}, "resume goes on with lr=0.1", id="rate"),
+        pytest.param({"data": "cifar10"}, "resume goes on with data='digits'", id="data"),
+        pytest.param({"recipe": "digits"}, "leave out the recipe", id="recipe"),
+        pytest.param({"epoch": 5}, "unknown setting 'epoch'", id="unknown"),
+    ],
+)
+def test_resuming_another_run_than_was_begun_is_refused(changed, message, finished):
+    before = contents(finished.folder)
+    with pytest.raises(SettingsError, match=message):
+        train(out=finished.folder, resume=True, **changed)
+    assert contents(finished.folder) == before
+
+
+def test_settings_given_again_as_they_were_are_accepted(finished, tiny):
+    again = train(out=finished.folder, resume=True, **{**tiny, "epochs": 1, "size": 8})
+    assert again.history == finished.history
+
+
+@pytest.mark.parametrize(("given", "largest"), [({"accumulate": 4}, 4), ({}, 16)], ids=["asked_for", "as_before"])
+def test_parts_of_a_batch_can_change_when_resuming(given, largest, train_tiny, tmp_path, forwards):
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after_one_step(train_tiny)
+    forwards.clear()
+    train(out=tmp_path / "stopped", resume=True, **given)
+    assert max(len(pictures) for _, pictures, logits in forwards if logits.requires_grad) == largest
+
+
+def interrupt_after_one_step(train_tiny):
+    def interrupt(module, _):
+        if hasattr(module, "architecture"):
+            signal.raise_signal(signal.SIGINT)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(interrupt)
+    try:
+        train_tiny("stopped", epochs=1)
+    finally:
+        handle.remove()
+
+
+def test_interruption_gives_the_signals_back(train_tiny):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after_one_step(train_tiny)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_there_must_be_a_run_to_resume(tmp_path):
+    with pytest.raises(SettingsError, match="resume needs the run folder: --out RUN --resume"):
+        train(resume=True)
+    for out in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(CheckpointError, match=r"holds no run: there is no settings\.yaml in it"):
+            train(out=out, resume=True)
+    (tmp_path / "settings.yaml").write_text("epochs: 3\n")
+    with pytest.raises(CheckpointError, match="has no checkpoint yet: delete the folder and start it again"):
+        train(out=tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
+
+
+@pytest.mark.parametrize("damage", ["cut_short", "overwritten", "emptied", "of_another_network", "without_progress"])
+def test_damaged_checkpoint_is_refused(damage, finished):
+    from safetensors.torch import save_file
+
+    path = finished.folder / "checkpoints" / "last.safetensors"
+    whole = path.read_bytes()
+    tensors = load_file(path)
+    match damage:
+        case "cut_short":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "overwritten":
+            path.write_bytes(bytes(64) + whole[64:])
+        case "emptied":
+            path.write_bytes(b"")
+        case "of_another_network":
+            tensors["network.classifier.bias"] = torch.zeros(3)
+            save_file(tensors, path, metadata={"progress": "{}"})
+        case "without_progress":
+            save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"cannot resume from .*last\.safetensors: ") as caught:
+        train(out=finished.folder, resume=True)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,99 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from densekit.errors import SettingsError
+from densekit.training.run_folder import HISTORY, RunFolder, free_path, new_run_folder
+from densekit.training.settings import make_settings
+
+
+@pytest.mark.parametrize("content", ["file_in_it", "hidden_file", "a_file_itself"])
+def test_what_is_there_already_is_refused_and_untouched(content, train_tiny, tmp_path, forwards):
+    out = tmp_path / "run"
+    if content == "a_file_itself":
+        file = out
+    else:
+        out.mkdir()
+        file = out / (".keep" if content == "hidden_file" else "thesis.tex")
+    file.write_text("mine")
+    with pytest.raises(SettingsError, match="exists already: choose another --out, or go on with --resume"):
+        train_tiny()
+    assert not forwards
+    assert file.read_text() == "mine"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+def test_an_empty_folder_can_be_used(train_tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert train_tiny(epochs=1).folder == tmp_path / "run"
+
+
+def test_folders_are_named_after_data_and_model_and_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = make_settings(data="photos/my cats.csv", model="densenet121")
+    names = [new_run_folder(None, settings).path for _ in range(3)]
+    assert names == [Path("runs") / f"my_cats-densenet121{end}" for end in ("", "-2", "-3")]
+    assert all(name.is_dir() for name in names)
+
+
+def test_free_path_finds_the_first_gap(tmp_path):
+    for name in ("a", "a-2", "a-4"):
+        (tmp_path / name).mkdir()
+    assert free_path(tmp_path / "a") == tmp_path / "a-3"
+    assert free_path(tmp_path / "b") == tmp_path / "b"
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"cannot make the run folder .*: Not a directory"):
+        new_run_folder(tmp_path / "file" / "run", make_settings())
+
+
+def test_a_run_leaves_the_files_it_promises_and_no_pickle(train_tiny):
+    """Pickles run code when they are read; a run folder may be passed on to anybody."""
+    run = train_tiny(epochs=1, tensorboard=True, ema=0.9, optimizer="adam")
+    kinds = {path.relative_to(run.folder).as_posix(): path for path in run.folder.rglob("*") if path.is_file()}
+    events = [name for name in kinds if re.fullmatch(r"tensorboard/events\.out\.tfevents\..*", name)]
+    assert len(events) == 1
+    assert set(kinds) - set(events) == {
+        "settings.yaml",
+        "model.json",
+        "model.safetensors",
+        "history.csv",
+        "curves.png",
+        "checkpoints/last.safetensors",
+    }
+    for name, path in kinds.items():
+        start = path.read_bytes()[:8]
+        assert not start.startswith((b"\x80", b"PK")), f"{name} begins like a pickle or PyTorch's zip of one"
+        match path.suffix:
+            case ".safetensors":
+                with safe_open(path, framework="np") as file:
+                    assert list(file.keys())
+            case ".png":
+                assert start == b"\x89PNG\r\n\x1a\n"
+            case ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            case ".csv" | ".yaml":
+                path.read_text(encoding="utf-8")
+            case _:
+                assert name in events
+
+
+def test_history_has_a_line_for_each_epoch(train_tiny):
+    run = train_tiny(epochs=2)
+    with (run.folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == HISTORY
+    assert [{k: float(v) for k, v in row.items()} for row in rows] == run.history
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(0 <= float(row["val_accuracy"]) <= 1 for row in rows)
+
+
+def test_nothing_skipped_writes_no_list(tmp_path):
+    RunFolder(tmp_path).write_skipped([])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,55 @@
+import csv
+
+import pytest
+
+from densekit.errors import PictureError
+from densekit.training.interruption import Interruption
+from densekit.training.loop import train_epoch
+
+
+@pytest.fixture
+def damaged(make_folder):
+    """Ten pictures a class, of which one to train on and one to validate on are cut short behind their header."""
+    root = make_folder({"train/a": 10, "train/b": 10, "val/a": 3, "val/b": 3}, size=(16, 16))
+    for name in ("train/a/3.png", "val/b/1.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:80])
+    return root
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0], ids=["read_while_training", "decoded_before"])
+@pytest.mark.parametrize("normalisation", [{}, {"mean": (0.5,), "std": (0.25,)}], ids=["measured", "given"])
+def test_damaged_pictures_are_named_and_left_out(memory_gib, normalisation, damaged, train_tiny, screen):
+    run = train_tiny(data=str(damaged), limit_per_class=None, memory_gib=memory_gib, lr=0.1, **normalisation)
+    with (run.folder / "skipped.csv").open() as file:
+        skipped = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    names = {str(damaged / "train/a/3.png"), str(damaged / "val/b/1.png")}
+    assert set(skipped) == names
+    assert all("damaged or cut short" in reason for reason in skipped.values())
+    text = screen.console.export_text()
+    assert all(text.count(f"{name} is left out") == 1 or text.count(f"first {name}") == 1 for name in names)
+    assert "2 files were left out" in text
+    assert len(run.history) == 2
+    assert {round(row["train_accuracy"] * 19, 6) % 1 for row in run.history} == {0.0}
+    assert {round(row["val_accuracy"] * 5, 6) % 1 for row in run.history} == {0.0}
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0], ids=["read_while_training", "decoded_before"])
+def test_strict_makes_them_an_error(memory_gib, damaged, train_tiny):
+    with pytest.raises(PictureError, match=r"train/a/3\.png: damaged or cut short"):
+        train_tiny(data=str(damaged), limit_per_class=None, memory_gib=memory_gib, strict=True, lr=0.1)
+
+
+def test_pictures_that_vanish_while_training(make_job, make_folder, screen):
+    """A step goes on with the pictures it has; one that has fewer than two is left out."""
+    root = make_folder({"train/a": 10, "train/b": 10, "val/a": 1, "val/b": 1})
+    job = make_job(data=str(root), limit_per_class=None, memory_gib=0.0, batch_size=4, lr=0.1)
+    order = job.batches.order()
+    lost = [job.loader.dataset.pictures.name(order[i]) for i in (0, 1, 2, 3, 4, 5, 6, 8)]
+    for name in lost:
+        (root / name).unlink()
+    train_epoch(job, Interruption())
+    progress = job.state.progress
+    assert set(progress.unreadable) == {str(root / name) for name in lost}
+    assert set(progress.unreadable.values()) == {"no such file"}
+    assert (progress.step, progress.pictures) == (5, 0 + 0 + 3 + 4 + 4)  # the second step had one left
+    assert screen.console.export_text().count("is left out: no such file") == len(lost)
