@@ -26,7 +26,7 @@ class Screen:
     """
 
     quiet: bool = False
-    console: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, highlight=False))
+    console: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, highlight=False, emoji=False))
 
     @property
     def draws_bars(self) -> bool:

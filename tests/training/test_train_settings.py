@@ -161,11 +161,6 @@ def test_model_options_come_as_text_from_the_command_line(text, value):
         pytest.param({"optimizer": "sdg"}, "optimizer='sdg': .*'sgd'", id="unknown_optimizer"),
         pytest.param({"size": "big"}, "size='big'", id="size_in_words"),
         pytest.param({"val_fraction": 1.0}, "val_fraction=1.0: .*less than 1", id="nothing_left_to_train_on"),
-        pytest.param(
-            {"early_stopping": 3, "val_fraction": 0},
-            "early_stopping needs validation pictures",
-            id="early_stopping_on_nothing",
-        ),
         pytest.param({"class_balance": "loss", "mixup": 0.2}, "class_balance=sampler", id="weights_and_mixup"),
         pytest.param({"class_balance": "loss", "cutmix": 1.0}, "class_balance=sampler", id="weights_and_cutmix"),
         pytest.param({"mean": (0.5,)}, "give both or neither", id="mean_without_std"),

@@ -32,7 +32,8 @@ def evaluate(
     split
         Of the run's own data.
     out
-        Where to write metrics.json, confusion.csv and confusion.png. [the run folder]
+        Where to write metrics.json, confusion.csv and confusion.png. [the run folder, or RUN/evaluation-NAME for
+        another split or other data]
     data_root
         Where named data sets are kept.
     batch_size

@@ -27,7 +27,7 @@ def models(
         raise UnknownNameError("model", pattern, list_models())
     for name in names:
         size = 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
-        count = classes or (10 if size == 32 else 1000)
+        count = classes if classes is not None else (10 if size == 32 else 1000)
         print(_describe(name, size, count, macs))
 
 

@@ -112,6 +112,8 @@ def make_loader(
         persistent_workers=count > 0,
     )
     loader.strict = strict
+    # its own, so that beginning an epoch again draws none of the random numbers that dropout draws
+    loader.generator = torch.Generator()
     return loader
 
 

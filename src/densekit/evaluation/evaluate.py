@@ -50,7 +50,7 @@ def evaluate(
         data: other pictures than those the run was trained with, with the same class names: a folder, a CSV or a
             name. Their test split is used, or all of them where they name no splits.
         split: of the run's own data: "test", or "val" or "train" to look closer.
-        out: where to write [the run folder].
+        out: where to write [the run folder; RUN/evaluation-NAME for another split or other data].
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
@@ -69,13 +69,14 @@ def evaluate(
     own = _own_data(Path(run).expanduser(), classifier)
     if data is None or (own is not None and _same(data, own.data)):
         pictures = _own_split(run, own, split, data_root, strict, screen)
-        source = str(own.data) if own else ""
+        source, name = (str(own.data) if own else ""), split
     elif split != "test":
         raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
     else:
         pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
-        source, split = str(data), pictures.split
-    folder = Path(out or run).expanduser()
+        source, split, name = str(data), pictures.split, Path(data).stem
+    # the run's own test figures are never overwritten by others
+    folder = Path(out or (run if name == "test" else Path(run) / f"evaluation-{name}")).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     loader = evaluation_loader(
         pictures, classifier.preprocessing.transform(), batch_size, workers=workers, strict=strict

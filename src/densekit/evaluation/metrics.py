@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
 from densekit.evaluation.outcomes import Outcomes, accuracy_interval
 
@@ -24,12 +23,14 @@ class ClassMetrics:
 class Metrics:
     """Figures of one split; shares are in 0..1, the loss is cross-entropy in nats.
 
-    ``confusion`` counts pictures, a row for each true class and a column for each predicted one. ``top5`` is None where
-    there are no more than five classes, because it would say nothing.
+    ``unreadable`` pictures are in none of the figures. ``confusion`` counts pictures, a row for each true class and a
+    column for each predicted one. ``top5`` is None where there are no more than five classes, because it would say
+    nothing.
     """
 
     split: str
     pictures: int
+    unreadable: int
     loss: float
     accuracy: float
     accuracy_interval_95: tuple[float, float]
@@ -53,29 +54,32 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
     """
     count = len(classes)
     predicted = outcomes.logits.argmax(1)
-    scores = multiclass_stat_scores(predicted, outcomes.labels, count, average=None)  # (K, 5)
-    per_class = tuple(
-        _class_metrics(name, hits, false_alarms, support)
-        for name, (hits, false_alarms, _, _, support) in zip(classes, scores.tolist(), strict=True)
+    confusion = torch.bincount(outcomes.labels * count + predicted, minlength=count * count).view(count, count)
+    columns = zip(
+        classes, confusion.diagonal().tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist(), strict=True
     )
-    confusion = multiclass_confusion_matrix(predicted, outcomes.labels, count)
-    correct = int((predicted == outcomes.labels).sum())
+    per_class = tuple(_class_metrics(*column) for column in columns)
+    correct = int(confusion.trace())
     recalls = [metrics.recall for metrics in per_class if metrics.recall is not None]
     return Metrics(
         split=split,
         pictures=len(outcomes),
+        unreadable=len(outcomes.unreadable),
         loss=outcomes.loss,
         accuracy=correct / len(outcomes),
         accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
         top5=outcomes.top_accuracy(5) if count > 5 else None,
         balanced_accuracy=sum(recalls) / len(recalls),
         classes=per_class,
-        confusion=tuple(map(tuple, confusion.to(torch.int64).tolist())),
+        confusion=tuple(map(tuple, confusion.tolist())),
     )
 
 
-def _class_metrics(name: str, hits: int, false_alarms: int, support: int) -> ClassMetrics:
-    precision = hits / (hits + false_alarms) if hits + false_alarms else None
-    recall = hits / support if support else None
-    f1 = 2 * hits / (hits + false_alarms + support) if hits + false_alarms + support else None
-    return ClassMetrics(name, support, precision, recall, f1)
+def _class_metrics(name: str, hits: int, predicted: int, pictures: int) -> ClassMetrics:
+    return ClassMetrics(
+        name,
+        pictures,
+        precision=hits / predicted if predicted else None,
+        recall=hits / pictures if pictures else None,
+        f1=2 * hits / (predicted + pictures) if predicted + pictures else None,
+    )

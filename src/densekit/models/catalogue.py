@@ -83,7 +83,12 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
             raise SettingsError(f"{name}: {label} is {count!r}, must be a whole number of at least 1")
     options = {**defaults, **options, "num_classes": num_classes, "in_channels": in_channels}
     record = _plain(name, options)
-    model = builder(**options)
+    try:
+        model = builder(**options)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(f"{name} cannot be built with {options}: {error}") from None
     model.architecture = record  # pyright: ignore[reportArgumentType] (a plain attribute)
     return model
 

@@ -70,8 +70,6 @@ def new_job(
     )
     transform = training_transform(classifier.preprocessing, settings)
     loader = make_loader(train_set, transform, batches, seed=settings.seed, **common)
-    # its own, so that beginning an epoch again draws none of the random numbers that dropout draws
-    loader.generator = torch.Generator()
     val_loader = None
     if val_set is not None:
         plain = classifier.preprocessing.transform()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from densekit.errors import TrainingError
 from densekit.files import write_atomically
 from densekit.training.loop import Job, train_step
 
@@ -44,6 +45,8 @@ def find_learning_rate(job: Job) -> float:
             bar.advance()
     for piece, values in zip(pieces, before, strict=True):
         piece.load_state_dict(values)
+    if not losses or min(losses) > 0.95 * losses[0]:
+        raise TrainingError("no learning rate makes the loss fall clearly in the first steps: give one, e.g. --lr 0.01")
     chosen = rates[losses.index(min(losses))] / 10
     if job.accelerator.is_main_process:
         write_atomically(job.run.path / "learning_rate.png", lambda path: _draw(path, rates, losses, chosen))

@@ -91,13 +91,13 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
             progress.step += 1
             progress.seconds = time.monotonic() - started
             last = progress.step == job.batches.steps
-            if progress.step % read_every == 0 or last or interruption.asked:
-                _read_totals(job, totals, bar)
             bar.advance()
+            if progress.step % read_every and not last:
+                continue
+            interruption.asked = _read_totals(job, totals, interruption.asked, bar)
             if interruption.asked:
                 return
             if time.monotonic() - saved > _CHECKPOINT_SECONDS and not last:
-                _read_totals(job, totals, bar)
                 _checkpoint(job)
                 saved = time.monotonic()
 
@@ -228,10 +228,18 @@ def _validate(job: Job, loader: PictureLoader) -> Outcomes:
     return outcomes
 
 
-def _read_totals(job: Job, totals: Tensor, bar: Bar) -> None:
-    """Add the sums on the device to the progress, and stop at a loss that is no number."""
+def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
+    """Add the sums on the device to the progress, and stop at a loss that is no number.
+
+    Returns:
+        Whether to stop: ``asked``, of this process or of any that trains with it.
+    """
     progress, settings = job.state.progress, job.settings
-    loss, correct, pictures = totals.tolist()
+    if job.accelerator.num_processes > 1:
+        everyone = torch.cat([totals, totals.new_tensor([asked])])
+        loss, correct, pictures, asks = job.accelerator.reduce(everyone, "sum").tolist()  # pyright: ignore
+    else:
+        (loss, correct, pictures), asks = totals.tolist(), asked
     totals.zero_()
     if not math.isfinite(loss):
         kept = f"the state before epoch {progress.epoch + 1} is kept in {job.run.path}" if progress.epoch else ""
@@ -243,6 +251,7 @@ def _read_totals(job: Job, totals: Tensor, bar: Bar) -> None:
     progress.correct += correct
     progress.pictures += int(pictures)
     job.reporter.report_step(progress, job.batches.steps, bar)
+    return asks > 0
 
 
 def _note_unreadable(job: Job, lines: Iterable[str]) -> None:

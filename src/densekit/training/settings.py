@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from densekit.data.settings import Augmentation, DataSettings
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
@@ -44,7 +44,7 @@ class TrainSettings(Augmentation, DataSettings):
         1, description="work through each batch in so many parts: the same step in less memory"
     )
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: PositiveFloat | Literal["auto"] | None = Field(
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         None, description="highest learning rate; auto searches one [sgd 0.1, adam and adamw 0.001]"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
@@ -57,7 +57,9 @@ class TrainSettings(Augmentation, DataSettings):
         0.0, ge=0, description="epochs of linear warm-up [one-cycle: a fifth of the epochs where this is 0]"
     )
     step_every: PositiveInt = Field(30, description="epochs between the cuts of schedule step")
-    milestones: tuple[float, ...] = Field((0.5, 0.75), description="where multistep cuts, as shares of the epochs")
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.5, 0.75), description="where multistep cuts, as shares of the epochs"
+    )
     gamma: float = Field(0.1, gt=0, le=1, description="what step and multistep multiply by")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     ema: float | None = Field(
@@ -78,7 +80,7 @@ class TrainSettings(Augmentation, DataSettings):
     channels_last: bool = Field(True, description="memory layout that is faster on most hardware")
     compile: bool = Field(False, description="compile the network (slow start, faster steps)")
     deterministic: bool = Field(False, description="only operations that give the same bits every time")
-    workers: int | Literal["auto"] = Field("auto", description="processes that load pictures")
+    workers: NonNegativeInt | Literal["auto"] = Field("auto", description="processes that load pictures")
     memory_gib: float = Field(1.0, ge=0, description="keep decoded pictures in memory up to this size")
     log_every: PositiveInt = Field(50, description="steps between two lines where there is no progress bar")
     tensorboard: bool = Field(True, description="also write TensorBoard files")
@@ -94,8 +96,6 @@ class TrainSettings(Augmentation, DataSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.early_stopping and self.val_fraction == 0:
-            raise ValueError("early_stopping needs validation pictures; val_fraction is 0")
         if self.class_balance == "loss" and self.mixes:
             raise ValueError("class_balance=loss does not go with mixup or cutmix; use class_balance=sampler")
         if (self.mean is None) != (self.std is None):

@@ -97,6 +97,8 @@ def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None,
     screen = Screen(screen.quiet or not accelerator.is_main_process, screen.console)
     fields = chosen.model_dump(include=set(DataSettings.model_fields))
     dataset = open_data(**fields, screen=screen)
+    if chosen.early_stopping and dataset.val is None:
+        raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
     resolved, preprocessing = resolve(chosen, dataset)
     classifier = new_classifier(resolved, preprocessing, dataset)
     train_set, val_set, damaged = _load(dataset, resolved, screen)

@@ -1,0 +1,58 @@
+"""How long a command line takes to answer --help, beside Python's own start.
+
+    python benchmarks/bench_startup.py [--runs 20] [--write]
+
+The commands take turns, so that whatever else the machine does hits them alike. Promise: less than half a second.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import setting, summarise, write_results
+
+# compiled modules are kept, as everywhere but on machines set up for development
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+DENSEKIT = str(Path(sys.executable).with_name("densekit"))
+COMMANDS = {
+    "python -c pass": [sys.executable, "-c", "pass"],
+    "densekit --help": [DENSEKIT, "--help"],
+    "densekit train --help": [DENSEKIT, "train", "--help"],
+}
+
+
+def wall_time(command: list[str]) -> float:
+    """Seconds from start to end of a process."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the start of the command line.")
+    parser.add_argument("--runs", type=int, default=20, help="of each command, after one that warms up")
+    parser.add_argument("--write", action="store_true", help="write results/startup.csv")
+    arguments = parser.parse_args()
+
+    samples: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for turn in range(arguments.runs + 1):
+        for name, command in COMMANDS.items():
+            seconds = wall_time(command)
+            if turn:  # the first reads files from the disk
+                samples[name].append(seconds)
+
+    where = setting("cyclopts", "pydantic")
+    print(*(f"{name} {value}" for name, value in where.items()), sep=", ")
+    rows = [{**where, "command": name, **summarise(times, "s")} for name, times in samples.items()]
+    for row in rows:
+        spread = f"quartiles {row['q1_s']:.3f} to {row['q3_s']:.3f} s"
+        print(f"{row['command']:<24} median {row['median_s']:.3f} s, {spread}")
+    if arguments.write:
+        print(f"written to {write_results('startup', rows)}")
+
+
+if __name__ == "__main__":
+    main()

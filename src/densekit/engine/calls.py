@@ -1,0 +1,146 @@
+"""What the fused dense block and the fused transition share: batch norm as a scale and a shift, shapes, errors."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from densekit.engine.ops import accumulation_dtype
+from densekit.engine.parts import Layer, Pair
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a fused module.
+
+    Args:
+        ops: the implementation of the fused steps.
+        layers: what it computes; a transition is one layer of one pair.
+        dtype: in which convolutions run.
+        trained: the norms that train, with the mean and the variance that they saw, and of how many values. Filled
+            by the forward pass; running statistics are updated from it when all else has succeeded.
+    """
+
+    ops: ModuleType
+    layers: Sequence[Layer]
+    dtype: torch.dtype
+    trained: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = field(default_factory=list)
+
+
+class Affine(NamedTuple):
+    """A batch norm as ``x * scale + shift``; all (c,), of the accumulation type."""
+
+    std: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+def affine(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Affine:
+    """Turn the vectors of a batch norm, each (c,), into a scale and a shift."""
+    dtype = accumulation_dtype(weight.dtype)
+    std = (var.to(dtype) + eps).sqrt()
+    scale = weight.to(dtype) / std
+    return Affine(std, scale, bias.to(dtype) - mean.to(dtype) * scale)
+
+
+def statistics(call: Call, pair: Pair, measure: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance that a norm subtracts and divides by: the batch's if it trains."""
+    if not pair.trains:
+        return pair.norm.running_mean, pair.norm.running_var  # pyright: ignore[reportReturnType] (never None here)
+    mean, var = measure()
+    call.trained.append((pair.norm, mean, var))
+    return mean, var
+
+
+def norm_gradients(total: Tensor, weighted: Tensor, norm: Affine, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a norm's scale and shift from the sums of `ops.drelu_sums`."""
+    return (weighted / norm.std).to(like.dtype), total.to(like.dtype)
+
+
+def moment_terms(total: Tensor, weighted: Tensor, norm: Affine, count: int) -> tuple[Tensor, Tensor]:
+    """Return c1 and c2 of `ops.bn_gradient`: what the batch's mean and variance take back from the gradient."""
+    return norm.scale * total / count, norm.scale * weighted / (norm.std * norm.std * count)
+
+
+@torch.no_grad()
+def update_running_statistics(call: Call, count: int) -> None:
+    """Count the batch in the running statistics of every norm that trained, as `nn.BatchNorm2d` does.
+
+    Args:
+        call: after its forward pass.
+        count: number of values per channel.
+    """
+    for norm, mean, var in call.trained:
+        momentum = norm.momentum
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1 / float(norm.num_batches_tracked)
+        for running, seen in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
+            assert running is not None
+            running.copy_(torch.lerp(running.to(seen.dtype), seen, momentum or 0.0))
+
+
+def growth(layer: Layer) -> int:
+    """Return the number of channels that a dense layer adds."""
+    return layer[-1].conv.weight.shape[0]
+
+
+def rows(images: Tensor) -> Tensor:
+    """(N, C, H, W) -> (P, C), a view where the memory is channels last."""
+    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+
+
+def images(rows: Tensor, like: Tensor) -> Tensor:
+    """(P, C) -> (N, C, H, W) with channels-last memory and ``like``'s N, H and W."""
+    N, _, H, W = like.shape
+    return rows.reshape(N, H, W, -1).permute(0, 3, 1, 2)
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """3x3 convolution that keeps the size."""
+    return F.conv2d(x, weight, padding=1)
+
+
+def convolve_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of `convolve`'s input and weight, each if it is wanted; the weight's in its own type."""
+    one, mask = [1, 1], [wants_x, wants_weight, False]
+    dx, dweight, _ = torch.ops.aten.convolution_backward(
+        dy, x, weight.to(dy.dtype), None, one, one, one, False, [0, 0], 1, mask
+    )
+    return dx, None if dweight is None else dweight.to(weight.dtype)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Let every operation run in the types it is given: the fused steps choose theirs themselves."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class _Once(Function):
+    """Pass gradients through, and refuse to be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if gradient is None else gradient.view_as(gradient) for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            "a fused dense block or transition cannot be differentiated twice: densekit.unfuse(model) first"
+        )
+
+
+def refuse_second_derivative(gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Make gradients raise when they are differentiated themselves (after ``create_graph=True``)."""
+    if not torch.is_grad_enabled():
+        return tuple(gradients)
+    # without requires_grad_ they would pass for constants, and the second derivative for zero
+    return _Once.apply(*(None if g is None else g.detach().requires_grad_() for g in gradients))

@@ -1,0 +1,214 @@
+"""What a stock dense block or transition is made of, and why a fused one may have to step aside.
+
+Only modules whose mathematics is known are read: exactly these classes, none derived from them, with nothing that a
+user hung on the inside (hooks, parametrisations, a replaced ``forward``).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from densekit.engine.ops import accumulation_dtype
+from densekit.models.checks import is_symbolic
+
+BLOCKS = {
+    "densekit.models.dense_block.DenseBlock",
+    "torchvision.models.densenet._DenseBlock",
+    "timm.models.densenet.DenseBlock",
+    "monai.networks.nets.densenet._DenseBlock",
+}
+TRANSITIONS = {
+    "densekit.models.dense_block.Transition",
+    "torchvision.models.densenet._Transition",
+    "timm.models.densenet.DenseTransition",
+    "monai.networks.nets.densenet._Transition",
+}
+_LAYERS = {
+    "densekit.models.dense_block.DenseLayer",
+    "torchvision.models.densenet._DenseLayer",
+    "timm.models.densenet.DenseLayer",
+    "monai.networks.nets.densenet._DenseLayer",
+}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class StepAside(Exception):  # noqa: N818 (no error: the stock modules take over)
+    """The fused path cannot compute this call; the message says why."""
+
+
+class Unsupported(StepAside):
+    """Not this call only: what the module computes is not what the fused path computes."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch norm and the convolution behind its ReLU, and how the norm stands at the time of the call."""
+
+    norm: nn.BatchNorm2d
+    conv: nn.Conv2d
+    trains: bool
+    eps: float
+
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale and shift of the norm, weight of the convolution."""
+        return self.norm.weight, self.norm.bias, self.conv.weight
+
+
+Layer = tuple[Pair, ...]
+"""A dense layer: with a bottleneck a pair with a 1x1 and a pair with a 3x3 convolution, otherwise the latter alone."""
+
+
+def qualified_name(module: nn.Module) -> str:
+    """Return where a module's class is defined, e.g. ``"torch.nn.modules.linear.Linear"``."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def read_block(block: nn.Module) -> list[Layer]:
+    """Return the layers of a dense block.
+
+    Raises:
+        StepAside: something in it that the fused block does not compute.
+    """
+    layers = [_read_layer(layer) for layer in block.children()]
+    if not layers:
+        raise Unsupported("the block has no layers")
+    return layers
+
+
+def _read_layer(layer: nn.Module) -> Layer:
+    if qualified_name(layer) not in _LAYERS:
+        raise Unsupported(f"{type(layer).__name__} is no dense layer that it knows")
+    _check_untouched(layer)
+    inner = getattr(layer, "layers", layer)  # MONAI keeps a layer's modules in a Sequential
+    _check_untouched(inner)
+    children = dict(inner.named_children())
+    dropout = children.pop("dropout", None)  # MONAI's; the others have a rate
+    drop_rate: Any = getattr(layer, "drop_rate", 0.0)
+    drops = layer.training and drop_rate > 0
+    if drops or (dropout is not None and dropout.training):
+        raise StepAside("dropout while training")
+    if type(children.pop("se", nn.Identity())) is not nn.Identity:
+        raise Unsupported("squeeze-and-excitation")
+    if "norm2" in children:
+        pairs = (_read_pair(children, "1", size=1), _read_pair(children, "2", size=3))
+    else:
+        pairs = (_read_pair(children, "1", size=3),)
+    if children:
+        raise Unsupported(f"a dense layer with {', '.join(children)}")
+    return pairs
+
+
+def read_transition(transition: nn.Module) -> Pair:
+    """Return the norm and the 1x1 convolution of a transition that averages 2x2 pixels.
+
+    Raises:
+        StepAside: something in it that the fused transition does not compute.
+    """
+    children = dict(transition.named_children())
+    pair = _read_pair(children, "", size=1)
+    pool = children.pop("pool", None)
+    if type(pool) is not nn.AvgPool2d or children:
+        raise Unsupported("a transition that does not end in plain average pooling")
+    _check_untouched(pool)
+    settings = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
+    if settings != (2, 2, 0, False, None):
+        raise Unsupported("average pooling of other than 2x2 pixels")
+    return pair
+
+
+def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pair:
+    """Take norm, activation and convolution out of ``children``."""
+    norm, conv = children.pop(f"norm{number}", None), children.pop(f"conv{number}", None)
+    act: Any = children.pop(f"relu{number}", None)
+    if act is None and norm is not None and qualified_name(norm) == "timm.layers.norm_act.BatchNormAct2d":
+        act = norm.act
+        if type(norm.drop) is not nn.Identity:
+            raise Unsupported("a norm that drops")
+    elif type(norm) is not nn.BatchNorm2d:
+        raise Unsupported(f"{type(norm).__name__} in the place of BatchNorm2d")
+    if type(act) is not nn.ReLU:
+        raise Unsupported(f"{type(act).__name__} in the place of ReLU")
+    if type(conv) is not nn.Conv2d:
+        raise Unsupported(f"{type(conv).__name__} in the place of Conv2d")
+    assert isinstance(norm, nn.BatchNorm2d)
+    for module in (norm, act, conv):
+        _check_untouched(module)
+    _check_convolution(conv, size)
+    if not norm.affine or norm.running_mean is None or norm.running_var is None:
+        raise Unsupported("a batch norm without scale and shift, or without running statistics")
+    if norm.eps <= 0:
+        raise StepAside(f"a batch norm with eps {norm.eps}")
+    return Pair(norm, conv, norm.training, norm.eps)
+
+
+def _check_untouched(module: nn.Module) -> None:
+    if any(getattr(module, hooks) for hooks in _HOOKS):
+        raise StepAside("hooks on its inner modules")
+    if is_parametrized(module):
+        raise StepAside("parametrised weights")
+    if "forward" in module.__dict__:
+        raise StepAside("an inner module whose forward was replaced")
+
+
+def _check_convolution(conv: nn.Conv2d, size: int) -> None:
+    if conv.groups != 1:
+        raise Unsupported("grouped convolutions")
+    settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.bias)
+    if settings != ((size, size), (1, 1), (size // 2, size // 2), (1, 1), "zeros", None):
+        raise Unsupported(f"a {size}x{size} convolution with bias, stride, dilation or other padding")
+
+
+def check_call(x: Any) -> None:
+    """Raise `StepAside` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
+    if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
+        raise StepAside("the network is being traced")
+    if nn.modules.module._has_any_global_hook():
+        raise StepAside("hooks on all modules")
+    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
+        raise StepAside(f"input of type {type(x).__name__}, not a plain dense tensor")
+    if x.dim() != 4 or not x.is_floating_point():
+        raise StepAside("input other than (N, C, H, W) of floating point")
+    if x.numel() == 0 or x.is_meta:
+        raise StepAside("an empty batch, or one without values")
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which convolutions of ``x`` run: autocast's, where that is on and applies."""
+    device = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
+    """Check that a norm and its convolution can take ``channels`` channels of ``dtype`` made from ``x``.
+
+    Returns:
+        The channels that the convolution makes.
+
+    Raises:
+        StepAside: they cannot, so that the stock modules shall say what is wrong.
+        ValueError: one value per channel in training, as stock PyTorch raises it.
+    """
+    norm, conv = pair.norm, pair.conv
+    norms: tuple[Any, ...] = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    if any(tensor.shape != (channels,) for tensor in norms) or conv.weight.shape[1] != channels:
+        raise StepAside("channels that do not fit")
+    if any(tensor.device != x.device for tensor in (*norms, conv.weight)):
+        raise StepAside("input and weights on different devices")
+    compute = compute_dtype(x)
+    cast = compute != x.dtype or torch.is_autocast_enabled(x.device.type)
+    castable = cast and conv.weight.dtype in (torch.float32, *_HALF)
+    if conv.weight.dtype != compute and not castable:
+        raise StepAside("input and weights of different types")
+    if any(tensor.dtype not in (dtype, accumulation_dtype(dtype)) for tensor in norms):
+        raise StepAside("input and batch norms of different types")
+    if pair.trains and x.numel() == x.shape[1]:
+        size = torch.Size([1, channels, 1, 1])
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+    return conv.weight.shape[0]

@@ -1,0 +1,73 @@
+"""Small DenseNets, and what a training step makes of them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.densenet import DenseNet, _DenseBlock
+
+from densekit.engine.fused_block import Fused
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def randomise() -> Callable[[nn.Module], nn.Module]:
+    """Give every batch norm scales of both signs, shifts and running statistics of its own."""
+
+    def randomise(model: nn.Module) -> nn.Module:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.uniform_(-0.5, 1.5)
+                for tensor in (module.bias.data, module.running_mean):
+                    tensor.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 1.5)
+        return model
+
+    return randomise
+
+
+@pytest.fixture
+def small_network(randomise) -> nn.Module:
+    """torchvision's DenseNet, reduced, in float64."""
+    model = DenseNet(growth_rate=6, block_config=(2, 3), num_init_features=10, num_classes=4, bn_size=2)
+    return randomise(model.double())
+
+
+@pytest.fixture
+def small_block(randomise) -> nn.Module:
+    """torchvision's dense block of three layers, 10 -> 28 channels, in float64."""
+    return randomise(_DenseBlock(3, 10, bn_size=2, growth_rate=6, drop_rate=0.0).double())
+
+
+@pytest.fixture
+def assert_ran() -> Callable[..., None]:
+    """Assert what computed the last call of every fused module."""
+
+    def assert_ran(model: nn.Module, what: str = "torch") -> None:
+        ran = [module.ran for module in model.modules() if isinstance(module, Fused)]
+        assert ran
+        assert {str(name).startswith(what) for name in ran} == {True}, ran
+
+    return assert_ran
+
+
+@pytest.fixture
+def gradients() -> Callable[..., dict[str, Tensor]]:
+    """Run a module forward and backward; return its output and every gradient."""
+
+    def gradients(model: nn.Module, x: Tensor, dy: Tensor | None = None) -> dict[str, Tensor]:
+        model.zero_grad()
+        x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        y = model(x)
+        dy = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y) if dy is None else dy
+        y.backward(dy.to(y.dtype))
+        named = {name: parameter.grad for name, parameter in model.named_parameters()}
+        assert all(gradient is not None for gradient in (x.grad, *named.values()))
+        return {"output": y.detach(), "input": x.grad, **named}
+
+    return gradients

@@ -1,0 +1,190 @@
+"""fuse and unfuse: what stands where in the network before and after."""
+
+import logging
+import pickle
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.densenet import _DenseBlock
+
+from densekit.engine.choose_ops import log_once
+from densekit.engine.fused_block import FusedDenseBlock, FusedTransition
+from densekit.engine.swap import fuse, unfuse
+from densekit.errors import SettingsError
+from densekit.models.densenet import DenseNet
+from densekit.models.resnet import ResNet
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    torch.manual_seed(5)
+    optimizer.zero_grad()
+    model(torch.randn(2, 3, 32, 32, dtype=torch.float64)).square().mean().backward()
+    optimizer.step()
+
+
+def test_the_very_same_tensors_stay_in_place(small_network):
+    stock = small_network
+    modules = dict(stock.named_modules())
+    tensors = {name: id(t) for name, t in [*stock.named_parameters(), *stock.named_buffers()]}
+    keys = list(stock.state_dict())
+    fused = fuse(stock)
+    assert fused is stock
+    assert isinstance(fused.features.denseblock1, FusedDenseBlock)
+    assert isinstance(fused.features.transition1, FusedTransition)
+    assert list(fused.state_dict()) == keys
+    assert {name: id(t) for name, t in [*fused.named_parameters(), *fused.named_buffers()]} == tensors
+    assert list(dict(fused.named_modules())) == list(modules)
+    assert unfuse(fused) is stock
+    assert dict(stock.named_modules()) == modules  # the original objects, not equal ones
+
+
+def test_an_optimizer_built_before_keeps_working(small_network):
+    stock, fused = small_network, deepcopy(small_network)
+    optimizers = [torch.optim.Adam(model.parameters(), lr=0.01) for model in (stock, fused)]
+    for round in range(4):
+        unfuse(fused) if round == 2 else fuse(fused)
+        step(stock, optimizers[0]), step(fused, optimizers[1])
+    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
+
+
+def test_fusing_again_changes_the_engine_only(small_network):
+    fuse(small_network)
+    block = small_network.features.denseblock1
+    fuse(small_network, "torch")
+    assert small_network.features.denseblock1 is block
+    assert block.engine == "torch"
+
+
+def test_what_happened_to_the_fused_module_reaches_the_original(small_network):
+    fused = fuse(small_network.eval())
+    original = fused.features.denseblock1.original
+    fused.train()
+    calls = []
+    fused.features.denseblock1.register_forward_hook(lambda *args: calls.append(args))
+    fused.features.denseblock1.denselayer2 = nn.Identity()
+    fused.float()
+    unfuse(fused)
+    assert fused.features.denseblock1 is original
+    assert original.training
+    assert isinstance(original.denselayer2, nn.Identity)
+    assert {parameter.dtype for parameter in original.parameters()} == {torch.float32}
+    del original.denselayer2
+    original(torch.rand(2, 10, 4, 4))
+    assert len(calls) == 1
+
+
+def through_pickle(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def test_hooks_from_before_stay(small_network):
+    calls = []
+    handle = small_network.features.denseblock1.register_forward_hook(lambda *args: calls.append(args))
+    fused = fuse(small_network)
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    fused(x)
+    handle.remove()
+    fused(x)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("copy", [deepcopy, through_pickle])
+def test_copies_stand_on_their_own(small_network, copy):
+    fused = fuse(small_network)
+    copied = copy(fused)
+    inner = copied.features.denseblock1
+    assert inner.denselayer1 is inner.original.denselayer1
+    assert inner.denselayer1 is not fused.features.denseblock1.denselayer1
+    before = deepcopy(fused.state_dict())
+    step(copied, torch.optim.SGD(copied.parameters(), lr=1.0))
+    torch.testing.assert_close(fused.state_dict(), before, rtol=0, atol=0)
+    assert inner.ran == "torch"
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    fused.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(unfuse(copied.eval())(x), unfuse(fused.eval())(x), rtol=0, atol=0)
+
+
+def test_a_block_by_itself_is_returned_fused(small_block):
+    fused = fuse(small_block)
+    assert isinstance(fused, FusedDenseBlock)
+    assert list(fused) == ["denselayer1", "denselayer2", "denselayer3"]  # still a ModuleDict to look into
+    assert unfuse(fused) is small_block
+    assert unfuse(small_block) is small_block
+
+
+def test_a_block_in_two_places_becomes_one_fused_block(small_block):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = small_block, small_block
+
+    model = fuse(Twice())
+    assert isinstance(model.first, FusedDenseBlock)
+    assert model.first is model.second
+    unfuse(model)
+    assert model.first is model.second is small_block
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda: ResNet(layers=(1, 1, 1, 1)), "it has no dense block of densekit, torchvision, timm or MONAI"),
+        (lambda: DenseNet((2,), 8, se_reduction=4), "squeeze-and-excitation"),
+        (lambda: DenseNet((2,), 8, groups=2), "grouped convolutions"),
+        (lambda: DenseNet((2,), 8, activation="leaky_relu"), "LeakyReLU in the place of ReLU"),
+        (lambda: DenseNet((2,), 8, spatial_dims=3), "BatchNorm3d in the place of BatchNorm2d"),
+        (lambda: type("Mine", (_DenseBlock,), {})(2, 8, 4, 4, 0.0), "it has no dense block"),
+    ],
+    ids=["resnet", "se", "groups", "leaky_relu", "volumes", "derived_class"],
+)
+def test_nothing_to_fuse_is_an_error_that_says_why(build, why):
+    with pytest.raises(SettingsError, match=f"nothing to fuse in this .*{why}"):
+        fuse(build())
+
+
+def test_blocks_that_cannot_are_left_and_the_rest_is_fused():
+    model = fuse(DenseNet((2, 2), 8, se_reduction=4))
+    assert isinstance(model.features.transition1, FusedTransition)
+    assert not isinstance(model.features.denseblock1, FusedDenseBlock)
+
+
+def test_an_unknown_engine_is_an_error(small_network):
+    with pytest.raises(SettingsError, match="engine is 'tpu', must be one of auto, torch"):
+        fuse(small_network, engine="tpu")
+    assert not isinstance(small_network.features.denseblock1, FusedDenseBlock)
+
+
+def test_says_what_runs(small_network, caplog):
+    log_once.cache_clear()
+    with caplog.at_level(logging.INFO, "densekit.engine"):
+        fuse(small_network)
+    assert caplog.messages == [
+        "DenseNet: 2 FusedDenseBlock, 1 FusedTransition run 'torch' (the only one there is for cpu)"
+    ]
+    assert "of torchvision _DenseBlock, engine=auto, ran=None" in repr(small_network)
+    small_network(torch.rand(2, 3, 32, 32, dtype=torch.float64))
+    assert "engine=auto, ran=torch" in repr(small_network)
+
+
+def test_twenty_training_steps_go_the_same_way(assert_ran):
+    """float32, a network of its own size: the losses agree far better than one step changes them."""
+    stock = DenseNet((2, 2), 8, num_init_features=16, num_classes=4, stem="cifar")
+    fused = fuse(deepcopy(stock))
+    x, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 4
+    losses = []
+    for model in (stock, fused):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        losses.append([])
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), labels)
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert losses[0][-1] < 0.5 * losses[0][0]
+    torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=1e-3, atol=1e-4)
+    assert_ran(fused)

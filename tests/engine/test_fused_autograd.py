@@ -1,0 +1,276 @@
+"""What a fused block does inside autograd: bits, graphs kept, gradients left out, second derivatives, dtypes."""
+
+from copy import deepcopy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from densekit.engine.swap import fuse
+from densekit.models.dense_block import DenseBlock, Transition
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+
+
+def plain_block() -> nn.Module:
+    return DenseBlock(3, 10, 6, bn_size=None)
+
+
+def bottleneck_block() -> nn.Module:
+    return DenseBlock(3, 10, 6, bn_size=2)
+
+
+def transition() -> nn.Module:
+    return Transition(10, 6)
+
+
+BUILDERS = pytest.mark.parametrize("build", [plain_block, bottleneck_block, transition])
+
+
+def pictures(*size: int) -> torch.Tensor:
+    return torch.randn(*(size or (3, 10, 6, 5)), dtype=torch.float64)
+
+
+@pytest.fixture
+def stock(build, randomise) -> nn.Module:
+    return randomise(build().double())
+
+
+@pytest.fixture
+def fused(stock) -> nn.Module:
+    return fuse(deepcopy(stock))
+
+
+@BUILDERS
+def test_gradients_are_the_finite_differences(fused, assert_ran):
+    """Not against stock modules, but against the function itself."""
+    parameters = list(fused.parameters())
+    for norm in (module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 0.0  # gradcheck calls often
+    x = pictures(2, 10, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *_: fused(x), (x, *parameters), fast_mode=True)
+    assert_ran(fused)
+
+
+@BUILDERS
+def test_two_runs_give_the_same_bits(build, randomise, gradients, assert_ran):
+    model = randomise(build())
+    x = torch.randn(4, 10, 17, 13)
+    runs = [gradients(fuse(deepcopy(model)), x) for _ in range(2)]
+    torch.testing.assert_close(*runs, rtol=0, atol=0)
+
+
+@BUILDERS
+def test_deterministic_algorithms_are_all_it_uses(fused, gradients, assert_ran):
+    torch.use_deterministic_algorithms(True)
+    try:
+        gradients(fused, pictures())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_ran(fused)
+
+
+@BUILDERS
+def test_a_kept_graph_gives_the_same_gradients_again(fused):
+    """The first backward pass must leave what was saved as it was."""
+    x = pictures().requires_grad_()
+    y = fused(x)
+    inputs = [x, *fused.parameters()]
+    first = torch.autograd.grad(y.square().sum(), inputs, retain_graph=True)
+    second = torch.autograd.grad(y.square().sum(), inputs)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@BUILDERS
+def test_the_gradient_given_to_it_stays_as_it_is(fused):
+    y = fused(pictures().requires_grad_())
+    dy = torch.randn_like(y)
+    before = dy.clone()
+    y.backward(dy)
+    torch.testing.assert_close(dy, before, rtol=0, atol=0)
+
+
+@BUILDERS
+@pytest.mark.parametrize("depends_on_output", [False, True], ids=["linear_loss", "square_loss"])
+def test_second_derivatives_are_refused(fused, depends_on_output):
+    x = pictures().requires_grad_()
+    y = fused(x)
+    loss = y.square().sum() if depends_on_output else y.sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"cannot be differentiated twice: densekit\.unfuse"):
+        gradient.square().sum().backward()
+
+
+def subsets(model: nn.Module) -> dict[str, list[str]]:
+    names = [name for name, _ in model.named_parameters()]
+    chosen = {name: [name] for name in names}
+    chosen |= {"norms": [n for n in names if "norm" in n], "convolutions": [n for n in names if "conv" in n]}
+    return chosen | {"last_third": names[-len(names) // 3 :], "first_third": names[: len(names) // 3]}
+
+
+@BUILDERS
+@pytest.mark.parametrize("wants_input", [False, True], ids=["no_input", "input"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_only_wanted_gradients_are_made(stock, fused, wants_input, training, assert_ran):
+    """Every single parameter, groups of them and none, with and without the gradient of the input."""
+    x = pictures()
+    for chosen in [*subsets(stock).values(), [] if wants_input else ["norm.weight", "denselayer2.norm1.bias"]]:
+        seen = []
+        for model in (stock.train(training), fused.train(training)):
+            model.zero_grad()
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in chosen)
+            inputs = x.clone().requires_grad_(wants_input)
+            model(inputs).square().sum().backward()
+            seen.append({"input": inputs.grad} | {name: p.grad for name, p in model.named_parameters()})
+        assert {name for name, grad in seen[1].items() if grad is not None} == {*chosen} & {
+            *dict(stock.named_parameters())
+        } | ({"input"} if wants_input else set())
+        for name, grad in seen[0].items():
+            if grad is not None:
+                torch.testing.assert_close(seen[1][name], grad, **CLOSE)
+    assert_ran(fused)
+
+
+LAYOUTS = {
+    "channels_last": lambda dy: dy.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda dy: dy.transpose(2, 3).contiguous().transpose(2, 3),
+    "expanded": lambda dy: dy[:, :, :1, :1].expand_as(dy),
+    "every_second": lambda dy: torch.stack([dy, dy], -1).flatten(3)[..., ::2],
+}
+
+
+@BUILDERS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inputs_and_gradients_of_any_layout(stock, fused, layout, gradients, assert_ran):
+    x = LAYOUTS[layout](pictures())
+    y = stock(x)
+    stock.load_state_dict(fused.state_dict())
+    dy = LAYOUTS[layout](torch.randn(y.shape, dtype=torch.float64))
+    x = LAYOUTS[layout](pictures()) if layout != "expanded" else pictures()
+    torch.testing.assert_close(gradients(fused, x, dy), gradients(stock, x, dy), **CLOSE)
+    assert_ran(fused)
+
+
+@BUILDERS
+@pytest.mark.parametrize("size", [(1, 10, 2, 2), (5, 10, 1, 1), (1, 10, 1, 7), (2, 10, 3, 2)], ids=str)
+def test_odd_and_tiny_pictures(stock, fused, size, gradients, assert_ran):
+    if min(size[2:]) < 2 and isinstance(stock, Transition):
+        size = (2, 10, 2, 5)
+    x = pictures(*size)
+    torch.testing.assert_close(gradients(fused, x), gradients(stock, x), rtol=1e-8, atol=1e-8)
+    assert_ran(fused)
+
+
+@BUILDERS
+def test_checkpointing_around_it(stock, fused, gradients):
+    x = pictures()
+    for model in (stock, fused):
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = 0.0
+    wrapped = nn.Module()
+    wrapped.inner = fused
+    wrapped.forward = lambda x: checkpoint(fused, x, use_reentrant=False)
+    seen = {name.removeprefix("inner."): tensor for name, tensor in gradients(wrapped, x).items()}
+    torch.testing.assert_close(seen, gradients(stock, x), **CLOSE)
+
+
+@BUILDERS
+def test_changing_saved_weights_before_backward_is_an_error(fused):
+    y = fused(pictures().requires_grad_())
+    with torch.no_grad():
+        next(fused.parameters()).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@BUILDERS
+def test_running_statistics_wait_until_all_has_succeeded(fused):
+    """Saving for the backward pass fails here, as it does when memory runs out."""
+
+    def fail(tensor):
+        raise MemoryError("no room")
+
+    before = deepcopy(fused.state_dict())
+    with torch.autograd.graph.saved_tensors_hooks(fail, lambda tensor: tensor), pytest.raises(MemoryError):
+        fused(pictures().requires_grad_())
+    torch.testing.assert_close(fused.state_dict(), before, rtol=0, atol=0)
+
+
+@BUILDERS
+def test_autocast_around_the_backward_pass_changes_nothing(build, randomise):
+    """As for stock modules: the forward pass has decided the types."""
+    fused = fuse(randomise(build()))
+    x = pictures().float().requires_grad_()
+    inputs, seen = [x, *fused.parameters()], []
+    for enabled in (False, True):
+        y = fused(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            seen.append(torch.autograd.grad(y, inputs, torch.ones_like(y)))
+    torch.testing.assert_close(*seen, rtol=0, atol=0)
+
+
+@BUILDERS
+def test_a_gradient_scaler_steps_it_like_the_stock_one(stock, fused):
+    x = pictures()
+    for model in (stock, fused):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler.scale(model(x).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
+
+
+def saved_bytes(model: nn.Module, x: torch.Tensor) -> int:
+    """Return the bytes that the graph of ``model(x)`` holds, less the parameters and the input."""
+    storages = {}
+
+    def note(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = model(x)
+    for own in (x, *model.parameters(), *model.buffers()):
+        storages.pop(own.untyped_storage().data_ptr(), None)
+    del y
+    return sum(storages.values())
+
+
+def test_memory_kept_for_the_backward_pass_is_at_most_half(randomise, assert_ran):
+    """DenseNet-121's second block at 28x28: also at most what its features and bottlenecks take, plus statistics."""
+    stock = DenseBlock(12, 128, 32, bn_size=4)
+    fused = fuse(deepcopy(stock))
+    x = torch.randn(1, 128, 28, 28).requires_grad_()
+    kept = saved_bytes(fused, x)
+    assert_ran(fused)
+    features_and_bottlenecks = 4 * 28 * 28 * (128 + 12 * 32 + 12 * 128)
+    assert features_and_bottlenecks <= kept <= 1.05 * features_and_bottlenecks
+    assert kept <= 0.5 * saved_bytes(stock, x)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_transition_keeps_its_input_and_vectors_only(training):
+    x = torch.randn(2, 64, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert saved_bytes(fuse(Transition(64, 32).train(training)), x) <= 2 * 64 * 4
+
+
+def test_memory_kept_grows_linearly_with_the_layers():
+    """The features of one more layer, not those of all layers before it."""
+    x = torch.randn(1, 16, 24, 24).requires_grad_()
+    kept = [saved_bytes(fuse(DenseBlock(layers, 16, 16, bn_size=2)), x) for layers in (4, 8, 12, 16)]
+    steps = [after - before for before, after in pairwise(kept)]
+    assert max(steps) <= 1.05 * min(steps)
+
+
+def test_without_gradients_nothing_is_kept(small_block):
+    fused = fuse(small_block)
+    x = pictures()
+    with torch.no_grad():
+        assert saved_bytes(fused, x) == 0
+        assert not fused(x).requires_grad
+    with torch.inference_mode():
+        fused(x)

@@ -1,0 +1,229 @@
+"""Calls that a fused module cannot compute: the stock modules do, with their numbers and their errors."""
+
+import logging
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from densekit.engine.choose_ops import log_once
+from densekit.engine.swap import fuse
+from densekit.models.dense_block import DenseBlock, Transition
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+
+
+@pytest.fixture
+def pair(randomise) -> tuple[nn.Module, nn.Module]:
+    """A stock network of stem, block, transition, block, and its fused copy."""
+    stock = nn.Sequential(
+        nn.Conv2d(3, 10, 3), DenseBlock(2, 10, 6, bn_size=2), Transition(22, 8), DenseBlock(2, 8, 6, bn_size=2)
+    )
+    stock = randomise(stock.double())
+    return stock, fuse(deepcopy(stock))
+
+
+def pictures(*size: int) -> torch.Tensor:
+    return torch.randn(*(size or (2, 3, 9, 8)), dtype=torch.float64)
+
+
+def inner_hook(model: nn.Module) -> None:
+    model[1].denselayer1.norm2.register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+def layer_pre_hook(model: nn.Module) -> None:
+    model[1].denselayer2.register_forward_pre_hook(lambda module, inputs: tuple(2 * x for x in inputs))
+
+
+def pruned(model: nn.Module) -> None:
+    prune.l1_unstructured(model[1].denselayer1.conv1, "weight", amount=0.5)
+
+
+def weight_norm(model: nn.Module) -> None:
+    parametrizations.weight_norm(model[1].denselayer1.conv2)
+
+
+def forward_replaced(model: nn.Module) -> None:
+    model[1].denselayer1.relu1.forward = torch.tanh
+
+
+def other_activation(model: nn.Module) -> None:
+    model[1].denselayer1.relu1 = nn.GELU()
+
+
+def other_convolution(model: nn.Module) -> None:
+    model[1].denselayer1.conv2 = nn.Conv2d(12, 6, 3, padding=1).double()
+
+
+def other_layer(model: nn.Module) -> None:
+    model[1].denselayer2.extra = nn.Identity()
+
+
+def no_running_statistics(model: nn.Module) -> None:
+    norm = model[1].denselayer1.norm1
+    norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    norm.track_running_stats = False
+
+
+CHANGES = {
+    inner_hook: "hooks",
+    layer_pre_hook: "hooks",
+    pruned: "hooks",
+    weight_norm: "ParametrizedConv2d",
+    forward_replaced: "forward was replaced",
+    other_activation: "GELU in the place of ReLU",
+    other_convolution: "with bias",
+    other_layer: "extra",
+    no_running_statistics: "without running statistics",
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_inner_modules_run_as_they_are(pair, change, training):
+    stock, fused = pair
+    x = pictures()
+    for model in pair:
+        torch.manual_seed(1)
+        change(model.train(training))
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
+    assert fused[1].ran.startswith("stock: ")
+    assert CHANGES[change] in fused[1].ran
+    assert fused[3].ran == "torch"  # only the block that was changed
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_full_backward_hook", "register_forward_pre_hook"])
+def test_hooks_on_the_block_itself_do_not_disturb_it(pair, hook):
+    _, fused = pair
+    seen = []
+    getattr(fused[1], hook)(lambda *args: seen.append(type(args[0]).__name__))
+    fused(pictures()).sum().backward()
+    assert seen == ["FusedDenseBlock"]
+    assert fused[1].ran == "torch"
+
+
+def test_a_hook_on_all_modules_sees_every_module(pair):
+    _, fused = pair
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    try:
+        seen = []
+        fused(pictures())
+        assert fused[1].denselayer2.conv2 in seen
+    finally:
+        handle.remove()
+    assert fused[1].ran == "stock: hooks on all modules"
+    fused(pictures())
+    assert fused[1].ran == "torch"
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_dropout_runs_stock_while_training_only(training):
+    stock = DenseBlock(2, 10, 6, drop_rate=0.5).double().train(training)
+    fused = fuse(deepcopy(stock))
+    x = pictures(2, 10, 5, 5)
+    seen = []
+    for model in (stock, fused):
+        torch.manual_seed(3)
+        seen.append(model(x))
+    torch.testing.assert_close(*seen, **CLOSE)
+    assert fused.ran == ("stock: dropout while training" if training else "torch")
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize(
+    ("x", "training"),
+    [
+        pytest.param(torch.rand(2, 9, 4, 4), True, id="wrong_channels"),
+        pytest.param(torch.ones(2, 10, 4, 4, dtype=torch.int64), True, id="integers"),
+        pytest.param(torch.rand(2, 10, 4, 4).double(), True, id="double_input"),
+        pytest.param(torch.rand(2, 10, 4, 4).bfloat16(), True, id="bfloat16_input"),
+        pytest.param(torch.rand(10, 4, 4), True, id="three_dimensions"),
+        pytest.param(torch.rand(2, 10, 4, 4, 4), True, id="five_dimensions"),
+        pytest.param(torch.rand(0, 10, 4, 4), True, id="empty_batch"),
+        pytest.param(torch.rand(0, 10, 4, 4), False, id="empty_batch_eval"),
+        pytest.param(torch.rand(2, 10, 4, 4, device="meta"), True, id="meta_input"),
+        pytest.param(torch.rand(1, 10, 1, 1), True, id="one_value_per_channel"),
+        pytest.param(torch.rand(1, 10, 1, 1), False, id="one_value_per_channel_eval"),
+        pytest.param(torch.rand(1, 10, 1, 1).double(), True, id="one_value_double"),
+        pytest.param([1.0], True, id="a_list"),
+        pytest.param(torch.rand(2, 10, 4, 4).to_mkldnn(), False, id="mkldnn"),
+    ],
+)
+@pytest.mark.parametrize("stock", [DenseBlock(2, 10, 6), Transition(10, 6)], ids=["block", "transition"])
+def test_input_that_stock_refuses_is_refused_alike(stock, x, training, autocast):
+    stock = deepcopy(stock).train(training)
+    fused = fuse(deepcopy(stock))
+    results = []
+    for model in (stock, fused):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            try:
+                results.append(model(x))
+            except Exception as error:
+                results.append((type(error), str(error)))
+    if isinstance(results[0], torch.Tensor):
+        torch.testing.assert_close(results[1].to_dense(), results[0].to_dense(), rtol=2e-2, atol=2e-2)
+    else:
+        assert results[1] == results[0]
+
+
+def test_one_value_per_channel_changes_nothing(small_block):
+    """Stock counts the batch before it refuses it; here the error comes before anything else."""
+    fused = fuse(small_block)
+    before = deepcopy(fused.state_dict())
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .* torch.Size\(\[1, 10, 1, 1\]\)"):
+        fused(pictures(1, 10, 1, 1))
+    torch.testing.assert_close(fused.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_compiles_in_one_graph(pair, training):
+    stock, fused = (model.train(training) for model in pair)
+    compiled = torch.compile(fused, backend="eager", fullgraph=True)
+    x = pictures()
+    torch.testing.assert_close(compiled(x), stock(x), **CLOSE)
+    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non_strict"])
+def test_exports(pair, strict):
+    stock, fused = (model.eval() for model in pair)
+    program = torch.export.export(fused, (pictures(),), strict=strict)
+    assert set(program.state_dict) == set(stock.state_dict())
+    x = pictures()
+    torch.testing.assert_close(program.module()(x), stock(x), **CLOSE)
+
+
+def test_fx_traces_through_to_the_stock_modules(pair):
+    stock, fused = (model.eval() for model in pair)
+    traced = torch.fx.symbolic_trace(fused)
+    assert "1.denselayer2.conv1" in {node.target for node in traced.graph.nodes}
+    x = pictures()
+    torch.testing.assert_close(traced(x), stock(x), **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_jit_traces_through_to_the_stock_modules(pair):
+    stock, fused = (model.eval() for model in pair)
+    traced = torch.jit.trace(fused, (pictures(),))
+    x = pictures(3, 3, 12, 11)
+    torch.testing.assert_close(traced(x), stock(x), **CLOSE)
+
+
+def test_sync_batch_norm_runs_stock(pair):
+    fused = nn.SyncBatchNorm.convert_sync_batchnorm(pair[1]).eval()
+    torch.testing.assert_close(fused(x := pictures()), pair[0].eval()(x), **CLOSE)
+    assert fused[1].ran == "stock: SyncBatchNorm in the place of BatchNorm2d"
+
+
+def test_the_reason_is_logged_once(pair, caplog):
+    log_once.cache_clear()
+    _, fused = pair
+    inner_hook(fused)
+    with caplog.at_level(logging.INFO, "densekit.engine"):
+        fused(pictures()), fused(pictures())
+    assert caplog.messages == ["a fused DenseBlock runs as stock modules: hooks on its inner modules"]
+    assert caplog.records[0].levelno == logging.WARNING
+    assert "ran=stock: hooks on its inner modules" in repr(fused)
