@@ -11,6 +11,7 @@ from densekit.version import __version__
 if TYPE_CHECKING:
     from densekit.classifier import Classifier, Prediction
     from densekit.classifier import load_classifier as load
+    from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
     from densekit.models.catalogue import create_model, list_models
     from densekit.training.settings import list_recipes
@@ -22,10 +23,12 @@ _HOMES = {
     "Run": "densekit.training.train:Run",
     "create_model": "densekit.models.catalogue:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
+    "fuse": "densekit.engine.swap:fuse",
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
     "load": "densekit.classifier:load_classifier",
     "train": "densekit.training.train:train",
+    "unfuse": "densekit.engine.swap:unfuse",
 }
 
 __all__ = [
@@ -35,10 +38,12 @@ __all__ = [
     "__version__",
     "create_model",
     "evaluate",
+    "fuse",
     "list_models",
     "list_recipes",
     "load",
     "train",
+    "unfuse",
 ]
 
 

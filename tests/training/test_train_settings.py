@@ -214,3 +214,8 @@ def test_settings_of_a_run_that_cannot_be_right(tmp_path):
 
 def test_there_are_recipes():
     assert "digits" in list_recipes()
+
+
+@pytest.mark.parametrize(("text", "size"), [("96", 96), ("28x32", (28, 32))])
+def test_size_as_people_write_it(text, size):
+    assert make_settings(size=text).size == size

@@ -17,7 +17,8 @@ def _flag(name: str) -> Any:
     """The type of one setting, with the heading it stands under in the help."""
     group = next((title for title, fields in _GROUPS.items() if name in fields), "Training")
     field = TrainSettings.model_fields[name]
-    return Annotated[field.rebuild_annotation(), Parameter(group=group)], field
+    kind = str | None if name == "size" else field.rebuild_annotation()  # HEIGHTxWIDTH is one word
+    return Annotated[kind, Parameter(group=group)], field
 
 
 # every setting is a flag, but for the data, which is the argument

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from densekit.data.settings import Augmentation, DataSettings
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
@@ -27,7 +27,7 @@ class TrainSettings(Augmentation, DataSettings):
     )
 
     size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="height and width in pixels [the data's own, at most 224]"
+        None, description="pixels: one number, or HEIGHTxWIDTH [the data's own, at most 224]"
     )
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB [what the pictures are]")
     resize: Literal["squash", "crop"] = Field(
@@ -84,6 +84,11 @@ class TrainSettings(Augmentation, DataSettings):
     memory_gib: float = Field(1.0, ge=0, description="keep decoded pictures in memory up to this size")
     log_every: PositiveInt = Field(50, description="steps between two lines where there is no progress bar")
     tensorboard: bool = Field(True, description="also write TensorBoard files")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _height_by_width(cls, value: Any) -> Any:
+        return tuple(value.split("x")) if isinstance(value, str) and "x" in value else value
 
     @model_validator(mode="before")
     @classmethod
