@@ -12,7 +12,7 @@ test: $(INSTALLED)  ## lint, types, import contract, all tests
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest  # small tensors: threads would only wait for each other
 
 bench: $(INSTALLED)  ## figures of this machine
 	$(BIN)/python benchmarks/bench_startup.py
