@@ -1,15 +1,17 @@
 import copy
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from densekit.errors import TrainingError
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.settings import read_settings
 
 
 def test_the_sweep_leaves_no_trace_but_its_picture(make_job):
-    options = {"block_config": [1], "growth_rate": 8, "drop_rate": 0.2}
+    options = {"block_config": [2], "growth_rate": 32, "drop_rate": 0.2}
     job = make_job(lr="auto", optimizer="adam", ema=0.9, model_options=options)
     state = job.state
     pieces = (state.network, state.average, state.optimizer)
@@ -40,3 +42,12 @@ def test_auto_trains_as_if_the_rate_had_been_given(train_tiny, screen):
     expected = load_file(given.folder / "model.safetensors")
     for name, value in load_file(found.folder / "model.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+
+def test_a_network_that_cannot_learn_gets_no_rate(make_job):
+    job = make_job(lr="auto")
+    for parameter in job.state.network.parameters():
+        parameter.requires_grad_(parameter.dim() == 1)  # the norms alone change little
+        parameter.data.zero_()
+    with pytest.raises(TrainingError, match="no learning rate makes the loss fall"):
+        find_learning_rate(job)
