@@ -153,7 +153,7 @@ def _tell_skipped(unlisted: Sequence[Skipped], unreadable: Sequence[Skipped], sc
     if empty:
         screen.warn(f"class folders without pictures: {_some(empty)}")
     if len(unlisted) > len(empty):
-        screen.say(f"{len(unlisted) - len(empty)} files or folders that are no pictures of a class are left out")
+        screen.say(f"left out because they are no pictures of a class: {len(unlisted) - len(empty)}")
     if unreadable:
         first = unreadable[0]
         screen.warn(f"{len(unreadable)} pictures cannot be read and are left out, first {first.path}: {first.reason}")
