@@ -90,7 +90,7 @@ def _fused(module: nn.Module, engine: str) -> nn.Module:
             except Unsupported:
                 raise
             except StepAside:
-                pass  # for now: a hook can be removed, dropout ends with training
+                pass  # it may end: a hook can be removed, dropout stops with training
             return fused(module, engine)
     return module
 

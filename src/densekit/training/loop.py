@@ -94,8 +94,8 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
             bar.advance()
             if progress.step % read_every and not last:
                 continue
-            interruption.asked = _read_totals(job, totals, interruption.asked, bar)
-            if interruption.asked:
+            if _read_totals(job, totals, interruption.asked, bar):
+                interruption.asked = True  # here, or in another process
                 return
             if time.monotonic() - saved > _CHECKPOINT_SECONDS and not last:
                 _checkpoint(job)
