@@ -1,5 +1,6 @@
 """Two processes, one network: as under torchrun, on the CPU."""
 
+import csv
 import socket
 
 import pytest
@@ -77,3 +78,13 @@ def test_validation_counts_every_picture_once(two_processes):
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     (line,) = (line for text in texts for line in text.splitlines() if line.startswith("epoch 1/1"))
     assert f"acc {accuracy:6.2%}" in line.partition("val")[2]
+
+
+def test_training_figures_count_both_processes(two_processes):
+    out, _ = two_processes
+    with (out / "history.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    pictures = float(row["pictures_per_s"]) * float(row["seconds"])
+    assert pictures == pytest.approx(60, rel=0.02)
+    hits = float(row["train_accuracy"]) * 60
+    assert hits == pytest.approx(round(hits), abs=1e-6)
