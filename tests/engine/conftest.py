@@ -15,6 +15,12 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=["torch", "cpu"])
+def engine(request) -> str:
+    """Each implementation of the fused steps that runs on a CPU."""
+    return request.param
+
+
 @pytest.fixture
 def randomise() -> Callable[[nn.Module], nn.Module]:
     """Give every batch norm scales of both signs, shifts and running statistics of its own."""
@@ -48,7 +54,7 @@ def small_block(randomise) -> nn.Module:
 def assert_ran() -> Callable[..., None]:
     """Assert what computed the last call of every fused module."""
 
-    def assert_ran(model: nn.Module, what: str = "torch") -> None:
+    def assert_ran(model: nn.Module, what: str) -> None:
         ran = [module.ran for module in model.modules() if isinstance(module, Fused)]
         assert ran
         assert {str(name).startswith(what) for name in ran} == {True}, ran

@@ -6,13 +6,15 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from densekit.engine import ops
 from densekit.engine.choose_ops import choose_ops
+from densekit.engine.ops import TorchOps
 
 
-@pytest.fixture(params=[1 << 18, 60, 7], ids=["one_tile", "ragged_tiles", "tiny_tiles"], autouse=True)
-def tiles(request, monkeypatch):
-    monkeypatch.setattr(ops, "_TILE_VALUES", request.param)
+@pytest.fixture(params=[1 << 18, 60, 7], ids=["one_tile", "ragged_tiles", "tiny_tiles"])
+def ops(request, engine, monkeypatch) -> TorchOps:
+    ops = choose_ops(engine, "cpu").ops
+    monkeypatch.setattr(type(ops), "tile_values", request.param)
+    return ops
 
 
 def matrix(rows: int, columns: int) -> Tensor:
@@ -20,99 +22,167 @@ def matrix(rows: int, columns: int) -> Tensor:
     return torch.randn(rows, columns + 5, dtype=torch.float64)[:, 2 : columns + 2]
 
 
+def images(*size: int) -> Tensor:
+    return matrix(int(np.prod(size[:3])), size[3]).view(size)
+
+
 def vector(columns: int) -> Tensor:
     return torch.randn(columns, dtype=torch.float64)
 
 
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 131])
-def test_moments_are_numpys(rows):
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "measures_only"])
+def test_moments_are_numpys(ops, rows, copies):
     x = matrix(rows, 7)
-    mean, var = ops.batch_moments(x)
+    out = matrix(rows, 7) if copies else None
+    mean, var = ops.batch_moments(x, out)
     assert_allclose(mean, x.numpy().mean(0), rtol=1e-13, atol=1e-15)
     assert_allclose(var, x.numpy().var(0), rtol=1e-13, atol=1e-28)
+    assert out is None or torch.equal(out, x)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_moments_keep_their_digits_far_from_zero(dtype, offset):
+def test_moments_keep_their_digits_far_from_zero(ops, dtype, offset):
     """Sum of squares less square of sum would be 6 % off at 1e3, and nonsense at 1e5."""
     x = (torch.randn(900, 6) + offset / (10 if dtype == torch.float16 else 1)).to(dtype)
     mean, var = ops.batch_moments(x)
     exact = x.double().numpy()
     assert mean.dtype == var.dtype == torch.float32
     assert_allclose(mean, exact.mean(0), rtol=2e-7, atol=1e-6)
-    assert_allclose(var, exact.var(0), rtol=5e-6)
+    assert_allclose(var, exact.var(0), rtol=5e-6, atol=1e-20)
 
 
-def test_equal_values_have_no_variance():
+def test_equal_values_have_no_variance(ops):
     mean, var = ops.batch_moments(torch.full((100, 3), 0.1))
     assert_allclose(mean, 0.1, rtol=1e-7)
     assert_allclose(var, 0, atol=1e-15)
 
 
-def test_bnrelu_and_products_are_numpys():
-    x, scale, shift, scale2, shift2 = matrix(23, 6), vector(6), vector(6), vector(4), vector(4)
+@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
+def test_bnrelu_and_products_are_numpys(ops, measure):
+    x, scale, shift = matrix(23, 6), vector(6), vector(6)
     weight = torch.randn(4, 6, dtype=torch.float64)
     activated = np.maximum(x.numpy() * scale.numpy() + shift.numpy(), 0)
     product = activated @ weight.numpy().T
     seen = ops.bnrelu(x, scale, shift, out=torch.empty(23, 6, dtype=torch.float64))
     assert_allclose(seen, activated, rtol=1e-13, atol=1e-15)
-    assert_allclose(ops.bnrelu_product(x, scale, shift, weight), product, rtol=1e-12, atol=1e-14)
-    second = ops.bnrelu_product_bnrelu(x, scale, shift, weight, scale2, shift2)
-    assert_allclose(second, np.maximum(product * scale2.numpy() + shift2.numpy(), 0), rtol=1e-12, atol=1e-13)
+    seen, moments = ops.bnrelu_product(x, scale, shift, weight, measure=measure)
+    assert_allclose(seen, product, rtol=1e-12, atol=1e-14)
+    if measure:
+        assert_allclose(moments, [product.mean(0), product.var(0)], rtol=1e-12, atol=1e-14)
+    else:
+        assert moments is None
     assert ops.bnrelu(x, scale, shift, out=x) is x
     assert_allclose(x, activated, rtol=1e-13, atol=1e-15)
 
 
-def test_the_gradient_passes_above_zero_and_at_nan_only():
-    gradient, x = torch.ones(4, 1), torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    activated = torch.tensor([[1e-30], [0.0], [torch.nan], [torch.inf]])
-    total, weighted = ops.drelu_sums(gradient, activated, x, torch.tensor([2.0]))
+def test_the_gradient_passes_above_zero_and_at_nan_only(ops):
+    one, gradient = torch.ones(1), torch.ones(4, 1)
+    x = torch.tensor([[1e-30], [0.0], [torch.nan], [2.0]])
+    sums = ops.drelu_sums(gradient, x, one, torch.zeros(1), torch.zeros(1), out=gradient)
     assert gradient.flatten().tolist() == [1, 0, 1, 1]
-    assert (total.item(), weighted.item()) == (3, -1 + 1 + 2)
+    assert sums[0].item() == 3
+    assert sums[1].isnan()
 
 
-def test_bn_gradient_is_its_formula():
-    d, x, mean, c1, c2, scale = matrix(23, 6), matrix(23, 6), *(vector(6) for _ in range(4))
-    plain = d.numpy() - c1.numpy() - (x.numpy() - mean.numpy()) * c2.numpy()
-    scaled = plain + d.numpy() * (scale.numpy() - 1)
-    assert_allclose(ops.bn_gradient(d, x, mean, c1, c2, out=torch.empty_like(x)), plain, rtol=1e-12, atol=1e-13)
-    assert_allclose(ops.bn_gradient(d, x, mean, c1, c2, out=d, scale=scale), scaled, rtol=1e-12, atol=1e-13)
+@pytest.mark.parametrize("onto", ["itself", "another", "source", "source_and_another"])
+def test_drelu_sums_are_autograds(ops, onto):
+    x, gradient, source, scale, shift, mean = matrix(131, 6), matrix(131, 6), matrix(131, 6), *map(vector, (6, 6, 6))
+    normalised = (x * scale + shift).requires_grad_()
+    normalised.relu().backward(gradient)
+    expected = normalised.grad if "source" not in onto else source + scale * normalised.grad
+    out = {"itself": gradient, "source": source}.get(onto, matrix(131, 6))
+    sums = ops.drelu_sums(gradient, x, scale, shift, mean, source=source if "source" in onto else None, out=out)
+    assert_allclose(out, expected, rtol=1e-13, atol=1e-15)
+    assert_allclose(sums[0], normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum(0), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("in_place", [True, False], ids=["in_place", "into_another"])
-def test_product_backward_is_autograds(in_place):
+def test_bn_gradient_is_its_formula(ops):
+    d, x, mean, scale, terms = matrix(23, 6), matrix(23, 6), vector(6), vector(6), torch.randn(2, 6).double()
+    expected = (scale * d - terms[0] - (x - mean) * terms[1]).numpy()
+    assert_allclose(
+        ops.bn_gradient(d, x, mean, scale, terms, out=torch.empty_like(x)), expected, rtol=1e-12, atol=1e-13
+    )
+    assert_allclose(ops.bn_gradient(d, x, mean, scale, terms, out=d), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
+def test_product_backward_is_autograds(ops, onto):
     x, scale, shift, mean, source = matrix(23, 6), vector(6), vector(6), vector(6), matrix(23, 6)
     weight, dz = torch.randn(4, 6, dtype=torch.float64), matrix(23, 4)
     normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
     (normalised.relu() @ w.t()).backward(dz)
     before = source.clone()
-    out = source if in_place else torch.empty_like(source)
-    dweight, total, weighted = ops.product_backward(dz, weight, x, scale, shift, mean, source, out)
+    out = {"in_place": source, "into_another": torch.empty_like(source), "nowhere": None}[onto]
+    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
     assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
-    assert_allclose(total, normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
-    assert_allclose(weighted, (normalised.grad * (x - mean)).sum(0), rtol=1e-12, atol=1e-13)
-    assert_allclose(out, before + scale * normalised.grad, rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[0], normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum(0), rtol=1e-12, atol=1e-13)
+    assert_allclose(source if out is None else out, before + (onto != "nowhere") * scale * normalised.grad, rtol=1e-12)
+
+
+SIZES = pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (1, 1, 1)], ids=["even", "odd", "one_pixel"])
+
+
+@SIZES
+@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
+def test_convolutions_are_autograds(ops, size, measure):
+    """Forward, and all ways to ask for the gradient."""
+    x, out, dy, source = images(*size, 6), images(*size, 4), images(*size, 4), images(*size, 6)
+    scale, shift, mean = vector(6), vector(6), vector(6)
+    weight = torch.randn(4, 6, 3, 3, dtype=torch.float64)
+    normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
+    y = torch.nn.functional.conv2d(nchw(normalised.relu()), w, padding=1)
+    y.backward(nchw(dy))
+    moments = ops.bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
+    assert_allclose(nchw(out), y.detach(), rtol=1e-12, atol=1e-13)
+    if measure:
+        y = y.detach().transpose(0, 1).flatten(1).numpy()
+        assert_allclose(moments, [y.mean(1), y.var(1)], rtol=1e-12, atol=1e-13)
+    vectors = (scale, shift, mean)
+    for onto, wants_weight in ((None, True), (source, True), (None, False)):
+        d = torch.empty(*size, 6, dtype=torch.float64)
+        kinds = {"wants_weight": wants_weight, "source": onto, "out": d}
+        sums, dweight = ops.bnrelu_convolve_backward(dy, x, *vectors, weight, **kinds)
+        expected = normalised.grad if onto is None else source + scale * normalised.grad
+        assert_allclose(d, expected, rtol=1e-12, atol=1e-13)
+        assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+        assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+        assert (dweight is not None) == wants_weight
+        if dweight is not None:
+            assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
+    sums, dweight = ops.bnrelu_convolve_backward(dy, x, *vectors, weight, out=None, wants_weight=True)
+    assert sums is None
+    assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_layer_without_gradients_is_its_two_steps(ops, dtype):
+    x, out, again = images(3, 4, 5, 6).to(dtype), images(3, 4, 5, 2).to(dtype), images(3, 4, 5, 2).to(dtype)
+    vectors = [vector(length).to(torch.promote_types(dtype, torch.float32)) for length in (6, 6, 4, 4)]
+    weight, weight2 = (torch.randn(size, dtype=torch.float64).to(dtype) for size in ((4, 6), (2, 4, 3, 3)))
+    ops.infer_layer(x, *vectors[:2], weight, *vectors[2:], weight2, out)
+    z, _ = ops.bnrelu_product(x.reshape(-1, 6), *vectors[:2], weight, measure=False)
+    ops.bnrelu_convolve(z.view(3, 4, 5, 4), *vectors[2:], weight2, again, measure=False)
+    torch.testing.assert_close(out, again, rtol=1e-11 if dtype == torch.float64 else 0, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (2, 2, 3)], ids=["even", "odd", "smallest"])
-def test_pooling_is_autograds(size):
+def test_pooling_is_autograds(ops, size):
     x = torch.randn(*size, 5, dtype=torch.float64)
     scale, shift, mean = vector(5), vector(5), vector(5)
     normalised = (x * scale + shift).requires_grad_()
-    pooled = torch.nn.functional.avg_pool2d(normalised.relu().permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    pooled = torch.nn.functional.avg_pool2d(nchw(normalised.relu()), 2).permute(0, 2, 3, 1)
     dpooled = torch.randn(pooled.shape, dtype=torch.float64)
     pooled.backward(dpooled)
     assert_allclose(ops.bnrelu_pool(x, scale, shift, torch.float64), pooled.detach(), rtol=1e-13, atol=1e-15)
-    gradient, total, weighted, again = ops.bnrelu_pool_backward(dpooled, x, scale, shift, mean)
-    assert_allclose(again, pooled.detach(), rtol=1e-13, atol=1e-15)
+    gradient, sums = ops.bnrelu_pool_backward(dpooled, x, scale, shift, mean)
     assert_allclose(gradient, normalised.grad, rtol=1e-13, atol=1e-15)
-    assert_allclose(total, normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
-    assert_allclose(weighted, (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("engine", ["auto", "torch"])
-def test_the_choice_is_plain_pytorch(engine):
-    choice = choose_ops(engine, "cpu")
-    assert choice.name == "torch"
-    assert choice.ops is ops
+    assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)

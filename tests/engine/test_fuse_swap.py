@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.densenet import _DenseBlock
 
-from densekit.engine.choose_ops import log_once
+from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.fused_block import FusedDenseBlock, FusedTransition
 from densekit.engine.swap import fuse, unfuse
 from densekit.errors import SettingsError
@@ -17,6 +17,8 @@ from densekit.models.densenet import DenseNet
 from densekit.models.resnet import ResNet
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+
+AUTO = choose_ops("auto", "cpu").name
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -102,7 +104,7 @@ def test_copies_stand_on_their_own(small_network, copy):
     before = deepcopy(fused.state_dict())
     step(copied, torch.optim.SGD(copied.parameters(), lr=1.0))
     torch.testing.assert_close(fused.state_dict(), before, rtol=0, atol=0)
-    assert inner.ran == "torch"
+    assert inner.ran == AUTO
     x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     fused.load_state_dict(copied.state_dict())
     torch.testing.assert_close(unfuse(copied.eval())(x), unfuse(fused.eval())(x), rtol=0, atol=0)
@@ -153,7 +155,7 @@ def test_blocks_that_cannot_are_left_and_the_rest_is_fused():
 
 
 def test_an_unknown_engine_is_an_error(small_network):
-    with pytest.raises(SettingsError, match="engine is 'tpu', must be one of auto, torch"):
+    with pytest.raises(SettingsError, match="engine is 'tpu', must be one of auto, torch, cpu"):
         fuse(small_network, engine="tpu")
     assert not isinstance(small_network.features.denseblock1, FusedDenseBlock)
 
@@ -162,12 +164,11 @@ def test_says_what_runs(small_network, caplog):
     log_once.cache_clear()
     with caplog.at_level(logging.INFO, "densekit.engine"):
         fuse(small_network)
-    assert caplog.messages == [
-        "DenseNet: 2 FusedDenseBlock, 1 FusedTransition run 'torch' (the only one there is for cpu)"
-    ]
+    reason = choose_ops("auto", "cpu").reason
+    assert caplog.messages == [f"DenseNet: 2 FusedDenseBlock, 1 FusedTransition run {AUTO!r} ({reason})"]
     assert "of torchvision _DenseBlock, engine=auto, ran=None" in repr(small_network)
     small_network(torch.rand(2, 3, 32, 32, dtype=torch.float64))
-    assert "engine=auto, ran=torch" in repr(small_network)
+    assert f"engine=auto, ran={AUTO}" in repr(small_network)
 
 
 def test_twenty_training_steps_go_the_same_way(assert_ran):
@@ -187,4 +188,4 @@ def test_twenty_training_steps_go_the_same_way(assert_ran):
             losses[-1].append(loss.item())
     assert losses[0][-1] < 0.5 * losses[0][0]
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=1e-3, atol=1e-4)
-    assert_ran(fused)
+    assert_ran(fused, AUTO)

@@ -39,37 +39,37 @@ def stock(build, randomise) -> nn.Module:
 
 
 @pytest.fixture
-def fused(stock) -> nn.Module:
-    return fuse(deepcopy(stock))
+def fused(stock, engine) -> nn.Module:
+    return fuse(deepcopy(stock), engine)
 
 
 @BUILDERS
-def test_gradients_are_the_finite_differences(fused, assert_ran):
+def test_gradients_are_the_finite_differences(fused, assert_ran, engine):
     """Not against stock modules, but against the function itself."""
     parameters = list(fused.parameters())
     for norm in (module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 0.0  # gradcheck calls often
     x = pictures(2, 10, 4, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: fused(x), (x, *parameters), fast_mode=True)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 @BUILDERS
-def test_two_runs_give_the_same_bits(build, randomise, gradients, assert_ran):
+def test_two_runs_give_the_same_bits(build, randomise, gradients, assert_ran, engine):
     model = randomise(build())
     x = torch.randn(4, 10, 17, 13)
-    runs = [gradients(fuse(deepcopy(model)), x) for _ in range(2)]
+    runs = [gradients(fuse(deepcopy(model), engine), x) for _ in range(2)]
     torch.testing.assert_close(*runs, rtol=0, atol=0)
 
 
 @BUILDERS
-def test_deterministic_algorithms_are_all_it_uses(fused, gradients, assert_ran):
+def test_deterministic_algorithms_are_all_it_uses(fused, gradients, assert_ran, engine):
     torch.use_deterministic_algorithms(True)
     try:
         gradients(fused, pictures())
     finally:
         torch.use_deterministic_algorithms(False)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 @BUILDERS
@@ -113,7 +113,7 @@ def subsets(model: nn.Module) -> dict[str, list[str]]:
 @BUILDERS
 @pytest.mark.parametrize("wants_input", [False, True], ids=["no_input", "input"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_only_wanted_gradients_are_made(stock, fused, wants_input, training, assert_ran):
+def test_only_wanted_gradients_are_made(stock, fused, wants_input, training, assert_ran, engine):
     """Every single parameter, groups of them and none, with and without the gradient of the input."""
     x = pictures()
     for chosen in [*subsets(stock).values(), [] if wants_input else ["norm.weight", "denselayer2.norm1.bias"]]:
@@ -131,7 +131,7 @@ def test_only_wanted_gradients_are_made(stock, fused, wants_input, training, ass
         for name, grad in seen[0].items():
             if grad is not None:
                 torch.testing.assert_close(seen[1][name], grad, **CLOSE)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 LAYOUTS = {
@@ -144,24 +144,24 @@ LAYOUTS = {
 
 @BUILDERS
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_inputs_and_gradients_of_any_layout(stock, fused, layout, gradients, assert_ran):
+def test_inputs_and_gradients_of_any_layout(stock, fused, layout, gradients, assert_ran, engine):
     x = LAYOUTS[layout](pictures())
     y = stock(x)
     stock.load_state_dict(fused.state_dict())
     dy = LAYOUTS[layout](torch.randn(y.shape, dtype=torch.float64))
     x = LAYOUTS[layout](pictures()) if layout != "expanded" else pictures()
     torch.testing.assert_close(gradients(fused, x, dy), gradients(stock, x, dy), **CLOSE)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 @BUILDERS
 @pytest.mark.parametrize("size", [(1, 10, 2, 2), (5, 10, 1, 1), (1, 10, 1, 7), (2, 10, 3, 2)], ids=str)
-def test_odd_and_tiny_pictures(stock, fused, size, gradients, assert_ran):
+def test_odd_and_tiny_pictures(stock, fused, size, gradients, assert_ran, engine):
     if min(size[2:]) < 2 and isinstance(stock, Transition):
         size = (2, 10, 2, 5)
     x = pictures(*size)
     torch.testing.assert_close(gradients(fused, x), gradients(stock, x), rtol=1e-8, atol=1e-8)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 @BUILDERS
@@ -200,9 +200,9 @@ def test_running_statistics_wait_until_all_has_succeeded(fused):
 
 
 @BUILDERS
-def test_autocast_around_the_backward_pass_changes_nothing(build, randomise):
+def test_autocast_around_the_backward_pass_changes_nothing(build, randomise, engine):
     """As for stock modules: the forward pass has decided the types."""
-    fused = fuse(randomise(build()))
+    fused = fuse(randomise(build()), engine)
     x = pictures().float().requires_grad_()
     inputs, seen = [x, *fused.parameters()], []
     for enabled in (False, True):
@@ -240,34 +240,34 @@ def saved_bytes(model: nn.Module, x: torch.Tensor) -> int:
     return sum(storages.values())
 
 
-def test_memory_kept_for_the_backward_pass_is_at_most_half(randomise, assert_ran):
+def test_memory_kept_for_the_backward_pass_is_at_most_half(randomise, assert_ran, engine):
     """DenseNet-121's second block at 28x28: also at most what its features and bottlenecks take, plus statistics."""
     stock = DenseBlock(12, 128, 32, bn_size=4)
-    fused = fuse(deepcopy(stock))
+    fused = fuse(deepcopy(stock), engine)
     x = torch.randn(1, 128, 28, 28).requires_grad_()
     kept = saved_bytes(fused, x)
-    assert_ran(fused)
+    assert_ran(fused, engine)
     features_and_bottlenecks = 4 * 28 * 28 * (128 + 12 * 32 + 12 * 128)
     assert features_and_bottlenecks <= kept <= 1.05 * features_and_bottlenecks
     assert kept <= 0.5 * saved_bytes(stock, x)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_transition_keeps_its_input_and_vectors_only(training):
+def test_a_transition_keeps_its_input_and_vectors_only(training, engine):
     x = torch.randn(2, 64, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
-    assert saved_bytes(fuse(Transition(64, 32).train(training)), x) <= 2 * 64 * 4
+    assert saved_bytes(fuse(Transition(64, 32).train(training), engine), x) <= 2 * 64 * 4
 
 
-def test_memory_kept_grows_linearly_with_the_layers():
+def test_memory_kept_grows_linearly_with_the_layers(engine):
     """The features of one more layer, not those of all layers before it."""
     x = torch.randn(1, 16, 24, 24).requires_grad_()
-    kept = [saved_bytes(fuse(DenseBlock(layers, 16, 16, bn_size=2)), x) for layers in (4, 8, 12, 16)]
+    kept = [saved_bytes(fuse(DenseBlock(layers, 16, 16, bn_size=2), engine), x) for layers in (4, 8, 12, 16)]
     steps = [after - before for before, after in pairwise(kept)]
     assert max(steps) <= 1.05 * min(steps)
 
 
-def test_without_gradients_nothing_is_kept(small_block):
-    fused = fuse(small_block)
+def test_without_gradients_nothing_is_kept(small_block, engine):
+    fused = fuse(small_block, engine)
     x = pictures()
     with torch.no_grad():
         assert saved_bytes(fused, x) == 0

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from densekit.engine.choose_ops import log_once
+from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.swap import fuse
+from densekit.errors import SettingsError
 from densekit.models.dense_block import DenseBlock, Transition
 
+AUTO = choose_ops("auto", "cpu").name
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
 
@@ -92,7 +94,14 @@ def test_changed_inner_modules_run_as_they_are(pair, change, training):
     torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
     assert fused[1].ran.startswith("stock: ")
     assert CHANGES[change] in fused[1].ran
-    assert fused[3].ran == "torch"  # only the block that was changed
+    assert fused[3].ran == AUTO  # only the block that was changed
+
+
+def test_an_engine_asked_for_by_name_does_not_step_aside(pair):
+    fused = fuse(pair[1], "torch")
+    inner_hook(fused)
+    with pytest.raises(SettingsError, match="engine 'torch' cannot compute this: hooks on its inner modules; try auto"):
+        fused(pictures())
 
 
 @pytest.mark.parametrize("hook", ["register_forward_hook", "register_full_backward_hook", "register_forward_pre_hook"])
@@ -102,7 +111,7 @@ def test_hooks_on_the_block_itself_do_not_disturb_it(pair, hook):
     getattr(fused[1], hook)(lambda *args: seen.append(type(args[0]).__name__))
     fused(pictures()).sum().backward()
     assert seen == ["FusedDenseBlock"]
-    assert fused[1].ran == "torch"
+    assert fused[1].ran == AUTO
 
 
 def test_a_hook_on_all_modules_sees_every_module(pair):
@@ -116,7 +125,7 @@ def test_a_hook_on_all_modules_sees_every_module(pair):
         handle.remove()
     assert fused[1].ran == "stock: hooks on all modules"
     fused(pictures())
-    assert fused[1].ran == "torch"
+    assert fused[1].ran == AUTO
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -129,7 +138,7 @@ def test_dropout_runs_stock_while_training_only(training):
         torch.manual_seed(3)
         seen.append(model(x))
     torch.testing.assert_close(*seen, **CLOSE)
-    assert fused.ran == ("stock: dropout while training" if training else "torch")
+    assert fused.ran == ("stock: dropout while training" if training else AUTO)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])

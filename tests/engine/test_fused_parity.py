@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torchvision.models.densenet import DenseNet as TorchvisionDenseNet
 
-from densekit.engine import ops
 from densekit.engine.fused_block import Fused
+from densekit.engine.ops import TorchOps
+from densekit.engine.ops_cpu import CompiledOps
 from densekit.engine.swap import fuse, unfuse
 from densekit.models.densenet import DenseNet
 
@@ -71,7 +72,8 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Let every step work through several tiles, the last one ragged, as it does on pictures of usual size."""
-    monkeypatch.setattr(ops, "_TILE_VALUES", 9_000)
+    for ops in (TorchOps, CompiledOps):
+        monkeypatch.setattr(ops, "tile_values", 9_000)
 
 
 MODES = [train, evaluate, freeze_some, settings_per_layer]
@@ -96,37 +98,37 @@ def assert_same_steps(stock: nn.Module, fused: nn.Module, size: tuple[int, ...])
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_three_training_steps_are_the_stock_ones(network, mode, randomise, assert_ran):
+def test_three_training_steps_are_the_stock_ones(network, mode, randomise, assert_ran, engine):
     build, options, size = NETWORKS[network]
     stock = randomise(build(**options).double())
-    fused = fuse(deepcopy(stock))
+    fused = fuse(deepcopy(stock), engine)
     if "memory_efficient" in options:  # updates running statistics twice: no reference
         stock = build().double()
         stock.load_state_dict(fused.state_dict())
     mode(stock), mode(fused)
     assert_same_steps(stock, fused, size)
-    assert_ran(fused)
+    assert_ran(fused, engine)
     assert sum(isinstance(module, Fused) for module in fused.modules()) >= 2
 
 
 @pytest.mark.parametrize("network", ["torchvision", "timm", "cifar_stem", "plain_layers"])
 @pytest.mark.parametrize("mode", [train, evaluate, freeze_some])
 @torch.no_grad()
-def test_outputs_without_gradients_are_the_stock_ones(network, mode, randomise, assert_ran):
+def test_outputs_without_gradients_are_the_stock_ones(network, mode, randomise, assert_ran, engine):
     build, options, size = NETWORKS[network]
     stock = randomise(build(**options).double())
-    fused = fuse(deepcopy(stock))
+    fused = fuse(deepcopy(stock), engine)
     mode(stock), mode(fused)
     x = torch.randn(size, dtype=torch.float64)
     torch.testing.assert_close(fused(x), stock(x), **CLOSE)
     torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
-def test_densenet121_gives_torchvisions_logits_and_gradients(randomise, assert_ran):
+def test_densenet121_gives_torchvisions_logits_and_gradients(randomise, assert_ran, engine):
     """The whole network, once, at the smallest size; the other tests vary what this one holds fixed."""
     stock = randomise(torchvisions(growth_rate=32, block_config=(6, 12, 24, 16), bn_size=4).double())
-    fused = fuse(deepcopy(stock)).eval()
+    fused = fuse(deepcopy(stock), engine).eval()
     stock.eval()
     x = torch.randn(1, 3, 33, 33, dtype=torch.float64)
     seen = []
@@ -136,14 +138,14 @@ def test_densenet121_gives_torchvisions_logits_and_gradients(randomise, assert_r
         seen.append({"logits": logits.detach()} | {n: p.grad for n, p in model.named_parameters()})
     scale = max(gradient.abs().max().item() for gradient in seen[0].values())
     torch.testing.assert_close(seen[1], seen[0], rtol=1e-9, atol=1e-12 * scale)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 @pytest.mark.parametrize("network", ["torchvision", "timm", "cifar_stem", "monai"])
-def test_weights_travel_between_stock_and_fused(network, randomise):
+def test_weights_travel_between_stock_and_fused(network, randomise, engine):
     build, options, size = NETWORKS[network]
     stock = randomise(build(**options).double()).eval()
-    fused = fuse(build(**options).double()).eval()
+    fused = fuse(build(**options).double(), engine).eval()
     assert list(fused.state_dict()) == list(stock.state_dict())
     fused.load_state_dict(stock.state_dict(), strict=True)
     x = torch.randn(size, dtype=torch.float64)

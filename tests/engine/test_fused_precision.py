@@ -46,7 +46,7 @@ def errors(seen: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float
      for offset in (0, 1000)] + [("float16", 0)],
 )  # fmt: skip
 @pytest.mark.parametrize("build", [block, transition])
-def test_error_is_at_most_that_of_the_stock_modules(build, how, offset, training, randomise, gradients, assert_ran):
+def test_error_is_at_most_that_of_stock(build, how, offset, training, randomise, gradients, assert_ran, engine):
     stock = randomise(build()).train(training)
     channels = 24 if build is block else 48
     dtype = getattr(torch, how.removeprefix("autocast_").removesuffix("_input"))
@@ -59,10 +59,10 @@ def test_error_is_at_most_that_of_the_stock_modules(build, how, offset, training
     dy = torch.randn_like(exact(x.double())).detach() / 100  # float16 overflows at 65,504
     truth = gradients(deepcopy(stock).double(), x.double(), dy)
     seen = []
-    for model in (stock, fuse(deepcopy(stock))):
+    for model in (stock, fuse(deepcopy(stock), engine)):
         with torch.autocast("cpu", torch.bfloat16, enabled=how.startswith("autocast")):
             seen.append(gradients(model, x, dy))
-    assert_ran(model)
+    assert_ran(model, engine)
     assert {name: tensor.dtype for name, tensor in seen[1].items()} == {n: t.dtype for n, t in seen[0].items()}
     of_stock, of_fused = errors(seen[0], truth), errors(seen[1], truth)
     for kind, error in of_fused.items():
@@ -72,7 +72,7 @@ def test_error_is_at_most_that_of_the_stock_modules(build, how, offset, training
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("mode", ["train", "eval", "second_norms_train", "last_layer_trains"])
 @pytest.mark.parametrize("build", [block, transition])
-def test_what_is_not_finite_comes_out_where_it_does_in_stock(build, mode, value, randomise, gradients, assert_ran):
+def test_what_is_not_finite_is_so_in_stock(build, mode, value, randomise, gradients, assert_ran, engine):
     """A single bad pixel: the same places are NaN and infinite, and the rest has the same numbers."""
     stock = randomise(build()).double().train(mode == "train")
     for name, module in stock.named_modules():
@@ -82,25 +82,25 @@ def test_what_is_not_finite_comes_out_where_it_does_in_stock(build, mode, value,
             module.train()
     x = pixels(24 if build is block else 48, 0.0, 7).double()
     x[1, 5, 3, 3] = value
-    fused = fuse(deepcopy(stock))
+    fused = fuse(deepcopy(stock), engine)
     expected, seen = gradients(stock, x), gradients(fused, x)
     torch.testing.assert_close(seen["output"], expected["output"], rtol=1e-9, atol=1e-10, equal_nan=True)
     for name, tensor in seen.items():
         assert torch.equal(tensor.isfinite(), expected[name].isfinite()), name
         finite = tensor.isfinite()
         torch.testing.assert_close(tensor[finite], expected[name][finite], rtol=1e-9, atol=1e-9)
-    assert_ran(fused)
+    assert_ran(fused, engine)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("gamma", [0.0, -1.0])
-def test_scales_of_zero_and_below(gamma, training, randomise, gradients, assert_ran):
+def test_scales_of_zero_and_below(gamma, training, randomise, gradients, assert_ran, engine):
     stock = randomise(block()).double().train(training)
     for module in stock.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data[::2] = gamma
             module.bias.data[::3] = 0  # with a scale of zero exactly at the ReLU's corner, where the slope is 0
-    fused = fuse(deepcopy(stock))
+    fused = fuse(deepcopy(stock), engine)
     x = pixels(24, 0.0, 7).double()
     torch.testing.assert_close(gradients(fused, x), gradients(stock, x), rtol=1e-9, atol=1e-9)
-    assert_ran(fused)
+    assert_ran(fused, engine)

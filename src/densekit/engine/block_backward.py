@@ -8,55 +8,49 @@ from torch import Tensor
 from densekit.engine.calls import (
     Call,
     affine,
-    convolve_backward,
     growth,
-    images,
     moment_terms,
     norm_gradients,
-    rows,
+    pixels,
 )
+from densekit.engine.ops import flat
 from densekit.engine.parts import Layer
 
 
 class _Gradient:
-    """The gradient of the block's features (P, C) while layers add their parts.
+    """The gradient of the block's features, (N, H, W, C), while layers add their parts.
 
     Args:
         call: the block.
-        out: (N, C, H, W), its output.
+        features: (N, H, W, C).
         moments: (2, C), batch means and variances.
-        dout: (N, C, H, W), gradient of the output.
+        dout: (N, H, W, C), gradient of the output.
     """
 
-    def __init__(self, call: Call, out: Tensor, moments: Tensor, dout: Tensor):
-        self.call, self.out, self.means = call, out, moments[0]
-        self.features = rows(out)
-        self.source = rows(dout)  # not ours to overwrite: the last layer adds to it on the way into the buffer
-        width = self.features.shape[1] - growth(call.layers[-1])  # no layer reads the last layer's channels
-        self.buffer = self.features.new_empty(len(self.features), width)
-        self.terms = torch.zeros_like(moments)  # c1 and c2 of `ops.bn_gradient`, summed over the layers so far
+    def __init__(self, call: Call, features: Tensor, moments: Tensor, dout: Tensor):
+        self.call, self.features, self.means = call, features, moments[0]
+        self.source = dout  # not ours to overwrite: the last layer adds to it on the way into the buffer
+        width = features.shape[-1] - growth(call.layers[-1])  # no layer reads the last layer's channels
+        self.buffer = features.new_empty(*features.shape[:3], width)
+        self.terms = torch.zeros_like(moments)  # of `RowSteps.bn_gradient`, summed over the layers so far
         self.deferred = False
 
     def finish(self, start: int, stop: int) -> Tensor:
-        """Return the gradient of channels to which all layers that read them have added, as images."""
-        part = self.source[:, start:stop]
-        if self.deferred:  # otherwise nothing is taken back, not even zero times infinity
-            read = slice(start, stop)
-            part = self.call.ops.bn_gradient(
-                part,
-                self.features[:, read],
-                self.means[read],
-                *self.terms[:, read],
-                out=torch.empty_like(part, memory_format=torch.contiguous_format),
-            )
-        return images(part, self.out).contiguous(memory_format=torch.channels_last)
+        """Return the gradient of channels to which all layers that read them have added."""
+        part = self.source[..., start:stop]
+        out = part.new_empty(part.shape)
+        if not self.deferred:  # nothing is taken back, not even zero times infinity
+            return out.copy_(part)
+        x, mean = self.features[..., start:stop], self.means[start:stop]
+        terms, scale = self.terms[:, start:stop], torch.ones_like(mean)
+        self.call.ops.bn_gradient(flat(part), flat(x), mean, scale, terms, out=flat(out))
+        return out
 
-    def added(self, channels: int, terms: tuple[Tensor, Tensor] | None) -> None:
-        """Take note that a layer has written the first ``channels`` columns of the buffer."""
+    def added(self, channels: int, terms: Tensor | None) -> None:
+        """Take note that a layer has written the first ``channels`` channels of the buffer."""
         self.source = self.buffer
         if terms is not None:
-            self.terms[0, :channels] += terms[0]
-            self.terms[1, :channels] += terms[1]
+            self.terms[:, :channels] += terms
             self.deferred = True
 
 
@@ -69,7 +63,7 @@ def run_backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Seque
         dout: gradient of the output, (N, C, H, W).
         wanted: whether the gradient of the input, and of each parameter, is wanted.
     """
-    gradient = _Gradient(call, kept[0], kept[1], dout)
+    gradient = _Gradient(call, pixels(kept[0]), kept[1], pixels(dout))
     results: list[Tensor | None] = []
     stop = dout.shape[1]
     for layer, tensors, wants, upstream in reversed(list(_steps(call, kept[2:], wanted))):
@@ -81,7 +75,7 @@ def run_backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Seque
         else:
             results[:0] = [None] * len(wants)
         stop = start
-    return [gradient.finish(0, stop) if wanted[0] else None, *results]
+    return [gradient.finish(0, stop).permute(0, 3, 1, 2) if wanted[0] else None, *results]
 
 
 def _steps(
@@ -101,19 +95,20 @@ def _plain_backward(
 ) -> list[Tensor | None]:
     """BN, ReLU, 3x3 convolution: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, mean, var = tensors
-    ops, x = gradient.call.ops, gradient.features[:, : len(mean)]
-    norm = affine(gamma, beta, mean, var, layer[0].eps)
-    activated = ops.bnrelu(x, norm.scale, norm.shift, out=torch.empty_like(x, dtype=dy.dtype))
-    wants_x = upstream or any(wants[:2])
-    dactivated, dweight = convolve_backward(dy, images(activated, dy), weight, wants_x, wants[2])
-    if dactivated is None:
-        return [None, None, dweight]
-    d = rows(dactivated)
-    total, weighted = ops.drelu_sums(d, activated, x, mean.to(norm.scale.dtype))
+    c = len(mean)
+    norm, x = affine(gamma, beta, mean, var, layer[0].eps), gradient.features[..., :c]
+    onto: dict[str, Tensor | None] = {"out": None}
     if upstream:
-        ops.add_scaled(gradient.source[:, : len(mean)], d, norm.scale, out=gradient.buffer[:, : len(mean)])
-        gradient.added(len(mean), moment_terms(total, weighted, norm, len(x)) if layer[0].trains else None)
-    return [*norm_gradients(total, weighted, norm, gamma), dweight]
+        onto = {"source": gradient.source[..., :c], "out": gradient.buffer[..., :c]}
+    elif any(wants[:2]):
+        onto = {"out": dy.new_empty(x.shape)}
+    sums, dweight = gradient.call.ops.bnrelu_convolve_backward(
+        dy, x, norm.scale, norm.shift, mean.to(norm.scale.dtype), weight.to(dy.dtype), wants_weight=wants[2], **onto
+    )
+    if upstream:
+        gradient.added(c, moment_terms(sums, norm, dy[..., 0].numel()) if layer[0].trains else None)
+    of_norm = [None, None] if sums is None else norm_gradients(sums, norm, gamma)
+    return [*of_norm, None if dweight is None else dweight.to(weight.dtype)]
 
 
 def _bottleneck_backward(
@@ -121,34 +116,33 @@ def _bottleneck_backward(
 ) -> list[Tensor | None]:
     """BN, ReLU, 1x1, BN, ReLU, 3x3: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = tensors
-    ops, c = gradient.call.ops, len(mean)
+    ops, c, count = gradient.call.ops, len(mean), dy[..., 0].numel()
     norm2 = affine(gamma2, beta2, mean2, var2, layer[1].eps)
-    activated = ops.bnrelu(z, norm2.scale, norm2.shift, out=torch.empty_like(z))
-    wants_z = upstream or any(wants[:5])
-    dactivated, dweight2 = convolve_backward(dy, images(activated, dy), weight2, wants_z, wants[5])
-    if dactivated is None:
-        return [None] * 5 + [dweight2]
-    d = rows(dactivated)
     mean2 = mean2.to(norm2.scale.dtype)
-    total, weighted = ops.drelu_sums(d, activated, z, mean2)
-    dgamma2, dbeta2 = norm_gradients(total, weighted, norm2, gamma2)
+    d = torch.empty_like(z) if upstream or any(wants[:5]) else None
+    sums, dweight2 = ops.bnrelu_convolve_backward(
+        dy, z, norm2.scale, norm2.shift, mean2, weight2.to(dy.dtype), out=d, wants_weight=wants[5]
+    )
+    dweight2 = None if dweight2 is None else dweight2.to(weight2.dtype)
+    if d is None or sums is None:
+        return [None] * 5 + [dweight2]
+    dgamma2, dbeta2 = norm_gradients(sums, norm2, gamma2)
     if layer[1].trains:
-        terms = moment_terms(total, weighted, norm2, len(z))
-        dz = ops.bn_gradient(d, z, mean2, *terms, out=d, scale=norm2.scale)
+        dz = ops.bn_gradient(flat(d), flat(z), mean2, norm2.scale, moment_terms(sums, norm2, count), out=flat(d))
     else:
-        dz = d.mul_(norm2.scale)
+        dz = flat(d).mul_(norm2.scale)
     norm = affine(gamma, beta, mean, var, layer[0].eps)
-    dweight, total, weighted = ops.product_backward(
+    dweight, sums = ops.product_backward(
         dz,
         weight.to(dz.dtype).flatten(1),
-        gradient.features[:, :c],
+        flat(gradient.features[..., :c]),
         norm.scale,
         norm.shift,
         mean.to(norm.scale.dtype),
-        gradient.source[:, :c],
-        gradient.buffer[:, :c] if upstream else None,
+        source=flat(gradient.source[..., :c]),
+        out=flat(gradient.buffer[..., :c]) if upstream else None,
     )
     if upstream:
-        gradient.added(c, moment_terms(total, weighted, norm, len(z)) if layer[0].trains else None)
-    dgamma, dbeta = norm_gradients(total, weighted, norm, gamma)
+        gradient.added(c, moment_terms(sums, norm, count) if layer[0].trains else None)
+    dgamma, dbeta = norm_gradients(sums, norm, gamma)
     return [dgamma, dbeta, dweight.view_as(weight).to(weight.dtype), dgamma2, dbeta2, dweight2]

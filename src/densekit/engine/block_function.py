@@ -7,6 +7,7 @@ channel's gradient is summed over all layers that read it and applied once.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,16 +18,15 @@ from densekit.engine.block_backward import run_backward
 from densekit.engine.calls import (
     Call,
     affine,
-    convolve,
     growth,
-    images,
+    pixels,
     refuse_second_derivative,
-    rows,
     statistics,
     without_autocast,
 )
-from densekit.engine.ops import accumulation_dtype
+from densekit.engine.ops import flat
 from densekit.engine.parts import Layer
+from densekit.engine.row_steps import accumulation_dtype
 
 
 def dense_block(call: Call, x: Tensor) -> Tensor:
@@ -70,53 +70,63 @@ def run_forward(call: Call, x: Tensor, parameters: Sequence[Tensor], *, keep: bo
     N, c, H, W = x.shape
     channels = c + sum(map(growth, call.layers))
     dtype = torch.promote_types(x.dtype, call.dtype)
-    out = torch.empty((N, channels, H, W), dtype=dtype, device=x.device, memory_format=torch.channels_last)
-    out[:, :c].copy_(x)
-    features = rows(out)  # (P, C)
+    features = torch.empty(N, H, W, channels, dtype=dtype, device=x.device)
     moments = torch.empty(2, channels, dtype=accumulation_dtype(dtype), device=x.device)
-    measured, kept, remaining = 0, [out, moments], iter(parameters)
-    for layer in call.layers:
-        if layer[0].trains:
-            moments[0, measured:c], moments[1, measured:c] = call.ops.batch_moments(features[:, measured:c])
-            measured = c
+    measured = max((number for number, layer in enumerate(call.layers) if layer[0].trains), default=-1)
+    if measured >= 0:  # otherwise no norm asks for the moments of the input
+        moments[:, :c] = call.ops.batch_moments(flat(pixels(x)).to(dtype), out=flat(features[..., :c]))
+    else:
+        features[..., :c] = x.permute(0, 2, 3, 1)
+    kept, remaining = [features.permute(0, 3, 1, 2), moments], iter(parameters)
+    for number, layer in enumerate(call.layers):
         own = [next(remaining) for _ in range(3 * len(layer))]
-        new, saved = _layer_forward(call, layer, own, features[:, :c], moments[:, :c], out, keep)
-        out[:, c : c + growth(layer)] = new
-        c += growth(layer)
-        kept += saved
-    return kept if keep else [out]
+        stop = c + growth(layer)
+        mean, var = statistics(call, layer[0], moments[:, :c])
+        step = _Step(call, layer, features[..., :c], features[..., c:stop], measure=number < measured)
+        saved, seen = step.run(own, mean, var, keep=keep)
+        if seen is not None:
+            moments[:, c:stop] = seen
+        kept += [*own, mean, var, *saved]
+        c = stop
+    return kept if keep else kept[:1]
 
 
-def _layer_forward(
-    call: Call, layer: Layer, parameters: list[Tensor], x: Tensor, moments: Tensor, like: Tensor, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Return a layer's new channels as images, and its part of what is kept.
+@dataclass(frozen=True)
+class _Step:
+    """One layer's forward pass.
 
     Args:
         call: the block.
         layer: which of its layers.
-        parameters: of the layer.
-        x: (P, c), the features so far.
-        moments: (2, c), their batch means and variances, if the layer's norm trains.
-        like: images of the right size.
-        keep: whether there will be a backward pass.
+        x: (N, H, W, c), the features so far.
+        out: (N, H, W, k), where the new ones go.
+        measure: whether the moments of the new ones are wanted.
     """
-    ops, dtype = call.ops, call.dtype
-    mean, var = statistics(call, layer[0], lambda: (moments[0], moments[1]))
-    norm = affine(parameters[0], parameters[1], mean, var, layer[0].eps)
-    saved = [*parameters, mean, var]
-    if len(layer) == 1:
-        activated = ops.bnrelu(x, norm.scale, norm.shift, out=torch.empty_like(x, dtype=dtype))
-        return convolve(images(activated, like), parameters[2].to(dtype)), saved
-    weight = parameters[2].to(dtype).flatten(1)  # (m, c)
-    if keep or layer[1].trains:
-        z = ops.bnrelu_product(x, norm.scale, norm.shift, weight)  # (P, m)
-        mean, var = statistics(call, layer[1], lambda: ops.batch_moments(z))
-        saved += [z, mean, var]
-        norm = affine(parameters[3], parameters[4], mean, var, layer[1].eps)
-        activated = ops.bnrelu(z, norm.scale, norm.shift, out=torch.empty_like(z) if keep else z)
-    else:
-        mean, var = statistics(call, layer[1], lambda: (moments[0], moments[1]))
-        norm2 = affine(parameters[3], parameters[4], mean, var, layer[1].eps)
-        activated = ops.bnrelu_product_bnrelu(x, norm.scale, norm.shift, weight, norm2.scale, norm2.shift)
-    return convolve(images(activated, like), parameters[5].to(dtype)), saved
+
+    call: Call
+    layer: Layer
+    x: Tensor
+    out: Tensor
+    measure: bool
+
+    def run(
+        self, parameters: list[Tensor], mean: Tensor, var: Tensor, *, keep: bool
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Compute the layer; return what the backward pass needs of the second norm, and the moments if wanted."""
+        ops, dtype, second = self.call.ops, self.call.dtype, self.layer[-1]
+        norm = affine(parameters[0], parameters[1], mean, var, self.layer[0].eps)
+        weight = parameters[-1].to(dtype)
+        if len(self.layer) == 1:
+            return [], ops.bnrelu_convolve(self.x, norm.scale, norm.shift, weight, self.out, measure=self.measure)
+        matrix = parameters[2].to(dtype).flatten(1)  # (m, c)
+        if not (keep or self.measure or second.trains):
+            mean2, var2 = statistics(self.call, second, None)
+            norm2 = affine(parameters[3], parameters[4], mean2, var2, second.eps)
+            ops.infer_layer(self.x, norm.scale, norm.shift, matrix, norm2.scale, norm2.shift, weight, self.out)
+            return [], None
+        z, moments = ops.bnrelu_product(flat(self.x), norm.scale, norm.shift, matrix, measure=second.trains)
+        mean2, var2 = statistics(self.call, second, moments)
+        norm2 = affine(parameters[3], parameters[4], mean2, var2, second.eps)
+        z = z.view(*self.x.shape[:3], -1)
+        seen = ops.bnrelu_convolve(z, norm2.scale, norm2.shift, weight, self.out, measure=self.measure)
+        return [z, mean2, var2], seen

@@ -1,18 +1,17 @@
 """What the fused dense block and the fused transition share: batch norm as a scale and a shift, shapes, errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn import functional as F
 
-from densekit.engine.ops import accumulation_dtype
+from densekit.engine.ops import TorchOps
 from densekit.engine.parts import Layer, Pair
+from densekit.engine.row_steps import accumulation_dtype
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Call:
             by the forward pass; running statistics are updated from it when all else has succeeded.
     """
 
-    ops: ModuleType
+    ops: TorchOps
     layers: Sequence[Layer]
     dtype: torch.dtype
     trained: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = field(default_factory=list)
@@ -49,23 +48,24 @@ def affine(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) 
     return Affine(std, scale, bias.to(dtype) - mean.to(dtype) * scale)
 
 
-def statistics(call: Call, pair: Pair, measure: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance that a norm subtracts and divides by: the batch's if it trains."""
+def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains."""
     if not pair.trains:
         return pair.norm.running_mean, pair.norm.running_var  # pyright: ignore[reportReturnType] (never None here)
-    mean, var = measure()
+    assert moments is not None
+    mean, var = moments
     call.trained.append((pair.norm, mean, var))
     return mean, var
 
 
-def norm_gradients(total: Tensor, weighted: Tensor, norm: Affine, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a norm's scale and shift from the sums of `ops.drelu_sums`."""
-    return (weighted / norm.std).to(like.dtype), total.to(like.dtype)
+def norm_gradients(sums: Tensor, norm: Affine, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a norm's scale and shift from the sums of `RowSteps.drelu_sums`."""
+    return (sums[1] / norm.std).to(like.dtype), sums[0].to(like.dtype)
 
 
-def moment_terms(total: Tensor, weighted: Tensor, norm: Affine, count: int) -> tuple[Tensor, Tensor]:
-    """Return c1 and c2 of `ops.bn_gradient`: what the batch's mean and variance take back from the gradient."""
-    return norm.scale * total / count, norm.scale * weighted / (norm.std * norm.std * count)
+def moment_terms(sums: Tensor, norm: Affine, count: int) -> Tensor:
+    """Return what the batch's mean and variance take back from the gradient: the terms of `RowSteps.bn_gradient`."""
+    return torch.stack([norm.scale * sums[0] / count, norm.scale * sums[1] / (norm.std * norm.std * count)])
 
 
 @torch.no_grad()
@@ -92,31 +92,9 @@ def growth(layer: Layer) -> int:
     return layer[-1].conv.weight.shape[0]
 
 
-def rows(images: Tensor) -> Tensor:
-    """(N, C, H, W) -> (P, C), a view where the memory is channels last."""
-    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
-
-
-def images(rows: Tensor, like: Tensor) -> Tensor:
-    """(P, C) -> (N, C, H, W) with channels-last memory and ``like``'s N, H and W."""
-    N, _, H, W = like.shape
-    return rows.reshape(N, H, W, -1).permute(0, 3, 1, 2)
-
-
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """3x3 convolution that keeps the size."""
-    return F.conv2d(x, weight, padding=1)
-
-
-def convolve_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of `convolve`'s input and weight, each if it is wanted; the weight's in its own type."""
-    one, mask = [1, 1], [wants_x, wants_weight, False]
-    dx, dweight, _ = torch.ops.aten.convolution_backward(
-        dy, x, weight.to(dy.dtype), None, one, one, one, False, [0, 0], 1, mask
-    )
-    return dx, None if dweight is None else dweight.to(weight.dtype)
+def pixels(images: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H, W, C), contiguous: a view where the memory is channels last."""
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

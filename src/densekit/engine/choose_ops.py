@@ -3,22 +3,27 @@
 import logging
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 
-from densekit.engine import ops
+from densekit.engine.compile_steps import CannotCompile, load_steps
+from densekit.engine.ops import TorchOps
+from densekit.engine.ops_cpu import CompiledOps
 from densekit.errors import SettingsError
 
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "torch", "cpu")
 logger = logging.getLogger("densekit.engine")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An implementation of the steps of `densekit.engine.ops`: its name, its functions, and why it was chosen."""
+    """An implementation of the fused steps, and why it was chosen."""
 
-    name: str
-    ops: ModuleType
+    ops: TorchOps
     reason: str
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.ops.name
 
 
 @cache
@@ -30,15 +35,25 @@ def choose_ops(engine: str, device: str) -> Choice:
         device: type of the device that the features lie on, e.g. ``"cpu"``.
 
     Raises:
-        SettingsError: there is no such engine.
+        SettingsError: there is no such engine, or it cannot run here.
 
-    >>> choose_ops("auto", "cpu").name
+    >>> choose_ops("torch", "cpu").name
     'torch'
     """
     if engine not in ENGINES:
         raise SettingsError(f"engine is {engine!r}, must be one of {', '.join(ENGINES)}")
-    reason = "asked for" if engine == "torch" else f"the only one there is for {device}"
-    return Choice("torch", ops, reason)
+    if engine == "torch":
+        return Choice(TorchOps(), "asked for")
+    if device == "cpu":
+        try:
+            return Choice(CompiledOps(load_steps()), "asked for" if engine == "cpu" else "the fastest for cpu")
+        except CannotCompile as reason:
+            if engine == "cpu":
+                raise SettingsError(f"engine 'cpu' cannot run: {reason}; try auto or torch") from None
+            return Choice(TorchOps(), f"the compiled steps cannot run: {reason}")
+    if engine == "cpu":
+        raise SettingsError(f"engine 'cpu' cannot run on {device}: try auto or torch")
+    return Choice(TorchOps(), f"the only one there is for {device}")
 
 
 @cache

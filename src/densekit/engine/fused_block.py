@@ -11,6 +11,7 @@ from densekit.engine.calls import Call, growth, update_running_statistics
 from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.parts import (
     Layer,
+    OtherInput,
     StepAside,
     check_call,
     check_pair,
@@ -19,6 +20,7 @@ from densekit.engine.parts import (
     read_transition,
 )
 from densekit.engine.transition_function import transition
+from densekit.errors import SettingsError
 
 
 class Fused(nn.Module):
@@ -64,6 +66,8 @@ class Fused(nn.Module):
             choice = choose_ops(self.engine, input.device.type)
             call = Call(choice.ops, self.read(input), compute_dtype(input))
         except StepAside as reason:
+            if self.engine != "auto" and not isinstance(reason, OtherInput):
+                raise SettingsError(f"engine {self.engine!r} cannot compute this: {reason}; try auto") from None
             self.ran = f"stock: {reason}"
             log_once(logging.WARNING, f"a fused {type(self.original).__name__} runs as stock modules: {reason}")
             return self.original.forward(input)
@@ -113,7 +117,7 @@ class FusedTransition(Fused, nn.Sequential):
         pair = read_transition(self)
         check_pair(pair, x, x.shape[1], x.dtype)
         if min(x.shape[2:]) < 2:
-            raise StepAside("less than 2x2 pixels")
+            raise OtherInput("less than 2x2 pixels")
         return [(pair,)]
 
     def compute(self, call: Call, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from densekit.engine.ops import accumulation_dtype
+from densekit.engine.row_steps import accumulation_dtype
 from densekit.models.checks import is_symbolic
 
 BLOCKS = {
@@ -42,6 +42,10 @@ class StepAside(Exception):  # noqa: N818 (no error: the stock modules take over
 
 class Unsupported(StepAside):
     """Not this call only: what the module computes is not what the fused path computes."""
+
+
+class OtherInput(StepAside):
+    """Not the module but its input: the stock modules compute it, or say what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +168,17 @@ def _check_convolution(conv: nn.Conv2d, size: int) -> None:
 
 
 def check_call(x: Any) -> None:
-    """Raise `StepAside` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
+    """Raise `OtherInput` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
     if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
-        raise StepAside("the network is being traced")
+        raise OtherInput("the network is being traced")
     if nn.modules.module._has_any_global_hook():
-        raise StepAside("hooks on all modules")
+        raise OtherInput("hooks on all modules")
     if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
-        raise StepAside(f"input of type {type(x).__name__}, not a plain dense tensor")
+        raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
     if x.dim() != 4 or not x.is_floating_point():
-        raise StepAside("input other than (N, C, H, W) of floating point")
+        raise OtherInput("input other than (N, C, H, W) of floating point")
     if x.numel() == 0 or x.is_meta:
-        raise StepAside("an empty batch, or one without values")
+        raise OtherInput("an empty batch, or one without values")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -192,22 +196,22 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
         The channels that the convolution makes.
 
     Raises:
-        StepAside: they cannot, so that the stock modules shall say what is wrong.
+        OtherInput: they cannot, so that the stock modules shall say what is wrong.
         ValueError: one value per channel in training, as stock PyTorch raises it.
     """
     norm, conv = pair.norm, pair.conv
     norms: tuple[Any, ...] = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     if any(tensor.shape != (channels,) for tensor in norms) or conv.weight.shape[1] != channels:
-        raise StepAside("channels that do not fit")
+        raise OtherInput("channels that do not fit")
     if any(tensor.device != x.device for tensor in (*norms, conv.weight)):
-        raise StepAside("input and weights on different devices")
+        raise OtherInput("input and weights on different devices")
     compute = compute_dtype(x)
     cast = compute != x.dtype or torch.is_autocast_enabled(x.device.type)
     castable = cast and conv.weight.dtype in (torch.float32, *_HALF)
     if conv.weight.dtype != compute and not castable:
-        raise StepAside("input and weights of different types")
+        raise OtherInput("input and weights of different types")
     if any(tensor.dtype not in (dtype, accumulation_dtype(dtype)) for tensor in norms):
-        raise StepAside("input and batch norms of different types")
+        raise OtherInput("input and batch norms of different types")
     if pair.trains and x.numel() == x.shape[1]:
         size = torch.Size([1, channels, 1, 1])
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")

@@ -16,11 +16,12 @@ from densekit.engine.calls import (
     affine,
     moment_terms,
     norm_gradients,
+    pixels,
     refuse_second_derivative,
-    rows,
     statistics,
     without_autocast,
 )
+from densekit.engine.ops import flat
 
 
 def transition(call: Call, x: Tensor) -> Tensor:
@@ -56,31 +57,30 @@ def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor
     """Return the output and, behind it, what the backward pass needs."""
     (pair,) = call.layers[0]
     gamma, beta, weight = parameters
-    x = x.contiguous(memory_format=torch.channels_last)
-    mean, var = statistics(call, pair, lambda: call.ops.batch_moments(rows(x)))
+    features = pixels(x)
+    mean, var = statistics(call, pair, call.ops.batch_moments(flat(features)) if pair.trains else None)
     norm = affine(gamma, beta, mean, var, pair.eps)
-    pooled = call.ops.bnrelu_pool(x.permute(0, 2, 3, 1), norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
+    pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
     out = (pooled @ weight.to(call.dtype).flatten(1).t()).permute(0, 3, 1, 2)
-    return [out, x, gamma, beta, weight, mean, var]
+    return [out, features, gamma, beta, weight, mean, var]
 
 
 def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor) -> list[Tensor | None]:
     """Return the gradients of the input and of the three parameters; ``dout`` is (N, D, h, w)."""
-    x, gamma, beta, weight, mean, var = kept
+    features, gamma, beta, weight, mean, var = kept
     (pair,) = call.layers[0]
     norm = affine(gamma, beta, mean, var, pair.eps)
     mean = mean.to(norm.scale.dtype)
     dout = dout.permute(0, 2, 3, 1)  # (N, h, w, D)
+    pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, dout.dtype)
+    dweight = dout.flatten(0, 2).t() @ flat(pooled)
     dpooled = dout @ weight.to(dout.dtype).flatten(1)
-    gradient, total, weighted, pooled = call.ops.bnrelu_pool_backward(
-        dpooled, x.permute(0, 2, 3, 1), norm.scale, norm.shift, mean
-    )
-    dweight = dout.flatten(0, 2).t() @ pooled.flatten(0, 2)
-    d = gradient.flatten(0, 2)  # (P, C)
+    gradient, sums = call.ops.bnrelu_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
+    d = flat(gradient)
     if pair.trains:
-        terms = moment_terms(total, weighted, norm, len(d))
-        call.ops.bn_gradient(d, rows(x), mean, *terms, out=d, scale=norm.scale)
+        call.ops.bn_gradient(d, flat(features), mean, norm.scale, moment_terms(sums, norm, len(d)), out=d)
     else:
         d.mul_(norm.scale)
-    dgamma, dbeta = norm_gradients(total, weighted, norm, gamma)
-    return [gradient.permute(0, 3, 1, 2).to(x.dtype), dgamma, dbeta, dweight.view_as(weight).to(weight.dtype)]
+    dgamma, dbeta = norm_gradients(sums, norm, gamma)
+    gradient = gradient.permute(0, 3, 1, 2).to(features.dtype)
+    return [gradient, dgamma, dbeta, dweight.view_as(weight).to(weight.dtype)]

@@ -1,0 +1,69 @@
+"""steps.cpp as a library: compiled on first use by the machine's own compiler, for its own processor, and kept."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from densekit.files import write_atomically
+
+_SOURCE = Path(__file__).with_name("steps.cpp")
+_NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+_FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+
+class CannotCompile(Exception):  # noqa: N818 (no error: other steps take over)
+    """There is no library of the compiled steps on this machine; the message says why."""
+
+
+@cache
+def load_steps() -> ctypes.CDLL:
+    """Return the compiled steps; the first time on a machine this takes a few seconds.
+
+    The compiler is ``$CXX``, or else c++, g++ or clang++. The library is kept in the platform's cache folder, under a
+    name made of all that went into it.
+
+    Raises:
+        CannotCompile: no compiler, or one that fails.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise CannotCompile("no C++ compiler found (c++, g++, clang++, or CXX)")
+    library = user_cache_path("densekit") / "steps" / f"{_key(compiler)}.so"
+    try:
+        return _load(library, compiler)
+    except OSError:  # a folder that cannot be written, or from which nothing may be loaded
+        with tempfile.TemporaryDirectory(prefix="densekit-") as folder:
+            return _load(Path(folder, library.name), compiler)
+
+
+def _load(library: Path, compiler: str) -> ctypes.CDLL:
+    if not library.exists():
+        write_atomically(library, lambda path: _compile(compiler, path))
+    return ctypes.CDLL(str(library))
+
+
+def _key(compiler: str) -> str:
+    """Return a name for the library of this source, compiler and processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    about = Path("/proc/cpuinfo")
+    flags = [line for line in about.read_text().splitlines() if line.startswith("flags")][:1] if about.exists() else []
+    parts = [_SOURCE.read_text(), compiler, version, platform.machine(), platform.processor(), *_FLAGS, *flags]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _compile(compiler: str, path: Path) -> None:
+    for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP
+        command = [compiler, *_FLAGS, *threads, str(_SOURCE), "-o", str(path)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode == 0:
+            return
+    first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
+    raise CannotCompile(f"{compiler} cannot compile the steps: {first}")

@@ -1,0 +1,107 @@
+"""The memory-bound steps of the fused dense block, over the rows of matrices, in plain PyTorch: their definition.
+
+A matrix (P, c) has one row per pixel of the batch and one column per channel; rows may be strided, so that the features
+of all layers so far are the first columns of one wide matrix. Vectors of one value per channel (means, scales, sums)
+are of the accumulation type: float64 for float64, otherwise float32. Every sum runs in a fixed order: the same input
+gives the same bits.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which statistics and sums over values of ``dtype`` are kept."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class RowSteps:
+    """The steps in plain PyTorch.
+
+    Attributes:
+        tile_values: how many values of a matrix go through at a time on a CPU, to stay in its cache.
+    """
+
+    tile_values = 1 << 18  # float32: 1 MiB, half of a usual second-level cache
+
+    def tiles(self, x: Tensor) -> Iterator[slice]:
+        """Yield slices of the first axis: cache-sized on a CPU, everything at once elsewhere."""
+        length = max(1, self.tile_values * len(x) // max(1, x.numel())) if x.device.type == "cpu" else len(x)
+        for start in range(0, len(x), length):
+            yield slice(start, min(start + length, len(x)))
+
+    def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return mean and biased variance of every column of ``x`` as float64 (2, c); copy ``x`` to ``out`` on the way.
+
+        Two passes, as differences from a pivot: no large numbers are ever subtracted from each other, so the variance
+        keeps its digits however far the mean is from zero.
+        """
+        if out is not None:
+            out.copy_(x)
+        dtype = accumulation_dtype(x.dtype)
+        pivot = x.mean(0, dtype=dtype)
+        centred = x.to(dtype) - pivot
+        rest = centred.mean(0)
+        return torch.stack([pivot.double() + rest, centred.sub_(rest).square_().mean(0).double()])
+
+    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        """Write ``relu(x * scale + shift)`` to ``out``, which may be ``x``; both (P, c)."""
+        for rows in self.tiles(x):
+            out[rows] = torch.addcmul(shift, x[rows].to(scale.dtype), scale).relu_()  # lets NaN pass, as stock does
+        return out
+
+    def drelu_sums(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        *,
+        source: Tensor | None = None,
+        out: Tensor,
+    ) -> Tensor:
+        """Differentiate `bnrelu` up to batch norm: D is ``gradient`` where the ReLU was on, and zero elsewhere.
+
+        Args:
+            gradient: (P, c).
+            x: (P, c), as in the forward pass; where it is NaN the gradient passes.
+            scale: (c,), likewise.
+            shift: (c,), likewise.
+            mean: (c,), what batch norm subtracted.
+            source: (P, c), to be added to.
+            out: (P, c), becomes D; or, where there is a ``source``, ``source + scale * D``. May be one of the others.
+
+        Returns:
+            The column sums ``sum D`` and ``sum D (x - mean)``, (2, c): the gradient of the shift, and of the scale
+            over ``1/std``.
+        """
+        sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
+        for rows in self.tiles(x):
+            tile = x[rows].to(mean.dtype)
+            before_relu = torch.addcmul(shift, tile, scale)
+            masked = torch.ops.aten.threshold_backward(gradient[rows].to(mean.dtype), before_relu, 0)
+            sums[0] += masked.sum(0)
+            sums[1] += (tile - mean).mul_(masked).sum(0)
+            out[rows] = masked if source is None else torch.addcmul(source[rows].to(mean.dtype), masked, scale)
+        return sums
+
+    def bn_gradient(
+        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
+    ) -> Tensor:
+        """Write ``scale * gradient - terms[0] - (x - mean) * terms[1]``: what the batch's own moments take back.
+
+        Args:
+            gradient: (P, c).
+            x: (P, c), values before batch norm.
+            mean: (c,), what batch norm subtracted.
+            scale: (c,).
+            terms: (2, c), see `calls.moment_terms`.
+            out: (P, c), may be ``gradient``.
+        """
+        for rows in self.tiles(x):
+            part = torch.addcmul(-terms[0], gradient[rows].to(mean.dtype), scale)
+            out[rows] = part.addcmul_(x[rows].to(mean.dtype) - mean, terms[1], value=-1)
+        return out

@@ -1,0 +1,69 @@
+"""Which implementation runs where, and what happens without a compiler."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from densekit.engine.choose_ops import choose_ops
+from densekit.engine.compile_steps import CannotCompile, load_steps
+from densekit.errors import SettingsError
+
+
+@pytest.fixture
+def forget():
+    """Let the choice be made, and the library be looked for, once more."""
+    yield load_steps.cache_clear
+    for cached in (choose_ops, load_steps):
+        cached.cache_clear()
+
+
+def compiler_is(monkeypatch, path, forget) -> None:
+    for cached in (choose_ops, load_steps):
+        cached.cache_clear()
+    monkeypatch.setenv("PATH", str(path))
+    monkeypatch.delenv("CXX", raising=False)
+
+
+def test_auto_compiles_the_steps_for_the_cpu():
+    assert choose_ops("auto", "cpu").name == "cpu"
+    assert choose_ops("torch", "cpu").name == "torch"
+    assert choose_ops("auto", "meta").name == "torch"
+
+
+def test_without_a_compiler_plain_pytorch_runs(monkeypatch, tmp_path, forget):
+    compiler_is(monkeypatch, tmp_path, forget)
+    choice = choose_ops("auto", "cpu")
+    assert (choice.name, choice.reason) == (
+        "torch", "the compiled steps cannot run: no C++ compiler found (c++, g++, clang++, or CXX)"
+    )  # fmt: skip
+    with pytest.raises(SettingsError, match=r"engine 'cpu' cannot run: no C\+\+ compiler found .*; try auto or torch"):
+        choose_ops("cpu", "cpu")
+
+
+def test_a_compiler_that_fails_is_told_with_its_error(monkeypatch, tmp_path, forget):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'steps.cpp:1: error: too old' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(CannotCompile, match="cannot compile the steps: steps.cpp:1: error: too old"):
+        load_steps()
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+def test_an_engine_for_another_device_is_refused():
+    with pytest.raises(SettingsError, match="engine 'cpu' cannot run on cuda: try auto or torch"):
+        choose_ops("cpu", "cuda")
+
+
+@pytest.mark.parametrize("writable", [True, False], ids=["kept", "cache_cannot_be_written"])
+def test_the_library_is_kept_for_the_next_process(tmp_path, writable):
+    cache = tmp_path / "cache"
+    cache.mkdir() if writable else cache.write_text("a file in the way")
+    script = "from densekit.engine.compile_steps import load_steps; print(load_steps().bnrelu_float32 is not None)"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert ran.stdout == "True\n", ran.stderr
+    assert len(list(cache.rglob("*.so"))) == int(writable)
