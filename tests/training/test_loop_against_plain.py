@@ -74,7 +74,7 @@ def sgd(parameters):
 
 
 def test_training_with_sgd_and_one_cycle(train_tiny, tiny):
-    run = train_tiny(lr=0.1, channels_last=False, val_fraction=0.1)
+    run = train_tiny(lr=0.1, fused=False, channels_last=False, val_fraction=0.1)
     expected, _ = plain_loop(tiny["model_options"], sgd, lambda done: 0.1 * one_cycle(done), epochs=EPOCHS)
     stored = load_file(run.folder / "checkpoints" / "last.safetensors")
     same({k.removeprefix("network."): v for k, v in stored.items() if k.startswith("network.")}, expected)
@@ -116,7 +116,7 @@ def test_training_with_sgd_and_one_cycle(train_tiny, tiny):
     ],
 )
 def test_an_epoch(settings, plain, make_job, tiny):
-    job = make_job(**{"lr": 0.1, "schedule": "constant", "channels_last": False, **settings})
+    job = make_job(**{"lr": 0.1, "schedule": "constant", "channels_last": False, "fused": False, **settings})
     train_epoch(job, Interruption())
     defaults = {"new_optimizer": sgd, "rate": lambda _: 0.1}
     expected, _ = plain_loop(tiny["model_options"], **{**defaults, **plain})
@@ -124,7 +124,7 @@ def test_an_epoch(settings, plain, make_job, tiny):
 
 
 def test_average_of_the_weights(make_job, tiny):
-    job = make_job(lr=0.1, schedule="constant", channels_last=False, ema=0.8)
+    job = make_job(lr=0.1, schedule="constant", channels_last=False, fused=False, ema=0.8)
     train_epoch(job, Interruption())
     last, average = plain_loop(tiny["model_options"], sgd, lambda _: 0.1, decay=0.8)
     assert average is not None
@@ -136,7 +136,7 @@ def test_average_of_the_weights(make_job, tiny):
 
 
 def test_the_average_is_what_is_kept(train_tiny):
-    run = train_tiny(ema=0.8, val_fraction=0, epochs=1)
+    run = train_tiny(ema=0.8, fused=False, val_fraction=0, epochs=1)
     stored = load_file(run.folder / "checkpoints" / "last.safetensors")
     prefix = "average.module."
     same(run.classifier().network.state_dict(), {k.removeprefix(prefix): v for k, v in stored.items() if prefix in k})
@@ -147,7 +147,9 @@ def rare_class(make_folder):
 
 
 def test_weights_of_the_loss_make_up_for_rare_classes(make_job, make_folder):
-    job = make_job(**rare_class(make_folder), class_balance="loss", limit_per_class=None, lr=0.1, schedule="constant")
+    job = make_job(
+        **rare_class(make_folder), class_balance="loss", limit_per_class=None, lr=0.1, fused=False, schedule="constant"
+    )
     twin = copy.deepcopy(job.state.network)
     optimizer = sgd(twin.parameters())
     optimizer.param_groups[0]["lr"] = 0.1

@@ -57,6 +57,7 @@ VALUES = {
     "precision": "bf16",
     "channels_last": False,
     "compile": True,
+    "fused": False,
     "deterministic": True,
     "workers": 2,
     "memory_gib": 0.0,

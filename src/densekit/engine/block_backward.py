@@ -105,10 +105,12 @@ def _plain_backward(
     sums, dweight = gradient.call.ops.bnrelu_convolve_backward(
         dy, x, norm.scale, norm.shift, mean.to(norm.scale.dtype), weight.to(dy.dtype), wants_weight=wants[2], **onto
     )
+    dweight = None if dweight is None else dweight.to(weight.dtype)
+    if sums is None:
+        return [None, None, dweight]
     if upstream:
         gradient.added(c, moment_terms(sums, norm, dy[..., 0].numel()) if layer[0].trains else None)
-    of_norm = [None, None] if sums is None else norm_gradients(sums, norm, gamma)
-    return [*of_norm, None if dweight is None else dweight.to(weight.dtype)]
+    return [*norm_gradients(sums, norm, gamma), dweight]
 
 
 def _bottleneck_backward(

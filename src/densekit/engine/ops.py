@@ -20,7 +20,7 @@ class TorchOps(RowSteps):
     name = "torch"
 
     def batch_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return mean and biased variance of every column of ``x`` (P, c) as (2, c); copy ``x`` to ``out``, if given."""
+        """Return mean and biased variance of every column of ``x`` (P, c) as (2, c); ``out`` becomes a copy."""
         moments = _Moments()
         for rows in self.tiles(x):
             moments.add(self.tile_moments(x[rows], None if out is None else out[rows]), len(x[rows]))

@@ -13,6 +13,7 @@ from densekit.data.batches import EpochBatches, class_weights, sampling_weights
 from densekit.data.loaders import evaluation_loader, make_loader
 from densekit.data.picture_set import PictureSet
 from densekit.data.transforms import training_transform
+from densekit.engine.swap import fuse_where_faster
 from densekit.training.checkpoint import Progress, TrainingState
 from densekit.training.loop import Job
 from densekit.training.reporting import Reporter
@@ -27,6 +28,8 @@ def new_state(classifier: Classifier, settings: TrainSettings, accelerator: Acce
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network.to(accelerator.device)
+    if settings.fused and not settings.compile:  # the compiler fuses stock modules in its own way
+        fuse_where_faster(network)
     average = None
     if settings.ema is not None:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)

@@ -87,6 +87,7 @@ class TrainSettings(Augmentation, DataSettings):
     )
     channels_last: bool = Field(True, description="memory layout that is faster on most hardware")
     compile: bool = Field(False, description="compile the network (slow start, faster steps)")
+    fused: bool = Field(True, description="run dense blocks fused, where that is faster: same results, less memory")
     deterministic: bool = Field(False, description="only operations that give the same bits every time")
     workers: NonNegativeInt | Literal["auto"] = Field("auto", description="processes that load pictures")
     memory_gib: float = Field(1.0, ge=0, description="keep decoded pictures in memory up to this size")
