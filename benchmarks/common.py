@@ -3,7 +3,8 @@
 import csv
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,17 @@ def summarise(samples: Sequence[float], unit: str) -> dict[str, Any]:
     """
     low, median, high = (float(f"{value:.4g}") for value in quantiles(samples, n=4, method="inclusive"))
     return {"runs": len(samples), f"median_{unit}": median, f"q1_{unit}": low, f"q3_{unit}": high}
+
+
+def interleave(functions: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
+    """Seconds of every function, called in turns, so that whatever else the machine does hits them alike."""
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(runs):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            samples[name].append(time.perf_counter() - start)
+    return samples
 
 
 def write_results(name: str, rows: Iterable[dict[str, Any]]) -> Path:

@@ -242,7 +242,9 @@ class TorchOps(RowSteps):
         """
         _, H, W, C = x.shape
         h, w = H // 2, W // 2
-        gradient = torch.zeros(x.shape, dtype=dpooled.dtype, device=x.device)
+        gradient = dpooled.new_empty(x.shape)
+        gradient[:, 2 * h :] = 0
+        gradient[:, :, 2 * w :] = 0
         sums = torch.zeros(2, C, dtype=mean.dtype, device=mean.device)
         for pictures in self.tiles(x):
             inner = gradient[pictures, : 2 * h, : 2 * w].unflatten(2, (w, 2)).unflatten(1, (h, 2))

@@ -1,0 +1,58 @@
+"""The same DenseNet as its users have it: densekit's, fused and stock, torchvision's and timm's."""
+
+from collections.abc import Callable
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import densekit as dk
+
+CIFAR = {"block_config": (16, 16, 16), "growth_rate": 12, "num_init_features": 24, "num_classes": 10}
+NETWORKS = {"densenet121": 224, "densenet201": 224, "densenet_bc100_k12_cifar": 32}
+"""Name in densekit's catalogue, and pixels of a side."""
+
+
+def densekits(name: str) -> nn.Module:
+    return dk.create_model(name, num_classes=10)
+
+
+def torchvisions(name: str, **options: bool) -> nn.Module:
+    if name != "densenet_bc100_k12_cifar":
+        return getattr(torchvision.models, name)(num_classes=10, **options)
+    model = torchvision.models.DenseNet(**CIFAR, **options)
+    model.features.conv0 = nn.Conv2d(3, 24, 3, padding=1, bias=False)
+    model.features.norm0 = model.features.relu0 = model.features.pool0 = nn.Identity()
+    return model
+
+
+def timms(name: str) -> nn.Module:
+    return timm.create_model(name, num_classes=10)
+
+
+CONTENDERS: dict[str, Callable[[str], nn.Module]] = {
+    "densekit fused": lambda name: dk.fuse(densekits(name)),
+    "densekit stock": densekits,
+    "torchvision eager": torchvisions,
+    "torchvision memory_efficient": lambda name: torchvisions(name, memory_efficient=True),
+    "timm eager": timms,
+    "torchvision compiled": torchvisions,
+}
+
+
+def build(contender: str, network: str, device: str) -> nn.Module:
+    """Build a contender in channels-last memory, which is the faster layout for all of them."""
+    torch.manual_seed(0)
+    model = CONTENDERS[contender](network).to(device, memory_format=torch.channels_last)
+    return torch.compile(model) if "compiled" in contender else model
+
+
+def contenders_of(network: str, *, training: bool, compiled: bool) -> list[str]:
+    """Return the contenders that make sense for a network."""
+    left_out = set() if compiled else {"torchvision compiled"}
+    if network == "densenet_bc100_k12_cifar":
+        left_out.add("timm eager")  # which has no stem for small pictures
+    if not training:
+        left_out.add("torchvision memory_efficient")
+    return [name for name in CONTENDERS if name not in left_out]
