@@ -147,8 +147,8 @@ void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale
       const T* xs = x.row(row);
       T* to = out.row(row);
       const auto mask = [&](int64_t c) {
-        const A value = load(xs[c]);
-        const A masked = value * scale[c] + shift[c] <= 0 ? A(0) : load(d[c]);
+        const A value = load(xs[c]), incoming = load(d[c]);  // always loaded: a conditional load is no vector's
+        const A masked = value * scale[c] + shift[c] <= 0 ? A(0) : incoming;
         plain[c] += masked;
         weighted[c] += masked * (value - mean[c]);
         return masked;
