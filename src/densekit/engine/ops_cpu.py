@@ -10,6 +10,14 @@ from torch import Tensor
 from densekit.engine.ops import TorchOps, flat
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_ARGUMENTS = {
+    "bnrelu": "mvvm",
+    "drelu_sums": "mmvvvmmv",
+    "bn_gradient": "mmvvvvm",
+    "tile_moments": "mmv",
+    "neighbours": "vvii",
+}
+"""Of each step, before its size: m is a matrix, v a vector, i a number."""
 
 
 class CompiledOps(TorchOps):
@@ -23,7 +31,11 @@ class CompiledOps(TorchOps):
     tile_values = 1 << 20  # float32: 4 MiB, so that what a tile needs stays in the last-level cache
 
     def __init__(self, library: ctypes.CDLL):
-        self._library = library
+        self._steps = {
+            (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments)
+            for step, arguments in _ARGUMENTS.items()
+            for dtype, name in _TYPES.items()
+        }
 
     def _find(self, step: str, *matrices: Tensor | None) -> Callable[..., None] | None:
         """Return the compiled step for these matrices, or None where it has to be PyTorch's."""
@@ -31,7 +43,7 @@ class CompiledOps(TorchOps):
         dtype = given[0].dtype
         if dtype not in _TYPES or any(m.dtype != dtype or m.stride(1) != 1 for m in given):
             return None
-        return getattr(self._library, f"{step}_{_TYPES[dtype]}")
+        return self._steps[step, dtype]
 
     def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """As `RowSteps.tile_moments`."""
@@ -94,24 +106,31 @@ class CompiledOps(TorchOps):
         N, H, W, k = dy.shape
         dy = dy.contiguous()
         nine = dy.new_empty(N * H * W, 9 * k)
-        step(_vector(dy), _vector(nine), *map(ctypes.c_int64, dy.shape), ctypes.c_int(torch.get_num_threads()))
+        step(_vector(dy), _vector(nine), *dy.shape, torch.get_num_threads())
         dweight = (nine.t() @ flat(x)).view(3, 3, k, -1).permute(2, 3, 0, 1)
         dx = super().convolve_backward(dy, x, weight, True, False)[0] if wants_x else None
         return dx, dweight
 
 
-def _matrix(x: Tensor | None) -> tuple[Any, Any]:
+def _declared(step: Any, arguments: str) -> Callable[..., None]:
+    """Tell ctypes the types of a step's arguments, so that it takes plain numbers."""
+    kinds = {"m": (ctypes.c_void_p, ctypes.c_int64), "v": (ctypes.c_void_p,), "i": (ctypes.c_int64,)}
+    size = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int)  # see `_size`
+    step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
+    step.restype = None
+    return step
+
+
+def _matrix(x: Tensor | None) -> tuple[int | None, int]:
     """Return address and row stride, in values."""
-    if x is None:
-        return ctypes.c_void_p(0), ctypes.c_int64(0)
-    return ctypes.c_void_p(x.data_ptr()), ctypes.c_int64(x.stride(0))
+    return (None, 0) if x is None else (x.data_ptr(), x.stride(0))
 
 
-def _vector(x: Tensor) -> Any:
+def _vector(x: Tensor) -> int:
     assert x.is_contiguous()
-    return ctypes.c_void_p(x.data_ptr())
+    return x.data_ptr()
 
 
-def _size(x: Tensor) -> tuple[Any, ...]:
+def _size(x: Tensor) -> tuple[int, int, int]:
     """Return rows, columns, and threads to share them."""
-    return ctypes.c_int64(x.shape[0]), ctypes.c_int64(x.shape[1]), ctypes.c_int(torch.get_num_threads())
+    return x.shape[0], x.shape[1], torch.get_num_threads()

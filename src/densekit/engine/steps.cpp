@@ -5,6 +5,7 @@
 // cache; sums are kept per chunk in A and per thread in double, and joined in a fixed order.
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -118,49 +119,69 @@ class Sums {
   std::vector<double> total_;
 };
 
+// Call body(number, row) for rows four at a time and the rest one by one, so that what belongs to a channel is read, and
+// its sums are written, once in four rows. `number` is a constant, known to the compiler. bfloat16 goes one by one: it is
+// busy with conversions, and gains nothing.
+template <class T, class Body>
+void by_four(int64_t first, int64_t last, Body body) {
+  int64_t row = first;
+  if constexpr (sizeof(T) >= 4)
+    for (; row + 4 <= last; row += 4) body(std::integral_constant<int, 4>(), row);
+  for (; row < last; ++row) body(std::integral_constant<int, 1>(), row);
+}
+
+template <int number, class T>
+std::array<T*, number> rows_from(Matrix<T> matrix, int64_t row) {
+  std::array<T*, number> rows;
+  for (int r = 0; r < number; ++r) rows[r] = matrix.row(row + r);
+  return rows;
+}
+
 template <class T>
 void bnrelu(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<T> out, Size size) {
-  const int64_t channels = size.channels;
   for_chunks(size, [=](int, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const T* xs = x.row(row);
-      T* to = out.row(row);
+    by_four<T>(first, last, [=](auto number, int64_t row) {
+      const auto xs = rows_from<number>(x, row);
+      const auto to = rows_from<number>(out, row);
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) to[c] = store<T>(relu(load(xs[c]) * scale[c] + shift[c]));
-    }
+      for (int64_t c = 0; c < size.channels; ++c) {
+        const Acc<T> factor = scale[c], term = shift[c];
+        for (int r = 0; r < number; ++r) to[r][c] = store<T>(relu(load(xs[r][c]) * factor + term));
+      }
+    });
   });
 }
 
 // D is the gradient where the ReLU was on, else zero; add it up, plain and times x - mean. `out` becomes D or, where
 // there is a source, source + scale * D.
-template <class T>
+template <class T, bool onto_source>
 void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
                 const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums, Size size) {
-  const int64_t channels = size.channels;
   using A = Acc<T>;
   Sums<A> totals(size);
   for_chunks(size, [&](int thread, int64_t first, int64_t last) {
     A* plain = totals.chunk(thread);
-    A* weighted = plain + channels;
-    for (int64_t row = first; row < last; ++row) {
-      const T* d = gradient.row(row);
-      const T* xs = x.row(row);
-      T* to = out.row(row);
-      const auto mask = [&](int64_t c) {
-        const A value = load(xs[c]), incoming = load(d[c]);  // always loaded: a conditional load is no vector's
-        const A masked = value * scale[c] + shift[c] <= 0 ? A(0) : incoming;
-        plain[c] += masked;
-        weighted[c] += masked * (value - mean[c]);
-        return masked;
-      };
-      if (const T* from = source.data ? source.row(row) : nullptr) {
+    A* weighted = plain + size.channels;
+    by_four<T>(first, last, [=](auto number, int64_t row) {
+      const auto ds = rows_from<number>(gradient, row);
+      const auto xs = rows_from<number>(x, row);
+      const auto from = rows_from<number>(onto_source ? source : gradient, row);
+      const auto to = rows_from<number>(out, row);
 #pragma omp simd
-        for (int64_t c = 0; c < channels; ++c) to[c] = store<T>(load(from[c]) + scale[c] * mask(c));
-      } else {
-#pragma omp simd
-        for (int64_t c = 0; c < channels; ++c) to[c] = store<T>(mask(c));
+      for (int64_t c = 0; c < size.channels; ++c) {
+        const A factor = scale[c], term = shift[c], middle = mean[c];
+        A sum = plain[c], product = weighted[c];
+        for (int r = 0; r < number; ++r) {
+          const A value = load(xs[r][c]), incoming = load(ds[r][c]);  // a conditional load would be no vector's
+          const A masked = value * factor + term <= 0 ? A(0) : incoming;
+          sum += masked;
+          product += masked * (value - middle);
+          to[r][c] = store<T>(onto_source ? load(from[r][c]) + factor * masked : masked);
+        }
+        plain[c] = sum;
+        weighted[c] = product;
       }
-    }
+    });
     totals.add(thread);
   });
   totals.write(sums);
@@ -169,16 +190,18 @@ void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale
 template <class T>
 void bn_gradient(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1,
                  const Acc<T>* c2, Matrix<T> out, Size size) {
-  const int64_t channels = size.channels;
   for_chunks(size, [=](int, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const T* d = gradient.row(row);
-      const T* xs = x.row(row);
-      T* to = out.row(row);
+    by_four<T>(first, last, [=](auto number, int64_t row) {
+      const auto ds = rows_from<number>(gradient, row);
+      const auto xs = rows_from<number>(x, row);
+      const auto to = rows_from<number>(out, row);
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c)
-        to[c] = store<T>(load(d[c]) * scale[c] - c1[c] - (load(xs[c]) - mean[c]) * c2[c]);
-    }
+      for (int64_t c = 0; c < size.channels; ++c) {
+        const Acc<T> factor = scale[c], middle = mean[c], first_term = c1[c], second_term = c2[c];
+        for (int r = 0; r < number; ++r)
+          to[r][c] = store<T>(load(ds[r][c]) * factor - first_term - (load(xs[r][c]) - middle) * second_term);
+      }
+    });
   });
 }
 
@@ -219,23 +242,34 @@ void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, Size size) 
     const T* pivot = x.row(first);
     std::fill(means, means + channels, A(0));
     std::fill(squares, squares + channels, A(0));
-    for (int64_t row = first; row < last; ++row) {
-      const T* xs = x.row(row);
+    by_four<T>(first, last, [=](auto number, int64_t row) {
+      const auto xs = rows_from<number>(x, row);
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) means[c] += load(xs[c]) - load(pivot[c]);
-      if (out.data) std::copy(xs, xs + channels, out.row(row));
-    }
+      for (int64_t c = 0; c < channels; ++c) {
+        const A base = load(pivot[c]);
+        A sum = means[c];
+        for (int r = 0; r < number; ++r) sum += load(xs[r][c]) - base;
+        means[c] = sum;
+      }
+      if (out.data)
+        for (int r = 0; r < number; ++r) std::copy_n(xs[r], channels, out.row(row + r));
+    });
     const A share = A(1) / A(last - first);
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) means[c] *= share;
-    for (int64_t row = first; row < last; ++row) {
-      const T* xs = x.row(row);
+    by_four<T>(first, last, [=](auto number, int64_t row) {
+      const auto xs = rows_from<number>(x, row);
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
-        const A apart = load(xs[c]) - load(pivot[c]) - means[c];
-        squares[c] += apart * apart;
+        const A base = load(pivot[c]), mean = means[c];
+        A sum = squares[c];
+        for (int r = 0; r < number; ++r) {
+          const A apart = load(xs[r][c]) - base - mean;
+          sum += apart * apart;
+        }
+        squares[c] = sum;
       }
-    }
+    });
     own.chunk.count = double(last - first);
     for (int64_t c = 0; c < channels; ++c) {
       own.chunk.means[c] = double(load(pivot[c])) + means[c];
@@ -284,8 +318,9 @@ void neighbours(const T* x, T* out, int64_t N, int64_t H, int64_t W, int64_t cha
                                     const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean, const T* source,     \
                                     int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t rows,     \
                                     int64_t channels, int threads) {                                                   \
-    drelu_sums<T>({gradient, gradient_stride}, {x, x_stride}, scale, shift, mean, {source, source_stride},             \
-                  {out, out_stride}, sums, {rows, channels, threads});                                                 \
+    const auto step = source ? drelu_sums<T, true> : drelu_sums<T, false>;                                             \
+    step({gradient, gradient_stride}, {x, x_stride}, scale, shift, mean, {source, source_stride}, {out, out_stride},   \
+         sums, {rows, channels, threads});                                                                             \
   }                                                                                                                    \
   extern "C" void bn_gradient_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,         \
                                      const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2,      \
