@@ -84,7 +84,7 @@ def test_other_libraries(library, format, foreign, small, pictures, same, tmp_pa
     theirs, ours, path = foreign(library), small(), tmp_path / "weights"
     save_file(theirs.state_dict(), path) if format == "safetensors" else torch.save(theirs.state_dict(), path)
     result = transfer(ours, read_checkpoint(path))  # the content decides, not the name
-    assert not (result.adapted or result.new or result.unused)
+    assert (result.adapted, result.new, result.unused) == ({}, {}, ())
     same(ours(pictures), theirs(pictures))
 
 
@@ -102,7 +102,7 @@ def test_resnets_of_timm(theirs, ours, randomise, same, pictures):
     original = randomise(timm.create_model(theirs, num_classes=7))
     copy = create_model(ours, num_classes=7).double().eval()
     result = transfer(copy, original.state_dict())
-    assert not (result.new or result.unused)
+    assert (result.new, result.unused) == ({}, ())
     same(copy(pictures), original(pictures))
 
 
@@ -152,7 +152,7 @@ UNREADABLE = {
     "settings": (lambda p: torch.save({"args": argparse.Namespace(a=1)}, p), "would call argparse.Namespace, which no"),
     "numpy": (
         lambda p: torch.save({"best": np.float64(1)}, p),
-        r"would call numpy\S*multiarray.scalar, which no weigh",
+        r"would call numpy\S+scalar, which no",
     ),
     "whole_module": (lambda p: torch.save(nn.Linear(2, 2), p), r"torch.nn.modules.linear.Linear, .*\(model.state_dict"),
     "script": (script, "is a TorchScript program, no weights"),

@@ -54,7 +54,7 @@ def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's own, about what it is about to refuse
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 (a damaged or hostile file can raise anything)
+    except Exception as error:  # a damaged or hostile file can raise anything
         raise CheckpointError(f"{path} {_reason(str(error))}") from None
 
 

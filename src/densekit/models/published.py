@@ -121,7 +121,7 @@ def fetch_hub(repository: str, screen: Screen) -> Path:
             return folder
     except RepositoryNotFoundError:
         raise CheckpointError(f"the hub has no {repository}, or it is private: HF_TOKEN would open it") from None
-    except Exception as error:  # noqa: BLE001 (of whichever HTTP library the hub's client uses)
+    except Exception as error:  # of whichever HTTP library the hub's client uses
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         base = hf_hub_url(repository, WEIGHT_FILES[0]).rpartition("/")[0]
         raise CheckpointError(
