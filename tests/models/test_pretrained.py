@@ -107,9 +107,7 @@ def test_a_damaged_file_in_the_cache_is_named(imagenet, imagenet_file, web, cach
 
 
 def test_imagenet_for_a_network_without_published_weights():
-    with pytest.raises(
-        CheckpointError, match=r"densenet264 has no published ImageNet weights; choose one of densenet1"
-    ):
+    with pytest.raises(CheckpointError, match=r"densenet264 has no published ImageNet weights; choose one of"):
         create_model("densenet264", weights="imagenet")
 
 
@@ -153,10 +151,7 @@ def test_timms_weights_come_from_the_hub_once(name, hub, timm_files, web, cache,
     requests = len(web.requested)
     find_weights(name, screen=screen)
     assert len(web.requested) == requests
-    assert {path.name for path in (cache / "timm/densenet121.ra_in1k").iterdir()} == {
-        "model.safetensors",
-        "config.json",
-    }
+    assert {path.name for path in (cache / "timm/densenet121.ra_in1k").iterdir()} == set(timm_files)
 
 
 def test_a_run_that_was_uploaded_brings_its_classes_and_preprocessing(hub, small, tmp_path, web):

@@ -81,6 +81,11 @@ def find_weights(source: str | Path, *, model: str | None = None, screen: Screen
     return Weights(name, read_checkpoint(path))
 
 
+def is_published(source: str) -> bool:
+    """Return whether `find_weights` takes ``source`` for a name of published weights, not for a file or folder."""
+    return source == IMAGENET or source.startswith(HUB) or source in timm_names(model_of(source) or "")
+
+
 def load_weights(
     model: nn.Module,
     weights: str | Path | Weights,
