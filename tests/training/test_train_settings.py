@@ -68,6 +68,7 @@ VALUES = {
     "tensorboard": False,
 }
 PARTNERS = {"mean": ("std",), "std": ("mean",)}
+PARTNERS |= dict.fromkeys(("freeze_epochs", "backbone_lr_factor", "freeze_bn"), ("weights",))
 
 
 @pytest.fixture

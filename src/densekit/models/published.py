@@ -82,18 +82,18 @@ def fetch_torchvision(model: str, screen: Screen) -> Path:
     folder = _cache()
     checksum = f"sha256:{_HASH.findall(file)[-1]}"
     places = [folder / file, Path(torch.hub.get_dir(), "checkpoints", file)]
-    path = next((place for place in places if place.is_file()), None)
+    for path in places:
+        if path.is_file():
+            try:
+                check_file(path, checksum)
+            except OSError as error:
+                raise CheckpointError(f"{path} is damaged ({error}): delete it") from None
+            return path
     try:
-        if path is None:
-            path = places[0]
-            download(f"{base}/{file}", path, screen, checksum=checksum)
-        else:
-            check_file(path, checksum)
+        download(f"{base}/{file}", folder / file, screen, checksum=checksum)
     except OSError as error:
-        if path is not None and path.exists():
-            raise CheckpointError(f"{path} is damaged ({error}): delete it") from None
         raise CheckpointError(f"cannot download {file} ({error}): put {file} from {base} into {folder}") from None
-    return path
+    return folder / file
 
 
 def fetch_hub(repository: str, screen: Screen) -> Path:
