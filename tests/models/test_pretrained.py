@@ -251,6 +251,15 @@ def test_a_damaged_configuration_is_named(text, timm_files, tmp_path):
         find_weights(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"preprocessing": 3}, {"classes": 3}, {"architecture": {"name": "densenet121"}}])
+def test_a_damaged_record_is_named(change, small, tmp_path):
+    save_model(tmp_path, small())
+    record = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(CheckpointError, match=r"model.json is damaged \("):
+        find_weights(tmp_path)
+
+
 def test_weights_of_another_network_are_named(small, tmp_path):
     save_model(tmp_path, create_model("resnet14_cifar"))
     with pytest.raises(CheckpointError, match=rf"^{tmp_path}: the weights are of another network: they have \S+ "):

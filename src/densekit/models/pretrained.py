@@ -145,20 +145,26 @@ def _from_folder(folder: Path, name: str) -> Weights:
 
 def _of_densekit(path: Path) -> dict[str, Any]:
     record = read_record(path)
-    architecture, preprocessing = record["architecture"], record.get("preprocessing", {})
     # number of classes, channels and pixels are those of the pictures to come
     left_open = {"num_classes", "in_channels", "image_size"}
-    options = {key: value for key, value in architecture.get("options", {}).items() if key not in left_open}
-    known = {key: tuple(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
-    known |= {"classes": tuple(record["classes"])} if "classes" in record else {}
-    return {"model": architecture.get("name"), "options": options, **known}
+    try:
+        architecture = record["architecture"]
+        options = {key: value for key, value in architecture["options"].items() if key not in left_open}
+        classes = tuple(record["classes"]) if "classes" in record else None
+        normalisation = _normalisation(record.get("preprocessing", {}))
+        return {"model": architecture["name"], "options": options, "classes": classes, **normalisation}
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from None
 
 
 def _of_timm(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        described = config.get("pretrained_cfg", config)
-        known: dict[str, Any] = {key: tuple(map(float, described[key])) for key in ("mean", "std") if key in described}
+        known = _normalisation(config.get("pretrained_cfg", config))
         return {"model": model_of(str(config.get("architecture"))), **known}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged, or no configuration of timm's ({error})") from None
+
+
+def _normalisation(described: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {key: tuple(map(float, described[key])) for key in ("mean", "std") if key in described}

@@ -55,8 +55,8 @@ class Transfer:
 
     def __str__(self) -> str:
         """Return one line for people."""
-        taken, all_of_them = len(self.loaded) + len(self.adapted), len(self.loaded) + len(self.adapted) + len(self.new)
-        parts = [f"{taken} of {all_of_them} tensors taken"]
+        taken = len(self.loaded) + len(self.adapted)
+        parts = [f"{taken} of {taken + len(self.new)} tensors taken"]
         parts += [f"adapted: {_list(self.adapted)}"] if self.adapted else []
         parts += [f"new: {_list(self.new)}"] if self.new else []
         parts += [f"left over in the file: {_some(self.unused)}"] if self.unused else []
