@@ -1,6 +1,10 @@
-"""Fixtures of more than one room: pictures of three colours, and a classifier that has learned them."""
+"""Fixtures of more than one room: pictures of three colours, a classifier that has learned them, a web server."""
 
+import socket
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +51,40 @@ def colour_run(colours, tmp_path_factory) -> Path:
     fixed = {"device": "cpu", "precision": "fp32", "workers": 0, "tensorboard": False}
     folder = tmp_path_factory.mktemp("runs") / "colours"
     return train(colours, out=folder, screen=Screen(quiet=True), **settings, **fixed).folder
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves files; a test may change ``answer_with``, the further headers of an answer to a path."""
+
+    def log_message(self, format, *args):
+        self.server.requested.append(self.path)
+
+    def end_headers(self):
+        for name, value in self.server.answer_with(self.path).items():
+            self.send_header(name, value)
+        super().end_headers()
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server on this machine: it serves ``web.folder`` and notes ``web.requested``."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    server.folder, server.requested, server.answer_with = folder, [], lambda path: {}
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def dead_url():
+    """The address of a server that does not answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return f"http://127.0.0.1:{port}"

@@ -35,6 +35,11 @@ import pytest
         pytest.param("train PHOTOS --mean 1", "mean and std: give both or neither", id="half_of_two"),
         pytest.param("train PHOTOS --epoch 3", "Unknown option: --epoch. Did you mean --epochs?", id="train_bad_flag"),
         pytest.param("train PHOTOS --out RUN", "exists already: choose another --out", id="run_exists"),
+        pytest.param(
+            "train PHOTOS --weights imagnet", "unknown weights 'imagnet'; did you mean: imagenet", id="weights"
+        ),
+        pytest.param("train PHOTOS --weights FILE", "FILE is no file of safetensors or torch.save", id="no_weights"),
+        pytest.param("train PHOTOS --freeze-epochs 1", "freeze_epochs is for trained weights", id="nothing_to_freeze"),
         pytest.param("train --resume", "resume needs the run folder: --out RUN --resume", id="resume_what"),
         pytest.param("train --resume --out PHOTOS", "holds no run", id="resume_no_run"),
     ],

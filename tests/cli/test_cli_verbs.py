@@ -108,7 +108,12 @@ class TestTrain:
 class TestListings:
     def test_models(self, densekit):
         answer = densekit("models", "densenet1[2]1")
-        assert answer.out.split() == ["densenet121", "7,978,856", "parameters", "1000", "classes"]  # as published
+        words = ["densenet121", "7,978,856", "parameters", "1000", "classes", "pretrained"]  # as published
+        assert answer.out.split() == words
+        assert "pretrained" not in densekit("models", "densenet264").out
+        named = densekit("models", "densenet121", "--weights").out.splitlines()  # se_densenet121 has none
+        assert named[1].split() == ["imagenet", "densenet121.ra_in1k", "densenet121.tv_in1k"]
+        assert len(named) == 3
 
     def test_models_with_multiply_adds_and_classes(self, densekit):
         out = densekit("models", "vgg16", "--macs", "--classes", 7).out

@@ -2,11 +2,8 @@ import gzip
 import hashlib
 import io
 import re
-import socket
 import tarfile
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -73,35 +70,6 @@ def cifar_archive(classes: int, label_bytes: int) -> tuple[bytes, np.ndarray, np
 
 def md5s(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format, *args):
-        self.server.requested.append(self.path)
-
-
-@pytest.fixture
-def web(tmp_path):
-    """A web server on this machine: it serves ``web.folder`` and notes ``web.requested``."""
-    folder = tmp_path / "web"
-    folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
-    server.folder, server.requested = folder, []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def dead_url():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -5,13 +5,20 @@ import torch
 
 from densekit.data.downloads import NAMED_SETS
 from densekit.models.catalogue import create_model, model_options
-from densekit.training.settings import describe_recipe, list_recipes, make_settings
+from densekit.training.settings import describe_recipe, list_recipes, load_recipe, make_settings
 
 SIZES = {"digits": 8, "mnist": 28, "fashion-mnist": 28, "cifar10": 32, "cifar100": 32}
 CHANNELS = {"cifar10": 3, "cifar100": 3}
 
 
-@pytest.mark.parametrize("name", list_recipes())
+WITH_DATA = [name for name in list_recipes() if "data" in load_recipe(name)]
+
+
+def test_only_fine_tuning_is_for_pictures_of_every_kind():
+    assert set(list_recipes()) - set(WITH_DATA) == {"finetune"}
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
 def test_recipe_names_a_network_that_takes_its_pictures(name):
     settings = make_settings(name).with_optimizer_defaults()
     assert settings.data in NAMED_SETS

@@ -30,6 +30,10 @@ VALUES = {
     "cutmix": 1.0,
     "model": "densenet121",
     "model_options": {"growth_rate": [8, 16], "bn_size": None, "activation": "leaky_relu", "drop_rate": 1e-05},
+    "weights": "hf-hub:owner/name",
+    "freeze_epochs": 2,
+    "backbone_lr_factor": 0.1,
+    "freeze_bn": True,
     "size": (28, 32),
     "channels": 1,
     "resize": "crop",
@@ -65,6 +69,7 @@ VALUES = {
     "tensorboard": False,
 }
 PARTNERS = {"mean": ("std",), "std": ("mean",)}
+PARTNERS |= dict.fromkeys(("freeze_epochs", "backbone_lr_factor", "freeze_bn"), ("weights",))
 
 
 @pytest.fixture

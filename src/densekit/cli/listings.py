@@ -6,9 +6,14 @@ from cyclopts import Parameter
 
 
 def models(
-    pattern: str = "*", /, *, macs: Annotated[bool, Parameter(negative="")] = False, classes: int | None = None
+    pattern: str = "*",
+    /,
+    *,
+    macs: Annotated[bool, Parameter(negative="")] = False,
+    weights: Annotated[bool, Parameter(negative="")] = False,
+    classes: int | None = None,
 ) -> None:
-    """List the networks, with their parameters.
+    """List the networks, with their parameters and whether trained weights are published for them.
 
     Parameters
     ----------
@@ -16,11 +21,14 @@ def models(
         Part of a name, or a pattern such as densenet*.
     macs
         Also count multiply-adds, which takes up to a second a network.
+    weights
+        Also name the published weights, for train --weights NAME.
     classes
         Number of classes. [10 for networks for 32x32 pictures, 1000 for 224x224]
     """
     from densekit.errors import UnknownNameError
     from densekit.models.catalogue import list_models
+    from densekit.models.published import published_names
 
     names = list_models(pattern)
     if not names:
@@ -28,7 +36,10 @@ def models(
     for name in names:
         size = 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
         count = classes if classes is not None else (10 if size == 32 else 1000)
-        print(_describe(name, size, count, macs))
+        published = published_names(name)
+        print(_describe(name, size, count, macs) + ("  pretrained" if published else ""))
+        if weights and published:
+            print(f"    {'  '.join(published)}")
 
 
 def _describe(name: str, size: int, classes: int, macs: bool) -> str:

@@ -1,7 +1,5 @@
 """Named data sets: found on this machine, or downloaded once, with checksums."""
 
-import hashlib
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,8 @@ from platformdirs import user_cache_path
 from densekit.console import Screen
 from densekit.data.archives import Arrays, read_cifar, read_mnist
 from densekit.data.splits import stratified_split
+from densekit.download import download
 from densekit.errors import DataError, UnknownNameError
-from densekit.files import write_atomically
 
 NAMED_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
 SYSTEM_ROOT = Path("/usr/share/datasets")  # Debian's dataset packages
@@ -112,25 +110,11 @@ def _download(file: str, source: Source, folder: Path, screen: Screen) -> Path:
     for mirror in source.mirrors:
         url = f"{mirror.rstrip('/')}/{file}"
         try:
-            write_atomically(folder / file, lambda path, url=url: _fetch(url, path, source.md5[file], screen))
+            download(url, folder / file, screen, checksum=f"md5:{source.md5[file]}")
             return folder / file
         except OSError as error:
             failures.append(f"{url}: {error}")
     raise OSError("; ".join(failures))
-
-
-def _fetch(url: str, path: Path, md5: str, screen: Screen) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    request = urllib.request.Request(url, headers={"User-Agent": "densekit"})
-    with urllib.request.urlopen(request, timeout=30) as answer, path.open("wb") as out:
-        size = answer.headers.get("Content-Length")
-        with screen.bar(f"downloading {url.rpartition('/')[2]}", int(size) if size else None, "bytes") as bar:
-            while block := answer.read(1 << 18):
-                digest.update(block)
-                out.write(block)
-                bar.advance(len(block))
-    if digest.hexdigest() != md5:
-        raise OSError(f"wrong checksum {digest.hexdigest()}, expected {md5}")
 
 
 def _load_digits(seed: int) -> Arrays:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -53,8 +54,15 @@ def model_options(name: str) -> list[str]:
     return [option for option in parameters if option not in ("num_classes", "in_channels")]
 
 
-def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
-    """Build a network by name, with fresh random weights.
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network by name, with fresh random weights or trained ones.
 
     The network carries ``architecture``, a plain record from which it can be built again:
     ``create_model(record["name"], **record["options"])``.
@@ -63,12 +71,15 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
         name: a name from `list_models`.
         num_classes: number of logits.
         in_channels: channels of the input pictures.
+        weights: trained weights, as `densekit.models.pretrained.find_weights` takes them; one line on standard error
+            says what of them was taken.
         options: further arguments of the network's class, in place of the named configuration's; lists from
             JSON or YAML serve as tuples.
 
     Raises:
         UnknownNameError: no network of that name.
         SettingsError: an option that the network does not have, or a value that cannot work.
+        CheckpointError: the weights cannot be had, or are of another network.
 
     >>> create_model("simple_cnn", num_classes=10, image_size=[28, 28]).architecture["options"]
     {'image_size': [28, 28], 'num_classes': 10, 'in_channels': 3}
@@ -90,6 +101,10 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
             raise
         raise SettingsError(f"{name} cannot be built with {options}: {error}") from None
     model.architecture = record  # pyright: ignore[reportArgumentType] (a plain attribute)
+    if weights is not None:
+        from densekit.models.pretrained import load_weights  # it lists the networks of this table
+
+        load_weights(model, weights)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from densekit.errors import CheckpointError, DensekitError
 from densekit.files import write_atomically, write_json
@@ -52,14 +52,9 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         CheckpointError: a file is missing, damaged, of a newer densekit, or does not fit the other.
     """
-    record = _read_record(folder / "model.json")
+    record = read_record(folder / "model.json")
     path = folder / "model.safetensors"
-    try:
-        tensors = load(path.read_bytes())  # not load_file: its tensors would stay tied to the file
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged, or no safetensors file ({error})") from None
+    tensors = read_tensors(path)
     architecture = record.pop("architecture")
     try:
         model = create_model(architecture["name"], **architecture["options"])
@@ -70,8 +65,26 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), record
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Return what ``model.json`` holds, less its format."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, by name.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return load(path.read_bytes())  # not load_file: its tensors would stay tied to the file
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged, or no safetensors file ({error})") from None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a ``model.json`` holds, less its format.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of a newer densekit.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,6 +15,7 @@ from densekit.data.picture_set import PictureSet
 from densekit.data.transforms import training_transform
 from densekit.engine.swap import fuse_where_faster
 from densekit.training.checkpoint import Progress, TrainingState
+from densekit.training.freezing import parameter_groups
 from densekit.training.loop import Job
 from densekit.training.reporting import Reporter
 from densekit.training.run_folder import RunFolder
@@ -39,12 +40,13 @@ def new_state(classifier: Classifier, settings: TrainSettings, accelerator: Acce
 
 def _new_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     assert isinstance(settings.weight_decay, float)
+    groups = parameter_groups(network, settings)
     common: dict[str, Any] = {"lr": 0.0, "weight_decay": settings.weight_decay}  # the loop sets the rate, every step
     if settings.optimizer == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
-        return torch.optim.SGD(network.parameters(), momentum=settings.momentum, nesterov=nesterov, **common)
+        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=nesterov, **common)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(network.parameters(), **common)
+    return kind(groups, **common)
 
 
 def new_job(

@@ -9,6 +9,7 @@ import torch
 
 from densekit.errors import TrainingError
 from densekit.files import write_atomically
+from densekit.training.freezing import begin_epoch
 from densekit.training.loop import Job, train_step
 
 _LOWEST, _HIGHEST, _STEPS = 1e-6, 10.0, 100
@@ -28,12 +29,12 @@ def find_learning_rate(job: Job) -> float:
     before = [copy.deepcopy(piece.state_dict()) for piece in pieces]
     rates, losses = [], []
     smooth = best = 0.0
-    state.network.train()
+    begin_epoch(state.network, job.settings, 0)
     with torch.random.fork_rng(), job.screen.bar("learning rate", _STEPS) as bar:
         for step, batch in enumerate(_batches(job)):
             rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (_STEPS - 1))
             for group in state.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_share"]
             loss, _, pictures = train_step(job, batch).tolist()
             smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss / pictures
             value = smooth / (1 - _SMOOTHING ** (step + 1))  # without the pull towards 0 of the first steps

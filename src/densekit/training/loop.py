@@ -20,6 +20,7 @@ from densekit.data.transforms import mix_batch
 from densekit.errors import TrainingError
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.training.checkpoint import TrainingState, save_checkpoint
+from densekit.training.freezing import begin_epoch
 from densekit.training.interruption import Interruption
 from densekit.training.reporting import Reporter
 from densekit.training.run_folder import RunFolder
@@ -76,7 +77,7 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
     """Take the remaining steps of the current epoch."""
     settings, progress = job.settings, job.state.progress
     job.batches.set_epoch(progress.epoch, progress.step)
-    job.state.network.train()
+    begin_epoch(job.state.network, settings, progress.epoch)
     # reading a result makes a GPU wait, so there it is done every tenth step only
     read_every = 1 if job.accelerator.device.type == "cpu" else 10
     totals = torch.zeros(3, device=job.accelerator.device)  # loss, right answers, pictures
@@ -170,7 +171,7 @@ def set_learning_rate(job: Job, epochs_done: float) -> None:
     # the middle of the step: a warm-up then does not begin, nor a decay end, with a wasted step at rate 0
     factor = job.schedule(epochs_done + 0.5 / job.batches.steps)
     for group in job.state.optimizer.param_groups:
-        group["lr"] = lr * factor
+        group["lr"] = lr * factor * group["lr_share"]
 
 
 def finish_epoch(job: Job) -> None:
@@ -183,7 +184,7 @@ def finish_epoch(job: Job) -> None:
         "train_accuracy": progress.correct / max(progress.pictures, 1),
         "val_loss": None,
         "val_accuracy": None,
-        "lr": job.state.optimizer.param_groups[0]["lr"],
+        "lr": job.state.optimizer.param_groups[-1]["lr"],  # of the head
         "seconds": round(progress.seconds, 3),
         "pictures_per_s": round(progress.pictures / max(progress.seconds, 1e-9), 1),
     }

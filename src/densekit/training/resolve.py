@@ -1,5 +1,7 @@
 """What is left open in the settings follows from the data: network, size, channels, normalisation."""
 
+from typing import Any
+
 import torch
 
 from densekit.classifier import Classifier
@@ -8,14 +10,17 @@ from densekit.data.picture_set import DataSet
 from densekit.data.transforms import Preprocessing
 from densekit.errors import SettingsError
 from densekit.models.catalogue import create_model, model_options
+from densekit.models.pretrained import Weights
 from densekit.training.settings import TrainSettings
 from densekit.version import __version__
 
 _SMALL = 64  # pixels; larger pictures get a network that shrinks them first
 
 
-def resolve(chosen: TrainSettings, dataset: DataSet) -> tuple[TrainSettings, Preprocessing]:
-    """Fill in what the settings leave to the data.
+def resolve(
+    chosen: TrainSettings, dataset: DataSet, weights: Weights | None = None
+) -> tuple[TrainSettings, Preprocessing]:
+    """Fill in what the settings leave to the weights and the data.
 
     Returns:
         Settings with nothing left open, and the preprocessing they amount to.
@@ -24,16 +29,37 @@ def resolve(chosen: TrainSettings, dataset: DataSet) -> tuple[TrainSettings, Pre
     size = _picture_size(chosen, dataset)
     channels = chosen.channels or dataset.channels
     preprocessing = Preprocessing(channels=channels, size=size, resize=chosen.resize)
-    if chosen.mean is None or chosen.std is None:
-        normalisation = normalisation_for(dataset, preprocessing, seed=chosen.seed)._asdict()
-    else:
-        normalisation = {"mean": chosen.mean, "std": chosen.std}
-    model = chosen.model or ("densenet12_wide_cifar" if max(size) <= _SMALL else "densenet121")
-    options = dict(chosen.model_options)
+    normalisation = _normalisation(chosen, dataset, preprocessing, weights)
+    model, options = _network(chosen, size, weights)
     if "image_size" in model_options(model):
         options.setdefault("image_size", list(size))
     found = {"model": model, "model_options": options, "size": size, "channels": channels, **normalisation}
     return chosen.model_copy(update=found), preprocessing.model_copy(update=normalisation)
+
+
+def _normalisation(
+    chosen: TrainSettings, dataset: DataSet, preprocessing: Preprocessing, weights: Weights | None
+) -> dict[str, tuple[float, ...]]:
+    """Return mean and standard deviation as given, as of the weights, or as of the pictures."""
+    if chosen.mean is not None and chosen.std is not None:
+        return {"mean": chosen.mean, "std": chosen.std}
+    if weights is not None and weights.mean is not None and weights.std is not None:
+        known = {"mean": weights.mean, "std": weights.std}
+        return {name: _for_channels(values, preprocessing.channels) for name, values in known.items()}
+    return normalisation_for(dataset, preprocessing, seed=chosen.seed)._asdict()
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Grey pictures take the average over the colours, as timm does."""
+    return values if len(values) in {1, channels} else (sum(values) / len(values),)
+
+
+def _network(chosen: TrainSettings, size: tuple[int, int], weights: Weights | None) -> tuple[str, dict[str, Any]]:
+    """Return name and options of the network: the weights' own, unless another is chosen."""
+    if weights is not None and weights.model is not None and chosen.model in {None, weights.model}:
+        return weights.model, {**weights.options, **chosen.model_options}
+    model = chosen.model or ("densenet12_wide_cifar" if max(size) <= _SMALL else "densenet121")
+    return model, dict(chosen.model_options)
 
 
 def _picture_size(chosen: TrainSettings, dataset: DataSet) -> tuple[int, int]:
@@ -68,5 +94,10 @@ def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, datase
             f"{settings.model} needs pictures of at least {smallest}x{smallest}, these are {height}x{width}: "
             f"choose --size {max(32, smallest)}, or a network for small pictures"
         )
-    trained = {"model": settings.model, "densekit": __version__, "torch": torch.__version__}
+    trained = {
+        "model": settings.model,
+        "weights": settings.weights,
+        "densekit": __version__,
+        "torch": torch.__version__,
+    }
     return Classifier(network, dataset.classes, preprocessing, {"trained": trained})

@@ -12,6 +12,7 @@ from typing import Any
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError
 from densekit.files import write_text
+from densekit.models.transfer import Transfer
 from densekit.training.settings import TrainSettings, read_settings
 
 HISTORY = (
@@ -62,6 +63,10 @@ class RunFolder:
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Write history.csv, a line for each epoch; accuracies are shares, times are seconds."""
         write_text(self.path / "history.csv", _csv(HISTORY, history))
+
+    def write_weights(self, taken: Transfer) -> None:
+        """Write weights.csv, what became of every tensor of the weights that training started from."""
+        write_text(self.path / "weights.csv", _csv(("tensor", "became", "why"), taken.rows()))
 
     def write_skipped(self, skipped: Iterable[Skipped]) -> None:
         """Write skipped.csv, the pictures left out and why, if there are any."""

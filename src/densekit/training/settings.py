@@ -34,6 +34,21 @@ class TrainSettings(Augmentation, DataSettings):
         default_factory=dict, description="further arguments of the network, e.g. growth_rate"
     )
 
+    weights: str | None = Field(
+        None,
+        description="start from trained weights: imagenet, a name from `densekit models --weights`, "
+        "hf-hub:owner/name, a run folder or a checkpoint file",
+    )
+    freeze_epochs: NonNegativeInt = Field(
+        0, description="epochs at the start in which only the head learns and the trained rest stays as it is"
+    )
+    backbone_lr_factor: float = Field(
+        1.0, gt=0, le=1, description="learning rate of all but the head, as a share of --lr"
+    )
+    freeze_bn: bool = Field(
+        False, description="batch norms keep the mean and variance of the weights' own pictures, in training too"
+    )
+
     size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="pixels: one number, or HEIGHTxWIDTH [the data's own, at most 224]"
     )
@@ -114,6 +129,10 @@ class TrainSettings(Augmentation, DataSettings):
             raise ValueError("class_balance=loss does not go with mixup or cutmix; use class_balance=sampler")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std: give both or neither")
+        if self.weights is None:
+            for name in ("freeze_epochs", "backbone_lr_factor", "freeze_bn"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is for trained weights, and there are none: give --weights")
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup={self.warmup} epochs leaves nothing of {self.epochs} epochs")
         return self

@@ -22,6 +22,7 @@ from densekit.data.settings import DataSettings
 from densekit.errors import SettingsError
 from densekit.hardware import choose_device, choose_precision
 from densekit.models.catalogue import model_options
+from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import load_checkpoint
@@ -79,6 +80,8 @@ def train(
     """
     screen = screen or Screen()
     given = settings if data is None else {"data": _absolute(data), **settings}
+    if given.get("weights") is not None and not is_published(str(given["weights"])):
+        given = {**given, "weights": _absolute(given["weights"])}
     if resume:
         run, chosen = _resume(out, recipe, given)
     else:
@@ -93,14 +96,16 @@ def train(
 def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None, screen: Screen) -> Run:
     device = choose_device(chosen.device)
     precision = choose_precision(chosen.precision, device)
-    accelerator = make_accelerator(device, precision)
+    accelerator = make_accelerator(device, precision, freezes=chosen.freeze_epochs > 0)
     screen = Screen(screen.quiet or not accelerator.is_main_process, screen.console)
+    weights = _weights(chosen, accelerator, screen) if run is None else None  # else they are in its checkpoint
     fields = chosen.model_dump(include=set(DataSettings.model_fields))
     dataset = open_data(**fields, screen=screen)
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
-    resolved, preprocessing = resolve(chosen, dataset)
+    resolved, preprocessing = resolve(chosen, dataset, weights)
     classifier = new_classifier(resolved, preprocessing, dataset)
+    taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
     train_set, val_set, damaged = _load(dataset, resolved, screen)
     resuming = run is not None
     run = run or _shared_folder(out, resolved, accelerator)
@@ -120,6 +125,8 @@ def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None,
         screen.say(f"learning rate {resolved.lr:.2g} chosen from {run.path / 'learning_rate.png'}")
     if accelerator.is_main_process:
         run.write_settings(resolved)
+        if taken:
+            run.write_weights(taken)
     try:
         run_epochs(job)
     finally:
@@ -147,6 +154,14 @@ def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -
     return run, wanted
 
 
+def _weights(settings: TrainSettings, accelerator: Accelerator, screen: Screen) -> Weights | None:
+    """Find the weights to start from; the main process downloads them for all."""
+    if settings.weights is None:
+        return None
+    with accelerator.main_process_first():
+        return find_weights(settings.weights, model=settings.model, screen=screen)
+
+
 def _load(
     dataset: DataSet, settings: TrainSettings, screen: Screen
 ) -> tuple[PictureSet, PictureSet | None, list[Skipped]]:
@@ -167,7 +182,7 @@ def _shared_folder(out: str | Path | None, settings: TrainSettings, accelerator:
 
 
 def _absolute(data: str | Path) -> str:
-    """A folder or table is remembered by its whole path, so that the run works from any folder later."""
+    """A file or folder is remembered by its whole path, so that the run works from any folder later."""
     path = Path(data).expanduser()
     return str(data) if str(data) in NAMED_SETS or not path.exists() else str(path.resolve())
 

@@ -1,0 +1,70 @@
+"""Checkpoint files of any origin: their tensors by name, read without running anything that a file says."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densekit.errors import CheckpointError
+from densekit.models.weights import read_tensors
+
+_DEPTH = 8  # of mappings in mappings; a hostile file can hold itself
+_ADVICE = "save the weights alone, with safetensors or torch.save(model.state_dict(), path)"
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Return all tensors of a file of safetensors or ``torch.save``, on the CPU.
+
+    What a training script wraps around a state dict becomes a part of the names: ``{"state_dict": {"fc.bias": ...}}``
+    gives ``"state_dict.fc.bias"``. What is no tensor (epochs, settings) is no weight and left out.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or without tensors, or is a pickle that needs more than torch's
+            ``weights_only`` reader takes, which could run code.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
+        tensors = read_tensors(path)
+    elif start.startswith((b"PK", b"\x80")):  # torch.save: a zip archive, before torch 1.6 a pickle
+        tensors = dict(_flatten(_read_torch(path), "", _DEPTH))
+    else:
+        raise CheckpointError(f"{path} is no file of safetensors or torch.save")
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name: {_ADVICE}")
+    return tensors
+
+
+def _flatten(content: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif depth:
+            yield from _flatten(value, f"{prefix}{name}.", depth - 1)
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's own, about what it is about to refuse
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        raise CheckpointError(f"{path} {_reason(str(error))}") from None
+
+
+def _reason(message: str) -> str:
+    """Say in one line why torch did not read a file."""
+    if needs := re.search(r"GLOBAL (\S+)", message):
+        return f"is refused, because reading it would call {needs[1]}, which no weights need: {_ADVICE}"
+    if "TorchScript" in message:
+        return f"is a TorchScript program, no weights: {_ADVICE}"
+    if "weights_only" in message:
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        return f"is refused, because it needs more than torch's safe reader takes ({lines[-2]}): {_ADVICE}"
+    return f"is damaged, or no file of torch.save ({message.splitlines()[0]})"

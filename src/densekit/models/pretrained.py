@@ -1,0 +1,170 @@
+"""Trained weights by name, file, folder or hub repository, with what is known about them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from densekit.console import Screen
+from densekit.errors import CheckpointError, UnknownNameError
+from densekit.models.catalogue import list_models
+from densekit.models.checkpoints import read_checkpoint
+from densekit.models.published import (
+    HUB,
+    WEIGHT_FILES,
+    fetch_hub,
+    fetch_torchvision,
+    model_of,
+    published_names,
+    timm_names,
+    torchvision_weights,
+)
+from densekit.models.transfer import Transfer, transfer
+from densekit.models.weights import read_record
+
+IMAGENET = "imagenet"
+_DEFAULT_MODEL = "densenet121"  # of "imagenet" alone
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, and what is known about the network they are of.
+
+    Attributes:
+        name: what a person calls them.
+        tensors: by their names in the file.
+        model: densekit's name of the network; None if unknown.
+        options: what differs from the network's named configuration.
+        mean: of the pictures the network was trained on, values in 0..1, one number a channel; None if unknown.
+        std: likewise.
+        classes: names of the logits; None if unknown.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def find_weights(source: str | Path, *, model: str | None = None, screen: Screen | None = None) -> Weights:
+    """Read weights, downloading them if need be.
+
+    Args:
+        source: ``"imagenet"`` (torchvision's best for the network), a name such as ``"densenet121.ra_in1k"`` (timm's,
+            from the Hugging Face hub), ``"hf-hub:owner/name"``, a checkpoint file, or a folder: a run, or one with
+            ``model.safetensors``.
+        model: the network they are for; ``"imagenet"`` depends on it [densenet121].
+        screen: where progress goes.
+
+    Raises:
+        UnknownNameError: no published weights of that name, and no such file.
+        CheckpointError: a file cannot be downloaded (the message says what to put where), read or trusted.
+    """
+    name, screen = str(source), screen or Screen()
+    if name == IMAGENET:
+        return _imagenet(model or _DEFAULT_MODEL, screen)
+    if name in timm_names(model_of(name) or ""):
+        return _from_folder(fetch_hub(f"timm/{name}", screen), name)
+    if name.startswith(HUB):
+        return _from_folder(fetch_hub(name.removeprefix(HUB), screen), name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(path, name)
+    if not path.exists() and path.name == name and path.suffix not in {".pth", ".pt", ".safetensors", ".bin", ".ckpt"}:
+        raise UnknownNameError("weights", name, [IMAGENET, *(n for m in list_models() for n in timm_names(m))])
+    return Weights(name, read_checkpoint(path))
+
+
+def is_published(source: str) -> bool:
+    """Return whether `find_weights` takes ``source`` for a name of published weights, not for a file or folder."""
+    return source == IMAGENET or source.startswith(HUB) or source in timm_names(model_of(source) or "")
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str | Path | Weights,
+    *,
+    classes: Sequence[str] | None = None,
+    screen: Screen | None = None,
+) -> Transfer:
+    """Copy trained weights into a network, as far as they fit, and tell what became of every tensor.
+
+    Args:
+        model: changed in place; one of `create_model`, or any other with the names of torchvision's.
+        weights: as `find_weights` takes them, or what it returned.
+        classes: names of the network's logits; a head that is known to be of others is left out.
+        screen: where progress and the one line about what was taken go.
+
+    Returns:
+        What was loaded, adapted, left new and left over; `densekit.models.transfer.transfer` says what is adapted.
+
+    Raises:
+        UnknownNameError: no published weights of that name, and no such file.
+        CheckpointError: the weights cannot be read, or are of another network.
+    """
+    screen = screen or Screen()
+    if not isinstance(weights, Weights):
+        architecture = getattr(model, "architecture", {})
+        weights = find_weights(weights, model=architecture.get("name"), screen=screen)
+    same = classes is None or weights.classes is None or tuple(classes) == weights.classes
+    try:
+        result = transfer(model, weights.tensors, keep_head=same)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights.name}: {error}") from None
+    (screen.say if result.complete else screen.warn)(f"weights {weights.name}: {result}")
+    return result
+
+
+def _imagenet(model: str, screen: Screen) -> Weights:
+    entry = torchvision_weights(model)
+    if entry is None:
+        known = ", ".join(name for name in list_models() if IMAGENET in published_names(name))
+        raise CheckpointError(f"{model} has no published ImageNet weights; choose one of {known}")
+    tensors, preset = read_checkpoint(fetch_torchvision(model, screen)), entry.transforms()
+    classes = tuple(entry.meta["categories"])
+    return Weights(IMAGENET, tensors, model, {}, tuple(preset.mean), tuple(preset.std), classes)
+
+
+def _from_folder(folder: Path, name: str) -> Weights:
+    """Read a folder of densekit's (model.json) or of timm's (config.json) kind, or with weights alone."""
+    file = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{folder} holds no weights: there is no {WEIGHT_FILES[0]} in it")
+    if (folder / "model.json").exists():
+        return Weights(name, read_checkpoint(file), **_of_densekit(folder / "model.json"))
+    if (folder / "config.json").exists():
+        return Weights(name, read_checkpoint(file), **_of_timm(folder / "config.json"))
+    return Weights(name, read_checkpoint(file))
+
+
+def _of_densekit(path: Path) -> dict[str, Any]:
+    record = read_record(path)
+    # number of classes, channels and pixels are those of the pictures to come
+    left_open = {"num_classes", "in_channels", "image_size"}
+    try:
+        architecture = record["architecture"]
+        options = {key: value for key, value in architecture["options"].items() if key not in left_open}
+        classes = tuple(record["classes"]) if "classes" in record else None
+        normalisation = _normalisation(record.get("preprocessing", {}))
+        return {"model": architecture["name"], "options": options, "classes": classes, **normalisation}
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from None
+
+
+def _of_timm(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        known = _normalisation(config.get("pretrained_cfg", config))
+        return {"model": model_of(str(config.get("architecture"))), **known}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged, or no configuration of timm's ({error})") from None
+
+
+def _normalisation(described: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {key: tuple(map(float, described[key])) for key in ("mean", "std") if key in described}
