@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from densekit.classifier import load_classifier as load
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
+    from densekit.export.export import export_run
+    from densekit.export.push import push
     from densekit.models.catalogue import create_model, list_models
     from densekit.models.pretrained import load_weights
     from densekit.training.settings import list_recipes
@@ -24,11 +26,13 @@ _HOMES = {
     "Run": "densekit.training.train:Run",
     "create_model": "densekit.models.catalogue:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
+    "export_run": "densekit.export.export:export_run",
     "fuse": "densekit.engine.swap:fuse",
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
     "load": "densekit.classifier:load_classifier",
     "load_weights": "densekit.models.pretrained:load_weights",
+    "push": "densekit.export.push:push",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
 }
@@ -40,11 +44,13 @@ __all__ = [
     "__version__",
     "create_model",
     "evaluate",
+    "export_run",
     "fuse",
     "list_models",
     "list_recipes",
     "load",
     "load_weights",
+    "push",
     "train",
     "unfuse",
 ]

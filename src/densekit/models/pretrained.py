@@ -137,14 +137,14 @@ def _from_folder(folder: Path, name: str) -> Weights:
     if file is None:
         raise CheckpointError(f"{folder} holds no weights: there is no {WEIGHT_FILES[0]} in it")
     if (folder / "model.json").exists():
-        return Weights(name, read_checkpoint(file), **_of_densekit(folder / "model.json"))
+        return Weights(name, read_checkpoint(file), **_of_densekit(folder))
     if (folder / "config.json").exists():
         return Weights(name, read_checkpoint(file), **_of_timm(folder / "config.json"))
     return Weights(name, read_checkpoint(file))
 
 
-def _of_densekit(path: Path) -> dict[str, Any]:
-    record = read_record(path)
+def _of_densekit(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
     # number of classes, channels and pixels are those of the pictures to come
     left_open = {"num_classes", "in_channels", "image_size"}
     try:
@@ -154,7 +154,7 @@ def _of_densekit(path: Path) -> dict[str, Any]:
         normalisation = _normalisation(record.get("preprocessing", {}))
         return {"model": architecture["name"], "options": options, "classes": classes, **normalisation}
     except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from None
+        raise CheckpointError(f"{folder / 'model.json'} is damaged ({error})") from None
 
 
 def _of_timm(path: Path) -> dict[str, Any]:
