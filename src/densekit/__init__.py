@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from densekit.classifier import load_classifier as load
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
-    from densekit.explain.explain import Explanations, explain_run
+    from densekit.explain.explain_pictures import Explanations, explain_pictures
     from densekit.explain.feature_reuse import feature_reuse
     from densekit.explain.heat_maps import heat_maps
     from densekit.explain.overlay import overlay
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Classifier": "densekit.classifier:Classifier",
-    "Explanations": "densekit.explain.explain:Explanations",
+    "Explanations": "densekit.explain.explain_pictures:Explanations",
     "Prediction": "densekit.classifier:Prediction",
     "Run": "densekit.training.train:Run",
     "create_model": "densekit.models.catalogue:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
-    "explain_run": "densekit.explain.explain:explain_run",
+    "explain_pictures": "densekit.explain.explain_pictures:explain_pictures",
     "feature_reuse": "densekit.explain.feature_reuse:feature_reuse",
     "fuse": "densekit.engine.swap:fuse",
     "heat_maps": "densekit.explain.heat_maps:heat_maps",
@@ -48,7 +48,7 @@ __all__ = [
     "__version__",
     "create_model",
     "evaluate",
-    "explain_run",
+    "explain_pictures",
     "feature_reuse",
     "fuse",
     "heat_maps",

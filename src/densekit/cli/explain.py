@@ -42,27 +42,30 @@ def explain(
     batch_size
         Pictures at a time.
     """
+    from densekit.classifier import load_classifier
     from densekit.console import Screen
-    from densekit.explain.explain import explain_run
+    from densekit.errors import DataError
+    from densekit.explain.explain_pictures import explain_pictures
+    from densekit.explain.feature_reuse import feature_reuse as measure_reuse
+    from densekit.explain.feature_reuse import write_feature_reuse
+    from densekit.files import new_folder
 
+    if not images and not feature_reuse:
+        raise DataError("no pictures named: densekit explain RUN IMAGE... takes files, folders and patterns")
     screen = Screen(quiet=quiet)
-    done = explain_run(
-        run,
-        images,
-        method=method,
-        top=top,
-        feature_reuse=feature_reuse,
-        out=out,
-        batch_size=batch_size,
-        device=device,
-        screen=screen,
-    )
-    if done.predictions:
-        write_predictions(list(done.predictions), "table", sys.stdout)
-    failed = sum(prediction.error is not None for prediction in done.predictions)
+    classifier = load_classifier(run, device=device)
+    blocks = measure_reuse(classifier.network) if feature_reuse else []
+    folder = new_folder(out, run.expanduser() / "explained")
+    answers = ()
+    if images:
+        options = {"method": method, "top": top, "out": folder, "batch_size": batch_size, "screen": screen}
+        answers = explain_pictures(classifier, images, **options).predictions
+        write_predictions(list(answers), "table", sys.stdout)
+    if blocks:
+        write_feature_reuse(folder, blocks)
+    failed = sum(answer.error is not None for answer in answers)
     if failed:
-        screen.warn(f"{failed} of {len(done.predictions)} pictures could not be read")
-        if failed == len(done.predictions) and not feature_reuse:
-            return 2
-    print(f"written to {done.folder}")
-    return 0
+        screen.warn(f"{failed} of {len(answers)} pictures could not be read")
+    if blocks or failed < len(answers):
+        print(f"written to {folder}")
+    return 2 if answers and failed == len(answers) else 0

@@ -96,9 +96,8 @@ def _mean_weights(reader: _Reader) -> Tensor:
     return weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).mean((1, 3)).flatten()
 
 
-def write_feature_reuse(folder: Path, network: nn.Module) -> None:
-    """Write feature-reuse.png and feature-reuse.csv; raises as `feature_reuse`."""
-    blocks = feature_reuse(network)
+def write_feature_reuse(folder: Path, blocks: list[BlockReuse]) -> None:
+    """Write feature-reuse.png and feature-reuse.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["block", "source", "reader", "mean_absolute_weight"])
@@ -112,6 +111,7 @@ def write_feature_reuse(folder: Path, network: nn.Module) -> None:
 
 def draw_feature_reuse(path: Path, blocks: list[BlockReuse]) -> None:
     """Draw a heat map for each block: who reads from left to right, whose features from top to bottom."""
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     rows = (len(blocks) + 1) // 2
@@ -119,16 +119,16 @@ def draw_feature_reuse(path: Path, blocks: list[BlockReuse]) -> None:
     grid = figure.subplots(rows, 2, squeeze=False).flatten()
     for axes, block in zip(grid, blocks, strict=False):
         shares = block.weights / block.weights.nan_to_num().amax(0)
-        image = axes.imshow(shares, vmin=0, vmax=1, cmap="inferno")
+        axes.imshow(shares, vmin=0, vmax=1, cmap="inferno")
         axes.set_xticks(*_ticks(block.readers))
         axes.get_xticklabels()[-1].set(rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(*_ticks(block.sources))
         axes.set(title=block.name, xlabel="layer that reads", ylabel="layer whose features are read")
     for axes in grid[len(blocks) :]:
         axes.remove()
-    drawn = list(grid[: len(blocks)])
     label = "mean absolute weight, as a share of the reading layer's largest"
-    figure.colorbar(image, ax=drawn, label=label, location="bottom", aspect=50)  # pyright: ignore
+    scale = ScalarMappable(cmap="inferno")  # from 0 to 1
+    figure.colorbar(scale, ax=list(grid[: len(blocks)]), label=label, location="bottom", aspect=50)
     figure.savefig(path, format="png")
 
 

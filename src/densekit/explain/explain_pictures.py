@@ -1,4 +1,4 @@
-"""explain_run: why a classifier said what it said, as heat maps over the pictures."""
+"""explain_pictures: why a classifier said what it said, as heat maps over the pictures."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.classifier import Classifier, Prediction, find_pictures, load_classifier
-from densekit.console import Screen
+from densekit.classifier import Classifier, Prediction, find_pictures
+from densekit.console import Bar, Screen
 from densekit.data.pictures import Skipped, read_picture
-from densekit.errors import DataError, PictureError, SettingsError
-from densekit.explain.feature_reuse import write_feature_reuse
+from densekit.errors import PictureError, SettingsError
 from densekit.explain.heat_maps import Method, choose_method, heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
@@ -25,66 +24,51 @@ _ROWS = 25  # of a contact sheet
 
 @dataclass(frozen=True)
 class Explanations:
-    """What `explain_run` wrote.
+    """What `explain_pictures` wrote.
 
-    ``predictions`` hold a picture each, in order; those that could not be read carry their ``error``. ``method`` is
-    None where there was no picture to explain.
+    ``predictions`` hold a picture each, in order; those that could not be read carry their ``error``.
     """
 
     folder: Path
-    method: Method | None
     predictions: tuple[Prediction, ...]
 
 
-def explain_run(
-    run: str | Path,
-    pictures: str | Path | Iterable[str | Path] = (),
+def explain_pictures(
+    classifier: Classifier,
+    pictures: str | Path | Iterable[str | Path],
     *,
     method: Method | None = None,
     top: int = 3,
-    feature_reuse: bool = False,
     out: str | Path | None = None,
     batch_size: int = 8,
-    device: str | torch.device = "auto",
     screen: Screen | None = None,
 ) -> Explanations:
     """Draw heat maps over pictures for their likeliest classes: a PNG file for each picture, and contact sheets.
 
     Args:
-        run: run folder, or any folder with model.json and model.safetensors.
+        classifier: any; for a network from elsewhere, make one of it with its class names and preprocessing.
         pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
         method: "cam" (exact), "gradcam", "occlusion" or "integrated-gradients" [cam where the network ends in
             global pooling and a linear layer, else gradcam].
         top: how many classes to explain.
-        feature_reuse: also draw which features the layers of a DenseNet use, see `feature_reuse`.
-        out: where to write; must be new or empty [RUN/explained, numbered if it exists].
+        out: where to write; must be new or empty ["explained", numbered if it exists].
         batch_size: pictures at a time.
-        device: where to compute.
         screen: where progress goes.
 
     Raises:
-        CheckpointError: the run cannot be read.
-        DataError: nothing to explain.
+        DataError: a folder or pattern that matches no picture.
         SettingsError: a method that cannot explain this network, or an ``out`` that is in use.
         MissingPartError: the method needs captum, which is not installed.
     """
-    screen = screen or Screen()
     files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
-    if not files and not feature_reuse:
-        raise DataError("no pictures named: explain takes picture files, folders and patterns")
     if top < 1 or batch_size < 1:
         raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
-    classifier = load_classifier(run, device=device)
-    folder = new_folder(out, Path(run).expanduser() / "explained")
-    if feature_reuse:
-        write_feature_reuse(folder, classifier.network)
-    drawing = _Drawing(classifier, method, min(top, len(classifier.classes)), folder)
-    with screen.bar("explaining", len(files), "pictures") as bar:
+    drawing = _Drawing(classifier, method, top, batch_size, new_folder(out, Path("explained")))
+    with (screen or Screen()).bar("explaining", len(files) * drawing.top, "heat maps") as bar:
         for start in range(0, len(files), batch_size):
-            drawing.explain(files[start : start + batch_size])
-            bar.advance(len(files[start : start + batch_size]))
+            drawing.explain(files[start : start + batch_size], bar)
     drawing.finish()
-    return Explanations(folder, drawing.method, tuple(drawing.predictions))
+    return Explanations(drawing.folder, tuple(drawing.predictions))
 
 
 @dataclass(frozen=True)
@@ -101,22 +85,24 @@ class _Opened:
 class _Drawing:
     """Explains pictures batch by batch and keeps no more of them than the rows of one contact sheet."""
 
-    def __init__(self, classifier: Classifier, method: Method | None, top: int, folder: Path):
-        self.classifier, self.top, self.folder = classifier, top, folder
+    def __init__(self, classifier: Classifier, method: Method | None, top: int, batch_size: int, folder: Path):
+        self.classifier, self.batch_size, self.folder = classifier, batch_size, folder
         self.method: Method | None = method
+        self.top = min(top, len(classifier.classes))
         self.predictions: list[Prediction] = []
         self.rows: list[list[Panel]] = []
         self.sheets = self.drawn = 0
 
-    def explain(self, files: list[Path]) -> None:
+    def explain(self, files: list[Path], bar: Bar) -> None:
         with ThreadPoolExecutor() as pool:
             pictures = list(pool.map(self._open, files))
-        panels = self._panels([picture for picture in pictures if isinstance(picture, _Opened)])
+        panels = self._panels([picture for picture in pictures if isinstance(picture, _Opened)], bar)
         for path, picture in zip(files, pictures, strict=True):
             if isinstance(picture, _Opened):
                 self._draw(picture, *next(panels))
             else:
                 self.predictions.append(Prediction(str(path), error=Skipped.because(path, picture).reason))
+                bar.advance(self.top)
 
     def _open(self, path: Path) -> _Opened | PictureError:
         try:
@@ -132,7 +118,7 @@ class _Drawing:
             pixels=preprocessing.transform()(picture),
         )
 
-    def _panels(self, pictures: list[_Opened]) -> Iterator[tuple[Prediction, list[Panel]]]:
+    def _panels(self, pictures: list[_Opened], bar: Bar) -> Iterator[tuple[Prediction, list[Panel]]]:
         """Yield the prediction and the panels of each picture."""
         if not pictures:
             return
@@ -140,7 +126,8 @@ class _Drawing:
         values, places = self.classifier.probabilities(pixels).topk(self.top)
         self.method = self.method or choose_method(self.classifier, pixels)
         repeated = pixels.repeat_interleave(self.top, 0)
-        maps = heat_maps(self.classifier, repeated, places.flatten(), method=self.method).split(self.top)
+        choices = {"method": self.method, "batch_size": self.batch_size, "bar": bar}
+        maps = heat_maps(self.classifier, repeated, places.flatten(), **choices).split(self.top)
         for picture, shares, named, heats in zip(pictures, values.tolist(), places.tolist(), maps, strict=True):
             top = [(self.classifier.classes[place], share) for place, share in zip(named, shares, strict=True)]
             panels = [Panel(picture.shown, picture.path.name, picture.note)]
