@@ -53,12 +53,25 @@ class Preprocessing(BaseModel):
         """Bring uint8 (C, h, w) to (C, H, W); nothing is resampled where the size fits already."""
         height, width = self.size
         if self.resize == "crop":
-            h, w = pixels.shape[-2:]
-            tall, wide = self.covered_size
-            # the smallest picture of the same proportions that covers tall x wide
-            pixels = self._resample(pixels, [max(tall, h * wide // w), max(wide, w * tall // h)])
-            return F.center_crop(pixels, [height, width])
+            return F.center_crop(self._resample(pixels, self._covering(*pixels.shape[-2:])), [height, width])
         return self._resample(pixels, [height, width])
+
+    def seen_part(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that size that is left after `to_size`: left, top, right, bottom as shares.
+
+        >>> Preprocessing(size=(32, 32), resize="crop").seen_part(32, 64)
+        (0.25, 0.0, 0.75, 1.0)
+        """
+        if self.resize == "squash":
+            return 0.0, 0.0, 1.0, 1.0
+        (tall, wide), (H, W) = self._covering(height, width), self.size
+        top, left = round((tall - H) / 2), round((wide - W) / 2)  # as center_crop rounds
+        return left / wide, top / tall, (left + W) / wide, (top + H) / tall
+
+    def _covering(self, height: int, width: int) -> list[int]:
+        """The size that a picture is scaled to before its centre is cut out: the smallest that covers the crop."""
+        tall, wide = self.covered_size
+        return [max(tall, height * wide // width), max(wide, width * tall // height)]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (C, H, W) to float32, (value / 255 - mean) / std."""

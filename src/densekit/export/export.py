@@ -13,7 +13,7 @@ from densekit.export.card import model_card, read_metrics
 from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples
 from densekit.export.targets import Options, Target, find_target
-from densekit.files import free_path, write_json, write_text
+from densekit.files import new_folder, write_json, write_text
 from densekit.runtimes.exported import ExportedNetwork
 
 
@@ -66,7 +66,7 @@ def export_run(
     if isinstance(classifier.network, ExportedNetwork):
         raise CheckpointError(f"{run} is an export already: export the run that it was made of")
     run = classifier_folder(run)
-    folder = _new_folder(out, run / "exports" / (to + "-int8" * int8 + "-bytes" * bake_preprocessing))
+    folder = new_folder(out, run / "exports" / (to + "-int8" * int8 + "-bytes" * bake_preprocessing))
     compared, measured = real_pictures(run, classifier.classes, data, data_root, screen, calibrate=int8)
     baked = classifier.preprocessing.model_copy(update={"in_network": bake_preprocessing})
     exported = replace(classifier, preprocessing=baked)
@@ -85,15 +85,6 @@ def export_run(
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
     return Export(folder, folder / file.name, comparison)
-
-
-def _new_folder(out: str | Path | None, default: Path) -> Path:
-    if out is None:
-        return free_path(default)
-    folder = Path(out).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} exists already: choose another --out")
-    return folder
 
 
 def _use(target: Target, options: Options) -> str:
