@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
     from densekit.models.catalogue import create_model, list_models
+    from densekit.studies.profile import profile
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
 
@@ -27,6 +28,7 @@ _HOMES = {
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
     "load": "densekit.classifier:load_classifier",
+    "profile": "densekit.studies.profile:profile",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "list_models",
     "list_recipes",
     "load",
+    "profile",
     "train",
     "unfuse",
 ]
