@@ -49,6 +49,7 @@ def profile(
         Precision of the arithmetic.
     """
     from densekit.console import Screen
+    from densekit.errors import SettingsError
     from densekit.studies import profile_report as report
     from densekit.studies.profile import profile as run_profile
     from densekit.studies.profile_plot import check_plot, draw_profiles
@@ -57,6 +58,8 @@ def profile(
         _print_gpus()
         return
     sizes, batches, budget = [_size(text) for text in size or []], batch or [16], _bytes(memory)
+    if min(batches) < 1:
+        raise SettingsError(f"--batch {min(batches)}: a batch has 1 picture or more")
     if plot is not None:
         check_plot(plot)
     screen = Screen(quiet=quiet)

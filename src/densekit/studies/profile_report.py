@@ -168,16 +168,17 @@ def seconds(value: float) -> str:
 def size(value: float) -> str:
     """Write bytes for people, 1 GB = 1000 MB.
 
-    >>> size(1_234_000_000), size(8e9), size(2_500_000)
-    ('1.23 GB', '8.00 GB', '2.5 MB')
+    >>> size(1_234_000_000), size(250_600_000), size(48_000)
+    ('1.23 GB', '251 MB', '0.048 MB')
     """
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
 
 
 def count(value: float) -> str:
     """Write a large number for people.
 
-    >>> count(2_603_000_000), count(27_000_000)
-    ('2.60 G', '27.0 M')
+    >>> count(2_603_000_000), count(27_010_000), count(640)
+    ('2.60 G', '27 M', '0.64 k')
     """
-    return f"{value / 1e9:.2f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
+    unit, letter = next((pair for pair in ((1e9, "G"), (1e6, "M")) if value >= pair[0]), (1e3, "k"))
+    return f"{value / unit:.2f} {letter}" if letter == "G" else f"{value / unit:.3g} {letter}"

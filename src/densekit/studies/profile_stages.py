@@ -60,11 +60,12 @@ def share_out(marks: list[tuple[str, Direction | None, float]]) -> dict[str, flo
     """Give what passed between each two marks to a stage.
 
     Args:
-        marks: stage, direction and reading (a time, a count) in the order they were noted, between two marks of
-            `UPDATE` without direction.
+        marks: stage, direction and reading (a time, a count) in the order they were noted; a mark of `UPDATE`, which
+            has no direction, stands at the beginning, before the optimizer's turn and at the end.
 
     Returns:
-        The sum for each stage; what lies between forward and backward pass, and behind both, is `UPDATE`'s.
+        The sum for each stage. What ends a forward part, and what follows the mark of a backward part, is its own;
+        the rest is `UPDATE`'s.
 
     >>> share_out([("update", None, 0), ("8x8", "forward", 2), ("8x8", "backward", 3), ("update", None, 7)])
     {'8x8': 6, 'update': 1}

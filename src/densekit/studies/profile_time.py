@@ -17,11 +17,13 @@ def time_training(steps: Steps, pictures: Tensor) -> dict[str, float]:
     def note(stage: str, direction: Direction | None, part: Any = None) -> None:
         marks.append((stage, direction, _stamp(steps.device)))
 
+    update = steps.optimizer.register_step_pre_hook(lambda *_: note(UPDATE, None))
     with marked(steps.network, note):
         _wait(steps.device)
         note(UPDATE, None)
         steps.train(pictures)
         note(UPDATE, None)
+    update.remove()
     seconds = _seconds([stamp for *_, stamp in marks], steps.device)
     return share_out([(stage, way, at) for (stage, way, _), at in zip(marks, seconds, strict=True)])
 
