@@ -15,7 +15,7 @@ from densekit.models.catalogue import count_parameters
 class TestCommand:
     def test_table_and_plot(self, densekit, tmp_path, colour_run):
         plot = tmp_path / "costs.png"
-        options = ["--batch", 4, 32, "--memory", "2GB", "--plot", plot, "--device", "cpu"]
+        options = ["--batch", 4, 32, "--memory", "2GB", "--plot", plot, "--device", "cpu", "--seconds", 0]
         answer = densekit("profile", "resnet14_cifar", colour_run, *options)
         assert answer.status == 0
         title, header, *rows = answer.out.splitlines()
@@ -30,7 +30,7 @@ class TestCommand:
             assert picture.width > 1000
 
     def test_csv_and_json_say_the_same(self, densekit):
-        options = ["--batch", 2, 8, "--size", 32, 40, "--memory", "1GB", "--device", "cpu"]
+        options = ["--batch", 2, 8, "--size", 32, 40, "--memory", "1GB", "--device", "cpu", "--seconds", 0]
         (plain,) = json.loads(densekit("profile", "simple_cnn", *options, "--format", "json").out)
         rows = list(csv.DictReader(io.StringIO(densekit("profile", "simple_cnn", *options, "--format", "csv").out)))
         assert [(row["at_size"], row["at_batch"]) for row in rows] == [

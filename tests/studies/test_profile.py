@@ -17,7 +17,8 @@ QUIET = Screen(quiet=True)
 def profiles():
     """A small DenseNet, stock and fused, and a network with nothing to fuse, at two sizes."""
     names = ["densenet40_k12_cifar", "simple_cnn"]
-    return dk.profile(names, batch=4, sizes=[32, (32, 48)], fused=True, device="cpu", precision="fp32", screen=QUIET)
+    options = {"seconds": 0, "device": "cpu", "precision": "fp32", "screen": QUIET}
+    return dk.profile(names, batch=4, sizes=[32, (32, 48)], fused=True, **options)
 
 
 def test_a_fused_twin_stands_behind_each_densenet(profiles):

@@ -17,6 +17,7 @@ def profile(
     batch: Annotated[list[int] | None, Several] = None,
     memory: str | None = None,
     fused: Switch = False,
+    seconds: float = 10.0,
     plot: Path | None = None,
     format: Literal["table", "csv", "json"] = "table",
     gpus: Switch = False,
@@ -39,6 +40,8 @@ def profile(
         Answer with the largest batch that fits, e.g. 8GB.
     fused
         Beside every DenseNet, measure it with densekit.fuse.
+    seconds
+        To spend on timing each network; three rounds are timed even if they take longer.
     plot
         Also draw where parameters, arithmetic, time and memory are, as PNG, SVG or PDF.
     format
@@ -63,7 +66,14 @@ def profile(
     if plot is not None:
         check_plot(plot)
     screen = Screen(quiet=quiet)
-    options = {"sizes": sizes, "fused": fused, "device": device, "precision": precision, "screen": screen}
+    options = {
+        "sizes": sizes,
+        "fused": fused,
+        "seconds": seconds,
+        "device": device,
+        "precision": precision,
+        "screen": screen,
+    }
     profiles = run_profile(models, batch=batches[0], **options)
     if plot is not None:
         draw_profiles(plot, profiles)

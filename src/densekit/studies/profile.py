@@ -23,7 +23,6 @@ from densekit.studies.profile_time import time_inference, time_training
 
 MARGIN = 0.15
 """What a prediction of memory may be wrong by: so much is left free by `Profile.largest_batch`."""
-_SECONDS = 10  # to spend on timing, for each network
 _ROUNDS = (3, 25)  # at least and at most
 
 
@@ -92,6 +91,7 @@ def profile(
     batch: int = 16,
     sizes: Sequence[int | Size] = (),
     fused: bool = False,
+    seconds: float = 10.0,
     device: str | torch.device = "auto",
     precision: str = "auto",
     screen: Screen | None = None,
@@ -104,6 +104,7 @@ def profile(
         sizes: of the pictures, each one number of pixels or (height, width). The first is measured; memory is
             predicted for all. [what each network was made for]
         fused: also measure each DenseNet with `densekit.fuse`.
+        seconds: to spend on timing each network; three rounds are timed even if they take longer, and 25 at most.
         device: where, see `choose_device`.
         precision: "auto", "fp32" or "bf16".
         screen: where progress is shown.
@@ -128,6 +129,7 @@ def profile(
     if fused:
         twins = [[subject, replace(subject, fused=True)] if can_fuse(subject) else [subject] for subject in subjects]
         subjects = [subject for pair in twins for subject in pair]
+    screen.say(f"profiling {', '.join(subject.label for subject in subjects)} on {device}, {precision}")
     results = []
     with screen.bar("memory", len(subjects)) as bar:
         for subject in subjects:
@@ -135,11 +137,11 @@ def profile(
             results.append(_measure_memory(subject, batch, chosen or [subject.size], device, precision))
             bar.advance()
     runners = [Steps(subject, device, precision) for subject in subjects]
-    times = _take_turns(runners, [(batch, result["predictions"][0].size) for result in results], screen)
+    times = _take_turns(runners, [(batch, result["predictions"][0].size) for result in results], seconds, screen)
     common = {"device": str(device), "precision": precision, "batch": batch}
     return [
-        Profile(subject, **common, **result, **time)
-        for subject, result, time in zip(subjects, results, times, strict=True)
+        Profile(subject, **common, **result, **timing)
+        for subject, result, timing in zip(subjects, results, times, strict=True)
     ]
 
 
@@ -177,15 +179,20 @@ def count_by_stage(subject: Subject, size: Size) -> tuple[dict[str, int], dict[s
     return parameters, share_out(marks)
 
 
-def _take_turns(runners: list[Steps], shapes: list[tuple[int, Size]], screen: Screen) -> list[dict[str, Any]]:
+def _take_turns(
+    runners: list[Steps], shapes: list[tuple[int, Size]], seconds: float, screen: Screen
+) -> list[dict[str, Any]]:
     """Time every network in turn, round after round, so that whatever else the machine does falls on all of them."""
     pictures = [steps.pictures(*shape) for steps, shape in zip(runners, shapes, strict=True)]
     begin = time.perf_counter()
-    for steps, batch in zip(runners, pictures, strict=True):  # the first step chooses kernels and grows the heap
-        time_training(steps, batch)
-        time_inference(steps, batch)
+    with screen.bar("warming up", len(runners)) as bar:  # the first step chooses kernels and grows the heap
+        for steps, batch in zip(runners, pictures, strict=True):
+            bar.advance(0, steps.subject.label)
+            time_training(steps, batch)
+            time_inference(steps, batch)
+            bar.advance()
     one_round = time.perf_counter() - begin
-    rounds = min(max(int(_SECONDS * len(runners) / one_round), _ROUNDS[0]), _ROUNDS[1])
+    rounds = min(max(int(seconds * len(runners) / one_round), _ROUNDS[0]), _ROUNDS[1])
     training: list[list[dict[str, float]]] = [[] for _ in runners]
     inference: list[list[float]] = [[] for _ in runners]
     with screen.bar("time", rounds * len(runners)) as bar:
@@ -195,7 +202,7 @@ def _take_turns(runners: list[Steps], shapes: list[tuple[int, Size]], screen: Sc
                 training[i].append(time_training(steps, batch))
                 inference[i].append(time_inference(steps, batch))
                 bar.advance()
-    return [_summarise(steps, seconds) for steps, seconds in zip(training, inference, strict=True)]
+    return [_summarise(*samples) for samples in zip(training, inference, strict=True)]
 
 
 def _summarise(training: list[dict[str, float]], inference: list[float]) -> dict[str, Any]:
