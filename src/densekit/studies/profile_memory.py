@@ -1,7 +1,7 @@
 """Memory of a training step, predicted from two small ones.
 
-Between two marks of a step, what lives grows by the same for every picture more. So two small steps give a line for
-each piece of the step, and the highest of all lines is the peak at any batch.
+At any moment of a step, what lives grows by the same for every picture more. So two small steps give a line for the
+highest moment of each piece of the step, and the highest of all lines is the peak at a larger batch.
 """
 
 import weakref
