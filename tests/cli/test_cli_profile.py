@@ -31,8 +31,8 @@ class TestCommand:
 
     def test_csv_and_json_say_the_same(self, densekit):
         options = ["--batch", 2, 8, "--size", 32, 40, "--memory", "1GB", "--device", "cpu", "--seconds", 0]
-        (plain,) = json.loads(densekit("profile", "simple_cnn", *options, "--format", "json").out)
-        rows = list(csv.DictReader(io.StringIO(densekit("profile", "simple_cnn", *options, "--format", "csv").out)))
+        (plain,) = json.loads(densekit("profile", "resnet14_cifar", *options, "--format", "json").out)
+        rows = list(csv.DictReader(io.StringIO(densekit("profile", "resnet14_cifar", *options, "--format", "csv").out)))
         assert [(row["at_size"], row["at_batch"]) for row in rows] == [
             *(("32x32", "2"), ("32x32", "8")),
             *(("40x40", "2"), ("40x40", "8")),

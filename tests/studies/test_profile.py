@@ -16,14 +16,14 @@ QUIET = Screen(quiet=True)
 @pytest.fixture(scope="module")
 def profiles():
     """A small DenseNet, stock and fused, and a network with nothing to fuse, at two sizes."""
-    names = ["densenet40_k12_cifar", "simple_cnn"]
+    names = ["densenet40_k12_cifar", "resnet14_cifar"]
     options = {"seconds": 0, "device": "cpu", "precision": "fp32", "screen": QUIET}
     return dk.profile(names, batch=4, sizes=[32, (32, 48)], fused=True, **options)
 
 
 def test_a_fused_twin_stands_behind_each_densenet(profiles):
     labels = [found.subject.label for found in profiles]
-    assert labels == ["densenet40_k12_cifar", "densenet40_k12_cifar fused", "simple_cnn"]
+    assert labels == ["densenet40_k12_cifar", "densenet40_k12_cifar fused", "resnet14_cifar"]
     stock, fused, _ = profiles
     assert stock.parameters == fused.parameters
     assert sum(fused.predictions[0].kept.values()) < 0.5 * sum(stock.predictions[0].kept.values())
