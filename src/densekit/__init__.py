@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from densekit.export.push import push
     from densekit.models.catalogue import create_model, list_models
     from densekit.models.pretrained import load_weights
+    from densekit.studies.profile import profile
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
 
@@ -41,6 +42,7 @@ _HOMES = {
     "load": "densekit.classifier:load_classifier",
     "load_weights": "densekit.models.pretrained:load_weights",
     "overlay": "densekit.explain.overlay:overlay",
+    "profile": "densekit.studies.profile:profile",
     "push": "densekit.export.push:push",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
@@ -64,6 +66,7 @@ __all__ = [
     "load",
     "load_weights",
     "overlay",
+    "profile",
     "push",
     "train",
     "unfuse",

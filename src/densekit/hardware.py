@@ -1,6 +1,8 @@
 """Where to compute, and in which precision."""
 
 import os
+import subprocess
+from dataclasses import dataclass
 
 import torch
 
@@ -37,3 +39,47 @@ def choose_precision(name: str, device: torch.device) -> str:
     # AVX-512 alone emulates bf16 and is slower than fp32; AMX multiplies it in hardware
     amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return "bf16" if amx else "fp32"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a program can still have on a device; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as it is at the moment: free and total memory in bytes, load in percent (None: not known)."""
+
+    device: str
+    name: str
+    free: int
+    total: int
+    load: int | None
+
+
+def list_gpus() -> list[Gpu]:
+    """Return the GPUs that PyTorch can use, in PyTorch's order."""
+    loads, found = _nvidia_loads(), []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        load = loads.get(str(getattr(properties, "uuid", "")))
+        found.append(Gpu(f"cuda:{index}", properties.name, free, total, load))
+    return found
+
+
+def _nvidia_loads() -> dict[str, int]:
+    """Return the load of every NVIDIA GPU by its uuid; empty where the driver's tool is not there."""
+    command = ["nvidia-smi", "--query-gpu=uuid,utilization.gpu", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    pairs = (line.removeprefix("GPU-").partition(", ") for line in lines)  # PyTorch leaves the prefix out
+    return {uuid: int(load) for uuid, _, load in pairs if load.strip().isdigit()}

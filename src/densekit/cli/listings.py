@@ -27,14 +27,14 @@ def models(
         Number of classes. [10 for networks for 32x32 pictures, 1000 for 224x224]
     """
     from densekit.errors import UnknownNameError
-    from densekit.models.catalogue import list_models
+    from densekit.models.catalogue import list_models, picture_size
     from densekit.models.published import published_names
 
     names = list_models(pattern)
     if not names:
         raise UnknownNameError("model", pattern, list_models())
     for name in names:
-        size = 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
+        size = picture_size(name)
         count = classes if classes is not None else (10 if size == 32 else 1000)
         published = published_names(name)
         print(_describe(name, size, count, macs) + ("  pretrained" if published else ""))

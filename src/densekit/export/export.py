@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
-from densekit.errors import CheckpointError, ExportError, SettingsError
+from densekit.errors import CheckpointError, ExportError
 from densekit.export.card import model_card, read_metrics
 from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples

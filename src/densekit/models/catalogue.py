@@ -54,6 +54,15 @@ def model_options(name: str) -> list[str]:
     return [option for option in parameters if option not in ("num_classes", "in_channels")]
 
 
+def picture_size(name: str) -> int:
+    """Return the pixels on each side of the pictures that a network of the catalogue was made for.
+
+    >>> picture_size("densenet121"), picture_size("resnet20_cifar")
+    (224, 32)
+    """
+    return 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
+
+
 def create_model(
     name: str,
     *,
