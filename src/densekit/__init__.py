@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
     from densekit.models.catalogue import create_model, list_models
+    from densekit.report.write import write_report
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
 
@@ -29,6 +30,7 @@ _HOMES = {
     "load": "densekit.classifier:load_classifier",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
+    "write_report": "densekit.report.write:write_report",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "load",
     "train",
     "unfuse",
+    "write_report",
 ]
 
 

@@ -1,6 +1,6 @@
 """evaluate: a trained classifier's honest figures on pictures it has not learned from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,33 @@ from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_data, open_labelled
 from densekit.data.loaders import Workers, evaluation_loader
-from densekit.data.picture_set import PictureSet
+from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.settings import DataSettings
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.evaluation.report import write_report
+from densekit.evaluation.report import write_evaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Figures of one evaluation, with what they were computed from."""
+    """Figures of one evaluation, with what they were computed from.
+
+    Args:
+        metrics: the figures.
+        outcomes: logits of the pictures, at the classifier's temperature, and labels.
+        pictures: what was looked at; ``outcomes.index`` are places in it.
+        folder: where the files are.
+        classifier: what was tested.
+        dataset: all splits of the run's own data; None where other pictures were looked at.
+    """
 
     metrics: Metrics
     outcomes: Outcomes
     pictures: PictureSet
     folder: Path
+    classifier: Classifier
+    dataset: DataSet | None
 
 
 def evaluate(
@@ -67,8 +78,9 @@ def evaluate(
     screen = screen or Screen()
     classifier = load_classifier(run, device=device)
     own = _own_data(Path(run).expanduser(), classifier)
+    dataset = None
     if data is None or (own is not None and _same(data, own.data)):
-        pictures = _own_split(run, own, split, data_root, strict, screen)
+        dataset, pictures = _own_split(run, own, split, data_root, strict, screen)
         source, name = (str(own.data) if own else ""), split
     elif split != "test":
         raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
@@ -83,13 +95,14 @@ def evaluate(
     )
     with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
         outcomes = collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)
+    outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    write_report(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
+    write_evaluation(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
     if outcomes.unreadable:
         screen.warn(f"{len(outcomes.unreadable)} pictures left out, first {outcomes.unreadable[0]}")
-    return Evaluation(metrics, outcomes, pictures, folder)
+    return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
 
 
 def _own_data(run: Path, classifier: Classifier) -> DataSettings | None:
@@ -115,7 +128,7 @@ def _own_split(
     data_root: str | None,
     strict: bool,
     screen: Screen,
-) -> PictureSet:
+) -> tuple[DataSet, PictureSet]:
     if own is None:
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
@@ -123,7 +136,8 @@ def _own_split(
     choices: dict[str, Any] = own.model_dump() | {"strict": own.strict or strict}
     if data_root is not None:
         choices["data_root"] = data_root
-    pictures: PictureSet | None = getattr(open_data(**choices, screen=screen), split)
+    dataset = open_data(**choices, screen=screen)
+    pictures: PictureSet | None = getattr(dataset, split)
     if pictures is None:
         raise DataError(f"{own.data} has no {split} pictures: name others, evaluate RUN DATA")
-    return pictures
+    return dataset, pictures

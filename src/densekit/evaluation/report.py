@@ -17,7 +17,7 @@ _MOST_LABELS = 40  # more class names than this cannot be read beside a matrix
 _MOST_NUMBERS = 20
 
 
-def write_report(folder: Path, metrics: Metrics, about: dict[str, Any]) -> None:
+def write_evaluation(folder: Path, metrics: Metrics, about: dict[str, Any]) -> None:
     """Write metrics.json, confusion.csv and confusion.png.
 
     Args:
