@@ -49,12 +49,26 @@ class Preprocessing(BaseModel):
         """Bring uint8 (C, h, w) to (C, H, W); nothing is resampled where the size fits already."""
         height, width = self.size
         if self.resize == "crop":
-            h, w = pixels.shape[-2:]
-            tall, wide = round(height / self.crop_fraction), round(width / self.crop_fraction)
-            scale = max(tall / h, wide / w)  # the smallest picture that covers tall x wide
-            pixels = self._resample(pixels, [max(tall, int(h * scale)), max(wide, int(w * scale))])
-            return F.center_crop(pixels, [height, width])
+            return F.center_crop(self._resample(pixels, self._covering(*pixels.shape[-2:])), [height, width])
         return self._resample(pixels, [height, width])
+
+    def seen_part(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that size that is left after `to_size`: left, top, right, bottom as shares.
+
+        >>> Preprocessing(size=(32, 32), resize="crop").seen_part(32, 64)
+        (0.25, 0.0, 0.75, 1.0)
+        """
+        if self.resize == "squash":
+            return 0.0, 0.0, 1.0, 1.0
+        (tall, wide), (H, W) = self._covering(height, width), self.size
+        top, left = round((tall - H) / 2), round((wide - W) / 2)  # as center_crop rounds
+        return left / wide, top / tall, (left + W) / wide, (top + H) / tall
+
+    def _covering(self, height: int, width: int) -> list[int]:
+        """The size to which a picture is scaled before its centre is cut out: the smallest that covers the crop."""
+        tall, wide = (round(side / self.crop_fraction) for side in self.size)
+        scale = max(tall / height, wide / width)
+        return [max(tall, int(height * scale)), max(wide, int(width * scale))]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (C, H, W) to float32, (value / 255 - mean) / std."""

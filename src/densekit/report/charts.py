@@ -6,8 +6,19 @@ from typing import Any, NamedTuple
 
 from densekit.evaluation.calibration import ConfidenceBin
 
-WIDTH, HEIGHT = 360, 230  # of the drawing; its units are pixels on a phone
-LEFT, RIGHT, TOP, BOTTOM = 44, 348, 12, 190  # of the plot in it
+
+class Plot(NamedTuple):
+    """Where the plot is in a drawing, whose units are pixels on a phone."""
+
+    width: int = 360
+    height: int = 230
+    left: int = 44
+    right: int = 340
+    top: int = 12
+    bottom: int = 190
+
+
+PLOT = Plot()
 
 
 class Tick(NamedTuple):
@@ -62,10 +73,10 @@ def training_curves(history: Sequence[Mapping[str, Any]], kind: str, best_epoch:
     first, last = history[0]["epoch"], history[-1]["epoch"]
 
     def x(epoch: float) -> float:
-        return _scale(epoch, first, last, LEFT, RIGHT)
+        return _scale(epoch, first, last, PLOT.left, PLOT.right)
 
     def y(value: float) -> float:
-        return _scale(value, y_values[0], y_values[-1], BOTTOM, TOP)
+        return _scale(value, y_values[0], y_values[-1], PLOT.bottom, PLOT.top)
 
     lines = [
         Line(
@@ -83,7 +94,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], kind: str, best_epoch:
         title=kind,
         lines=[line for line in lines if line.points],
         x_ticks=[Tick(x(epoch), f"{epoch:g}") for epoch in _ticks(first, last, whole=True) if first <= epoch <= last],
-        y_ticks=[Tick(y(value), f"{value:.0%}" if kind == "accuracy" else f"{value:g}") for value in y_values],
+        y_ticks=[Tick(y(value), f"{100 * value:.4g}%" if kind == "accuracy" else f"{value:g}") for value in y_values],
         kept=None if best_epoch is None else x(best_epoch),
     )
 
@@ -95,8 +106,8 @@ def reliability_bars(bins: Sequence[ConfidenceBin]) -> list[Bar]:
     for b in bins:
         if b.accuracy is None or b.confidence is None:
             continue
-        left, right = (_scale(value, 0, 1, LEFT, RIGHT) for value in (b.low, b.high))
-        top, expected = (_scale(value, 0, 1, BOTTOM, TOP) for value in (b.accuracy, b.confidence))
+        left, right = (_scale(value, 0, 1, PLOT.left, PLOT.right) for value in (b.low, b.high))
+        top, expected = (_scale(value, 0, 1, PLOT.bottom, PLOT.top) for value in (b.accuracy, b.confidence))
         text = f"{b.pictures} pictures {b.low:.0%} to {b.high:.0%} sure: {b.accuracy:.1%} right"
         bars.append(Bar(left, right - left, top, expected, 0.25 + 0.75 * b.pictures / fullest, text))
     return bars
@@ -105,8 +116,8 @@ def reliability_bars(bins: Sequence[ConfidenceBin]) -> list[Bar]:
 def share_ticks() -> tuple[list[Tick], list[Tick]]:
     """Return ticks of 0 to 100 % along and up."""
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    along = [Tick(_scale(share, 0, 1, LEFT, RIGHT), f"{share:.0%}") for share in shares]
-    return along, [Tick(_scale(share, 0, 1, BOTTOM, TOP), f"{share:.0%}") for share in shares]
+    along = [Tick(_scale(share, 0, 1, PLOT.left, PLOT.right), f"{share:.0%}") for share in shares]
+    return along, [Tick(_scale(share, 0, 1, PLOT.bottom, PLOT.top), f"{share:.0%}") for share in shares]
 
 
 def _scale(value: float, low: float, high: float, begin: float, end: float) -> float:

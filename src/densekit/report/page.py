@@ -11,11 +11,11 @@ from densekit.console import Screen
 from densekit.data.pictures import Skipped
 from densekit.evaluation.calibration import calibration_error, confidence_bins
 from densekit.evaluation.evaluate import Evaluation
-from densekit.report.charts import reliability_bars, share_ticks, training_curves
+from densekit.report.charts import PLOT, reliability_bars, share_ticks, training_curves
 from densekit.report.confusion import Cell, confusion_cells, most_confused, places_behind
 from densekit.report.costs import count_costs
 from densekit.report.label_errors import find_label_errors
-from densekit.report.pictures import LARGE, SMALL, least_certain, show_pictures, worst_mistakes
+from densekit.report.pictures import LARGE, SMALL, add_heat_maps, least_certain, show_pictures, worst_mistakes
 from densekit.report.texts import FILTERS
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
@@ -49,6 +49,7 @@ def render_page(evaluation: Evaluation, run: RunFolder, screen: Screen) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
+    environment.globals["plot"] = PLOT
     page = environment.get_template("page.html").render(
         run=run.path.resolve().name,
         written=datetime.now().astimezone(),
@@ -73,13 +74,12 @@ def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
     doubts = least_certain(probabilities, outcomes.labels, MOST_HIGHLIGHTS)
     learned = evaluation.metrics.split == "train"
     suspects = [] if learned else find_label_errors(probabilities, outcomes.labels)
-    small = [place for places in behind.values() for place in places]
-    small += suspects[:MOST_SUSPECTS]
-    copies = show_pictures(evaluation, small, side=SMALL, heat_maps=False, screen=screen)
-    large = show_pictures(evaluation, mistakes + doubts, side=LARGE, heat_maps=True, screen=screen)
-    names = evaluation.classifier.classes
+    small = [place for places in behind.values() for place in places] + suspects[:MOST_SUSPECTS]
+    copies = show_pictures(evaluation, small, side=SMALL, screen=screen)
+    large = show_pictures(evaluation, mistakes + doubts, side=LARGE, screen=screen)
+    large = add_heat_maps(evaluation, large, side=LARGE, screen=screen)
     return {
-        "classes": names,
+        "classes": evaluation.classifier.classes,
         "matrix_classes": classes,
         "cells": {(cell.true, cell.predicted): cell for cell in cells},
         "confusions": [cell for cell in cells if cell.true != cell.predicted][:MOST_CONFUSIONS],
@@ -121,7 +121,8 @@ def _data(evaluation: Evaluation, run: RunFolder) -> dict[str, Any]:
     dataset, count = evaluation.dataset, len(evaluation.classifier.classes)
     splits = (dataset.train, dataset.val, dataset.test) if dataset else (evaluation.pictures,)
     balance = {part.split: part.counts(count).tolist() for part in splits if part is not None}
-    skipped = dict.fromkeys([*run.read_skipped(), *map(Skipped.from_line, evaluation.outcomes.unreadable)])
+    skipped = [*dataset.skipped, *run.read_skipped()] if dataset else evaluation.pictures.skipped
+    skipped = dict.fromkeys([*skipped, *map(Skipped.from_line, evaluation.outcomes.unreadable)])
     return {
         "balance": balance,
         "most_of_a_class": max(max(counts) for counts in balance.values()),

@@ -1,0 +1,82 @@
+"""Heat maps of a classifier for prepared pictures, by any method."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densekit.classifier import Classifier
+from densekit.console import Bar
+from densekit.errors import SettingsError, ShapeError
+from densekit.explain.attribution import integrated_gradients, occlusion
+from densekit.explain.cam import cam, ends_linearly, grad_cam
+
+Method = Literal["cam", "gradcam", "occlusion", "integrated-gradients"]
+METHODS: dict[Method, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+    "cam": cam,
+    "gradcam": grad_cam,
+    "occlusion": occlusion,
+    "integrated-gradients": integrated_gradients,
+}
+"""(network, pictures (N, C, H, W), classes (N,)) -> maps (N, h, w) of the method's own size."""
+
+
+def heat_maps(
+    classifier: Classifier,
+    pictures: Tensor,
+    classes: Tensor,
+    *,
+    method: Method | None = None,
+    batch_size: int = 32,
+    bar: Bar | None = None,
+) -> Tensor:
+    """Return where on each picture the evidence for a class lies.
+
+    Args:
+        classifier: any.
+        pictures: (N, C, H, W), as its preprocessing makes them.
+        classes: int64 (N,), the class to explain of each picture; repeat a picture to explain several.
+        method: one of `METHODS` [cam where the network allows it, else gradcam].
+        batch_size: pictures at a time.
+        bar: moved on by each picture.
+
+    Returns:
+        float32 (N, H, W) on the CPU, a value for each pixel of the prepared pictures; positive speaks for the class.
+        `densekit.explain.overlay.overlay` lays one over the picture it came from.
+
+    Raises:
+        SettingsError: no such method or class, or a method that cannot explain this network.
+        ShapeError: not one class for each picture.
+        MissingPartError: the method needs captum, which is not installed.
+    """
+    _check(classifier, pictures, classes, method, batch_size)
+    explain = METHODS[method or choose_method(classifier, pictures)]
+    network, device = classifier.network.eval(), classifier.device
+    maps = []
+    for some, wanted in zip(pictures.split(batch_size), classes.split(batch_size), strict=True):
+        found = explain(network, some.to(device), wanted.to(device))[:, None].float()
+        maps.append(F.interpolate(found, size=some.shape[2:], mode="bilinear")[:, 0].cpu())
+        if bar:
+            bar.advance(len(some))
+    return torch.cat(maps)
+
+
+def choose_method(classifier: Classifier, pictures: Tensor) -> Method:
+    """Return the method for pictures like these, (N, C, H, W) as prepared: the exact one, if the network allows it."""
+    pictures = pictures[:1].to(classifier.device)
+    return "cam" if ends_linearly(classifier.network.eval(), pictures) else "gradcam"
+
+
+def _check(classifier: Classifier, pictures: Tensor, classes: Tensor, method: Method | None, batch_size: int) -> None:
+    if method is not None and method not in METHODS:
+        raise SettingsError(f"no method {method!r}: use {', '.join(METHODS)}")
+    if batch_size < 1:
+        raise SettingsError(f"batch_size={batch_size} must be at least 1")
+    if pictures.dim() != 4 or not len(pictures) or classes.shape != (len(pictures),):
+        shapes = f"{tuple(pictures.shape)} and {tuple(classes.shape)}"
+        raise ShapeError(f"heat_maps takes pictures (N, C, H, W) and classes (N,) of at least one, given {shapes}")
+    if classes.min() < 0 or classes.max() >= len(classifier.classes):
+        given = sorted({int(classes.min()), int(classes.max())})
+        raise SettingsError(f"classes are numbered 0 to {len(classifier.classes) - 1}, given {given}")
