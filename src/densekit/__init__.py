@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from densekit.classifier import load_classifier as load
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
+    from densekit.explain.explain_pictures import Explanations, explain_pictures
+    from densekit.explain.feature_reuse import feature_reuse
+    from densekit.explain.heat_maps import heat_maps
+    from densekit.explain.overlay import overlay
     from densekit.models.catalogue import create_model, list_models
     from densekit.report.write import write_report
     from densekit.training.settings import list_recipes
@@ -20,14 +24,19 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Classifier": "densekit.classifier:Classifier",
+    "Explanations": "densekit.explain.explain_pictures:Explanations",
     "Prediction": "densekit.classifier:Prediction",
     "Run": "densekit.training.train:Run",
     "create_model": "densekit.models.catalogue:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
+    "explain_pictures": "densekit.explain.explain_pictures:explain_pictures",
+    "feature_reuse": "densekit.explain.feature_reuse:feature_reuse",
     "fuse": "densekit.engine.swap:fuse",
+    "heat_maps": "densekit.explain.heat_maps:heat_maps",
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
     "load": "densekit.classifier:load_classifier",
+    "overlay": "densekit.explain.overlay:overlay",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
     "write_report": "densekit.report.write:write_report",
@@ -35,15 +44,20 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "Explanations",
     "Prediction",
     "Run",
     "__version__",
     "create_model",
     "evaluate",
+    "explain_pictures",
+    "feature_reuse",
     "fuse",
+    "heat_maps",
     "list_models",
     "list_recipes",
     "load",
+    "overlay",
     "train",
     "unfuse",
     "write_report",

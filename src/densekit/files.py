@@ -1,11 +1,14 @@
-"""Files: written whole or not at all."""
+"""Files: written whole or not at all, and never over what is there."""
 
 import json
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from densekit.errors import SettingsError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -35,6 +38,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, indented for people."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def free_path(path: Path) -> Path:
+    """Return ``path``, or, where that exists, the first of path-2, path-3, ... that does not."""
+    names = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
+
+
+def new_folder(out: str | Path | None, default: Path) -> Path:
+    """Return a folder for results that is new or empty; it is not made yet.
+
+    Args:
+        out: where somebody wants it.
+        default: taken where ``out`` is None, numbered if it exists.
+
+    Raises:
+        SettingsError: there is something in ``out`` already.
+    """
+    if out is None:
+        return free_path(default)
+    folder = Path(out).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} exists already: choose another --out")
+    return folder
 
 
 def _umask() -> int:

@@ -13,6 +13,7 @@ TABLE = {
     "train": ("densekit.cli.train:train", "Train a classifier on a folder of labelled pictures, a CSV or a named set."),
     "evaluate": ("densekit.cli.evaluate:evaluate", "Test a trained classifier on pictures it has not learned from."),
     "predict": ("densekit.cli.predict:predict", "Name what is on pictures."),
+    "explain": ("densekit.cli.explain:explain", "Show where on pictures the evidence for a class lies."),
     "report": ("densekit.cli.report:report", "Show all there is to know about a trained classifier on one HTML page."),
     "models": ("densekit.cli.listings:models", "List the networks, with their parameters."),
     "recipes": ("densekit.cli.listings:recipes", "List the recipes, each with what it is for."),

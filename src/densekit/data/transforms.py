@@ -65,10 +65,9 @@ class Preprocessing(BaseModel):
         return left / wide, top / tall, (left + W) / wide, (top + H) / tall
 
     def _covering(self, height: int, width: int) -> list[int]:
-        """The size to which a picture is scaled before its centre is cut out: the smallest that covers the crop."""
+        """The size that a picture is scaled to before its centre is cut out: the smallest that covers the crop."""
         tall, wide = (round(side / self.crop_fraction) for side in self.size)
-        scale = max(tall / height, wide / width)
-        return [max(tall, int(height * scale)), max(wide, int(width * scale))]
+        return [max(tall, height * wide // width), max(wide, width * tall // height)]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (C, H, W) to float32, (value / 255 - mean) / std."""

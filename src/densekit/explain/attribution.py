@@ -1,6 +1,7 @@
 """Attributions of captum: what the pixels themselves contribute to a logit.
 
-Both compare the picture with one that says nothing: zero after the preprocessing, which is the mean colour.
+Both compare the picture with a plain one, zero after the preprocessing: the mean colour of the training pictures,
+where the preprocessing subtracts that.
 """
 
 from torch import Tensor, nn
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 from densekit.optional import require
 
 _STEPS = 50  # of the integral; captum's own default
-_AT_A_TIME = 64  # pictures in one pass of the network
 
 
 def occlusion(network: nn.Module, pictures: Tensor, classes: Tensor) -> Tensor:
@@ -38,15 +38,14 @@ def occlusion(network: nn.Module, pictures: Tensor, classes: Tensor) -> Tensor:
         target=classes,
         sliding_window_shapes=window,
         strides=(C, max(1, window[1] // 2), max(1, window[2] // 2)),
-        perturbations_per_eval=max(1, _AT_A_TIME // len(pictures)),
     )
     return change[:, 0]  # all channels are hidden together and carry the same value
 
 
 def integrated_gradients(network: nn.Module, pictures: Tensor, classes: Tensor) -> Tensor:
-    """The gradient of a logit, integrated on the straight way from the mean colour to the picture.
+    """The gradient of a logit, integrated on the straight way from a plain picture to this one.
 
-    The sum over a map is the logit of the picture minus that of the plain mean colour, up to the error of the
+    The sum over a map is the logit of the picture minus that of the plain one, up to the error of the
     integral.
 
     Args:
@@ -63,7 +62,7 @@ def integrated_gradients(network: nn.Module, pictures: Tensor, classes: Tensor) 
     Source: Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3.
     """
     attr = require("captum.attr", extra="explain")
-    parts = attr.IntegratedGradients(network).attribute(
-        pictures, target=classes, n_steps=_STEPS, internal_batch_size=max(_AT_A_TIME, len(pictures))
+    integrated = attr.IntegratedGradients(network).attribute(
+        pictures, target=classes, n_steps=_STEPS, internal_batch_size=len(pictures)
     )
-    return parts.sum(1)
+    return integrated.sum(1)

@@ -44,7 +44,7 @@ def run_to_ending(network: nn.Module, pictures: Tensor) -> Ending:
     with _Watch(len(pictures)) as seen:
         logits = network(pictures)
     if seen.features is None:
-        raise SettingsError(f"{type(network).__name__} has no feature map to explain: try occlusion")
+        raise SettingsError(f"{type(network).__name__} shows no feature map: use occlusion")
     return Ending(seen.features, logits, _weight_on(seen.features, seen.linear) if seen.logits is logits else None)
 
 
@@ -91,5 +91,5 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors differ by rounding only."""
     if one.shape != other.shape:
         return False
-    tolerance = 100 * torch.finfo(one.dtype).eps * other.abs().max()
+    tolerance = max(1e-5, 4 * torch.finfo(one.dtype).eps) * other.abs().max()
     return bool((one - other).abs().max() <= tolerance)

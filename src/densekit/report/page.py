@@ -68,8 +68,10 @@ def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
     outcomes, confusion = evaluation.outcomes, evaluation.metrics.confusion
     probabilities = outcomes.logits.double().softmax(1)
     cells, classes = confusion_cells(confusion), most_confused(confusion, MOST_CLASSES)
-    shown_cells = [cell for cell in cells if cell.true in classes and cell.predicted in classes]
-    behind = places_behind(shown_cells, probabilities, outcomes.labels, most_a_cell=MOST_A_CELL, most=MOST_BEHIND)
+    confusions = [cell for cell in cells if cell.true != cell.predicted][:MOST_CONFUSIONS]
+    in_matrix = [cell for cell in cells if cell.true in classes and cell.predicted in classes]
+    shown = list(dict.fromkeys(confusions + in_matrix))
+    behind = places_behind(shown, probabilities, outcomes.labels, most_a_cell=MOST_A_CELL, most=MOST_BEHIND)
     mistakes = worst_mistakes(probabilities, outcomes.labels, MOST_HIGHLIGHTS)
     doubts = least_certain(probabilities, outcomes.labels, MOST_HIGHLIGHTS)
     learned = evaluation.metrics.split == "train"
@@ -82,7 +84,7 @@ def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
         "classes": evaluation.classifier.classes,
         "matrix_classes": classes,
         "cells": {(cell.true, cell.predicted): cell for cell in cells},
-        "confusions": [cell for cell in cells if cell.true != cell.predicted][:MOST_CONFUSIONS],
+        "confusions": confusions,
         "taken_for": _taken_for(cells),
         "behind": {cell: [copies[place] for place in places] for cell, places in behind.items()},
         "mistakes": [large[place] for place in mistakes],

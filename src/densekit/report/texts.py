@@ -1,5 +1,6 @@
 """How the report writes numbers."""
 
+from densekit.evaluation.report import shorten
 from densekit.training.reporting import duration
 
 
@@ -35,4 +36,4 @@ def short(number: float) -> str:
     raise AssertionError
 
 
-FILTERS = {"percent": percent, "count": count, "short": short, "duration": duration}
+FILTERS = {"shorten": shorten, "percent": percent, "count": count, "short": short, "duration": duration}
