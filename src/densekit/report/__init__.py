@@ -1,1 +1,1 @@
-"""densekit."""
+"""One page that holds all there is to know about a trained classifier."""

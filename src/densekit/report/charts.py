@@ -129,4 +129,4 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Round numbers that enclose low..high."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=5, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high).tolist()
+    return [float(tick) for tick in MaxNLocator(nbins=5, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)]

@@ -5,12 +5,12 @@ from densekit.training.reporting import duration
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share.
+    r"""Write a share; number and sign stay on one line.
 
     >>> percent(0.1234), percent(None)
-    ('12.3 %', '-')
+    ('12.3\xa0%', '-')
     """
-    return "-" if share is None else f"{share:.{digits}%}".replace("%", " %")
+    return "-" if share is None else f"{share:.{digits}%}".replace("%", "\xa0%")
 
 
 def count(number: float) -> str:
