@@ -118,7 +118,7 @@ def draw_feature_reuse(path: Path, blocks: list[BlockReuse]) -> None:
     figure = Figure(figsize=(9, 4.6 * rows), layout="constrained", dpi=110)
     grid = figure.subplots(rows, 2, squeeze=False).flatten()
     for axes, block in zip(grid, blocks, strict=False):
-        shares = block.weights / block.weights.nan_to_num().amax(0)
+        shares = (block.weights / block.weights.nan_to_num().amax(0)).numpy()
         axes.imshow(shares, vmin=0, vmax=1, cmap="inferno")
         axes.set_xticks(*_ticks(block.readers))
         axes.get_xticklabels()[-1].set(rotation=45, ha="right", rotation_mode="anchor")

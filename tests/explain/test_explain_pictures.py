@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from densekit.classifier import Classifier
+from densekit.console import Screen
+from densekit.data.pictures import read_picture
+from densekit.data.transforms import Preprocessing
+from densekit.errors import DataError, SettingsError
+from densekit.explain.explain_pictures import explain_pictures
+
+QUIET = Screen(quiet=True)
+MARGIN = 8
+
+
+@pytest.fixture
+def dotted(tmp_path):
+    """A blue picture of 120x80 with a red square in its upper right, stored lying on its side."""
+    upright = Image.new("RGB", (120, 80), (0, 60, 120))
+    upright.paste((250, 0, 0), (80, 10, 100, 30))
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise to be seen
+    path = tmp_path / "pictures" / "dotted.png"
+    path.parent.mkdir()
+    sideways.save(path, exif=exif)
+    return path
+
+
+def panel(path, column: int, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a panel in the first row of a picture's file: of ``size``, the lowest of its column."""
+    sheet = np.asarray(read_picture(path)).astype(int)
+    x = MARGIN + column * (448 + MARGIN)
+    filled = np.flatnonzero((sheet[:, x : x + size[0]] != 255).any(2).mean(1) > 0.99)
+    return sheet[filled[0] : filled[0] + size[1], x : x + size[0]]
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_heat_lies_on_the_upright_original(red_finder, dotted, tmp_path, resize):
+    preprocessing = Preprocessing(size=(32, 32), resize=resize, crop_fraction=0.9)
+    finder = Classifier(red_finder.network, red_finder.classes, preprocessing)
+    done = explain_pictures(finder, dotted, top=1, out=tmp_path / "out", screen=QUIET)
+    assert done.predictions[0].label == "red"
+    assert [path.name for path in done.folder.iterdir()] == ["001-dotted.png"]
+    scale = 448 // 120
+    pixels = panel(done.folder / "001-dotted.png", 1, (120 * scale, 80 * scale))
+    red = np.argwhere(pixels[..., 0] - pixels[..., 2] > 60) / scale
+    (top, left), (bottom, right) = red.min(0), red.max(0)
+    # of the crop, whose right edge is at 60 + 80 * 0.9 / 2, only the left part of the square is seen
+    expected = (10, 80, 30, 96 if resize == "crop" else 100)
+    np.testing.assert_allclose((top, left, bottom, right), expected, atol=4)
+    shown = panel(done.folder / "001-dotted.png", 0, (120 * scale, 80 * scale))
+    assert (shown[20 * scale, 90 * scale] == (250, 0, 0)).all()
+
+
+def test_a_file_for_each_picture_and_contact_sheets(red_finder, paint, tmp_path):
+    for folder in ("one", "two"):
+        paint(tmp_path / "in" / folder, "red", 13)
+    done = explain_pictures(red_finder, tmp_path / "in", out=tmp_path / "out", batch_size=5, screen=QUIET)
+    names = sorted(path.name for path in done.folder.iterdir())
+    assert len(names) == 26 + 2
+    assert names[:2] == ["001-0.png", "002-1.png"]
+    assert names[-2:] == ["contact-sheet-1.png", "contact-sheet-2.png"]
+    first, second = (read_picture(done.folder / name) for name in names[-2:])
+    assert first.height > 20 * second.height  # 25 rows and one
+    assert first.width == 3 * (224 + MARGIN) + MARGIN  # two classes in all
+
+
+def test_probabilities_are_those_of_predict(red_finder, paint, tmp_path):
+    files = [paint(tmp_path, "red", 1) / "0.png", paint(tmp_path, "deep blue", 1, first=1) / "1.png"]
+    done = explain_pictures(red_finder, files, out=tmp_path / "out", screen=QUIET)
+    for found, expected in zip(done.predictions, red_finder.predict(files), strict=True):
+        assert (found.path, [name for name, _ in found.top]) == (expected.path, [name for name, _ in expected.top])
+        assert found.probability == pytest.approx(expected.probability)
+
+
+def test_pictures_that_cannot_be_read_are_named_and_left_out(red_finder, paint, tmp_path):
+    good = paint(tmp_path, "red", 1) / "0.png"
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    given = [tmp_path / "bad.png", good, tmp_path / "missing.png"]
+    done = explain_pictures(red_finder, given, out=tmp_path / "out", batch_size=1, screen=QUIET)
+    reasons = [prediction.error for prediction in done.predictions]
+    assert reasons == ["not a picture of a known format", None, "no such file"]
+    assert [path.name for path in done.folder.iterdir()] == ["001-0.png"]
+
+
+def test_nothing_readable_makes_no_folder(red_finder, tmp_path):
+    done = explain_pictures(red_finder, tmp_path / "missing.png", out=tmp_path / "out", screen=QUIET)
+    assert done.predictions[0].error == "no such file"
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_any_kind(red_finder, paint, tmp_path):
+    picture = paint(tmp_path, "red", 1) / "0.png"
+    names = ["日" * 80 + ".png", "a" * 240 + ".png", "new\nline.png", "-.png"]
+    files = [picture.rename(tmp_path / names[0])]
+    for name in names[1:]:
+        files.append(tmp_path / name)
+        files[-1].write_bytes(files[0].read_bytes())
+    done = explain_pictures(red_finder, files, out=tmp_path / "out", screen=QUIET)
+    assert [prediction.error for prediction in done.predictions] == [None] * 4
+    assert len(list(done.folder.glob("00*.png"))) == 4
+
+
+def test_nothing_is_overwritten(red_finder, paint, tmp_path, monkeypatch):
+    picture = paint(tmp_path / "in", "red", 1) / "0.png"
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="used exists already: choose another --out"):
+        explain_pictures(red_finder, picture, out=tmp_path / "used", screen=QUIET)
+    monkeypatch.chdir(tmp_path)
+    folders = [explain_pictures(red_finder, picture, screen=QUIET).folder.name for _ in range(2)]
+    assert folders == ["explained", "explained-2"]
+
+
+def test_wrong_input(red_finder, tmp_path):
+    with pytest.raises(SettingsError, match="top=0"):
+        explain_pictures(red_finder, "a.png", top=0, out=tmp_path)
+    with pytest.raises(DataError, match="no pictures found"):
+        explain_pictures(red_finder, tmp_path / "*.png", out=tmp_path)
