@@ -21,7 +21,7 @@ def test_training_is_three_times_the_work_but_for_the_gradient_of_the_picture():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_network_is_left_as_it_was(training):
-    network = create_model("densenet_bc100_k12_cifar", num_classes=3).train(training)
+    network = create_model("densenet12_wide_cifar", num_classes=3).train(training)
     before = copy.deepcopy(network.state_dict())
     assert count_flops(network, (3, 32, 32), training=True) > 2 * count_flops(network, (3, 32, 32))
     assert network.training is training
