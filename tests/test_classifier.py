@@ -1,4 +1,7 @@
+import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,33 @@ def test_saved_and_loaded_gives_the_same_bits(classifier, tmp_path):
     again.save(tmp_path / "third")
     for name in ("model.json", "model.safetensors"):
         assert (tmp_path / "third" / name).read_bytes() == (tmp_path / "new" / "folder" / name).read_bytes()
+
+
+class TestTemperature:
+    def test_divides_the_logits_and_changes_no_answer(self, classifier):
+        pictures = torch.randn(5, 3, 8, 8)
+        warm = replace(classifier, temperature=2.5).probabilities(pictures)
+        with torch.no_grad():
+            expected = (classifier.network(pictures).double() / 2.5).softmax(1)
+        torch.testing.assert_close(warm, expected.float())
+        assert torch.equal(warm.argmax(1), classifier.probabilities(pictures).argmax(1))
+
+    def test_travels_with_the_model(self, classifier, tmp_path):
+        replace(classifier, temperature=0.75).save(tmp_path)
+        assert load_classifier(tmp_path, device="cpu").temperature == 0.75
+
+    def test_is_1_where_there_is_none(self, classifier, tmp_path):
+        classifier.save(tmp_path)
+        record = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+        del record["temperature"]
+        (tmp_path / "model.json").write_text(json.dumps(record), encoding="utf-8")
+        assert load_classifier(tmp_path, device="cpu").temperature == 1.0
+
+    @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+    def test_must_be_above_0(self, classifier, tmp_path, wrong):
+        replace(classifier, temperature=wrong).save(tmp_path)
+        with pytest.raises(CheckpointError, match="it must be above 0"):
+            load_classifier(tmp_path)
 
 
 def test_trained_classifier_keeps_its_answers(colour_run, colours):

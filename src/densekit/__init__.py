@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from densekit.export.push import push
     from densekit.models.catalogue import create_model, list_models
     from densekit.models.pretrained import load_weights
+    from densekit.report.write import write_report
     from densekit.studies.profile import profile
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
@@ -46,6 +47,7 @@ _HOMES = {
     "push": "densekit.export.push:push",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
+    "write_report": "densekit.report.write:write_report",
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "push",
     "train",
     "unfuse",
+    "write_report",
 ]
 
 

@@ -87,6 +87,15 @@ class TestEvaluate:
         assert "warning:" not in answer.out
 
 
+class TestReport:
+    def test_prints_the_page_and_nothing_else(self, densekit, colour_run, tmp_path):
+        answer = densekit("report", colour_run, "--out", tmp_path, "--quiet")
+        assert answer == (0, f"{tmp_path / 'report.html'}\n", "")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *("report.html", "metrics.json", "confusion.csv", "confusion.png")
+        }
+
+
 class TestTrain:
     SETTINGS = (
         *("--model", "simple_cnn", "--epochs", 1, "--batch-size", 20, "--val-fraction", 0),

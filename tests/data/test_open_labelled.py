@@ -61,7 +61,11 @@ def test_named_set(turn):
 def test_unreadable_header_is_left_out(make_folder, screen):
     root = make_folder({"cat": 2, "dog": 2})
     (root / "cat" / "0.png").write_bytes(b"no picture")
-    assert open_labelled(root, classes=CLASSES, screen=screen).counts(3).tolist() == [0, 1, 2]
+    pictures = open_labelled(root, classes=CLASSES, screen=screen)
+    assert pictures.counts(3).tolist() == [0, 1, 2]
+    assert [(skipped.path, skipped.reason) for skipped in pictures.skipped] == [
+        (root / "cat" / "0.png", "not a picture of a known format")
+    ]
     assert "1 pictures cannot be read and are left out" in screen.console.export_text()
     with pytest.raises(PictureError, match=r"0\.png: not a picture"):
         open_labelled(root, classes=CLASSES, strict=True, screen=screen)

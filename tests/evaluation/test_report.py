@@ -9,7 +9,7 @@ from rich.console import Console
 
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes
-from densekit.evaluation.report import draw_confusion, metrics_table, write_report
+from densekit.evaluation.report import draw_confusion, metrics_table, write_evaluation
 
 MESSY = ("$\\frac$", "10$_x$", "[bold]dog", ":smile:", "日本", 'a,b "c"', "x" * 80)
 
@@ -48,7 +48,7 @@ def test_confusion_picture_with_messy_names(tmp_path):
 
 def test_confusion_csv_with_messy_names(tmp_path):
     metrics = make_metrics(MESSY)
-    write_report(tmp_path, metrics, {"data": "here"})
+    write_evaluation(tmp_path, metrics, {"data": "here"})
     with (tmp_path / "confusion.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header[1:] == [row[0] for row in rows] == list(MESSY)

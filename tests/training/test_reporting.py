@@ -7,7 +7,7 @@ from rich.console import Console
 
 from densekit.console import Screen
 from densekit.training.curves import draw_curves
-from densekit.training.reporting import _duration
+from densekit.training.reporting import duration
 from densekit.training.train import train
 
 
@@ -92,5 +92,5 @@ def test_curves_are_drawn(epochs, val, tmp_path):
     ("seconds", "text"),
     [(0, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3599.4, "59:59 min"), (3600, "1:00 h"), (90061, "25:01 h")],
 )
-def test_durations(seconds, text):
-    assert _duration(seconds) == text
+def testdurations(seconds, text):
+    assert duration(seconds) == text

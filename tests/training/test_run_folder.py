@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from densekit.data.pictures import Skipped
 from densekit.errors import SettingsError
 from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
 from densekit.training.settings import make_settings
@@ -90,3 +91,13 @@ def test_history_has_a_line_for_each_epoch(train_tiny):
 def test_nothing_skipped_writes_no_list(tmp_path):
     RunFolder(tmp_path).write_skipped([])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    run = RunFolder(tmp_path)
+    assert (run.read_history(), run.read_skipped()) == ([], [])
+    rows = [{name: 0.5 * i for i, name in enumerate(HISTORY)}, {**dict.fromkeys(HISTORY, 1.0), "val_loss": None}]
+    skipped = [Skipped(tmp_path / 'a, "b".png', "damaged, or cut short"), Skipped(Path("é.jpg"), "empty")]
+    run.write_history(rows)
+    run.write_skipped(skipped)
+    assert (run.read_history(), run.read_skipped()) == (rows, skipped)

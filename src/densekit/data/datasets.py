@@ -1,6 +1,7 @@
 """From a folder, a table or a name to a DataSet with its splits."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def open_labelled(
         screen: where progress and warnings go.
 
     Returns:
-        The pictures; ``split`` is "test", or "all" where the data names no splits.
+        The pictures; ``split`` is "test", or "all" where the data names no splits. ``skipped`` names the other files.
 
     Raises:
         DataError: no such data, no test split, or a class that is not in ``classes``.
@@ -98,15 +99,14 @@ def open_labelled(
         number = np.array([classes.index(name) for name in arrays.classes], np.int64)
         return PictureSet(arrays.test_pictures, number[arrays.test_labels], "test")
     path = Path(data).expanduser()
-    entries, headers, _ = _open_entries(path, strict, screen)
+    entries, headers, skipped = _open_entries(path, strict, screen)
     _check_known(path, sorted({entry.label for entry in entries}, key=natural_key), classes)
     parts = _group(entries, headers, classes)
     if all(entry.split is None for entry in entries):
-        everything = parts["train"]
-        return everything.select(np.arange(len(everything)), "all")
+        return replace(parts["train"], split="all", skipped=tuple(skipped))
     if "test" not in parts:
         raise DataError(f"{path}: has train or val pictures but no test split to evaluate on")
-    return parts["test"]
+    return replace(parts["test"], skipped=tuple(skipped))
 
 
 def _check_known(source: object, found: Sequence[str], classes: tuple[str, ...]) -> None:

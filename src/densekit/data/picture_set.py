@@ -39,6 +39,7 @@ class PictureSet:
         split: which part of the data set this is.
         shapes: height, width and channels of each picture, int64 (N, 3); worked out from an array by itself.
         decoded: the pictures of ``pictures`` when those are paths and have been read into memory.
+        skipped: files that were left out, of a set that is no part of a `DataSet`, and why.
     """
 
     pictures: Sequence[Path] | np.ndarray
@@ -46,6 +47,7 @@ class PictureSet:
     split: Split
     shapes: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
     decoded: PackedPictures | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self):
         if isinstance(self.pictures, np.ndarray):

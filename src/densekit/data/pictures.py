@@ -58,6 +58,12 @@ class Skipped:
         """The record of a picture that `read_picture` or `picture_header` refused."""
         return cls(path, str(error).removeprefix(f"{path}: "))
 
+    @classmethod
+    def from_line(cls, line: str) -> "Skipped":
+        """The record of a line ``path: reason``, as loaders and outcomes name unreadable pictures."""
+        path, _, reason = line.partition(": ")
+        return cls(Path(path), reason)
+
 
 def read_picture(path: str | Path) -> Image.Image:
     """Read one picture file, whatever its name says, fully decoded in mode ``"L"`` or ``"RGB"``.

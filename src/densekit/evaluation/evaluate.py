@@ -1,31 +1,42 @@
 """evaluate: a trained classifier's honest figures on pictures it has not learned from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from densekit.classifier import classifier_folder, load_classifier
+from densekit.classifier import Classifier, classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
 from densekit.data.loaders import Workers, evaluation_loader
-from densekit.data.picture_set import PictureSet
+from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.settings import DataSettings
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import open_own_data, own_data
-from densekit.evaluation.report import write_report
+from densekit.evaluation.report import write_evaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Figures of one evaluation, with what they were computed from."""
+    """Figures of one evaluation, with what they were computed from.
+
+    Args:
+        metrics: the figures.
+        outcomes: logits of the pictures, at the classifier's temperature, and labels.
+        pictures: what was looked at; ``outcomes.index`` are places in it.
+        folder: where the files are.
+        classifier: what was tested.
+        dataset: all splits of the run's own data; None where other pictures were looked at.
+    """
 
     metrics: Metrics
     outcomes: Outcomes
     pictures: PictureSet
     folder: Path
+    classifier: Classifier
+    dataset: DataSet | None
 
 
 def evaluate(
@@ -66,8 +77,9 @@ def evaluate(
     classifier = load_classifier(run, device=device)
     run = classifier_folder(run)
     own = own_data(run)
+    dataset = None
     if data is None or (own is not None and _same(data, own.data)):
-        pictures = _own_split(run, own, split, data_root, strict, screen)
+        dataset, pictures = _own_split(run, own, split, data_root, strict, screen)
         source, name = (str(own.data) if own else ""), split
     elif split != "test":
         raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
@@ -86,13 +98,14 @@ def evaluate(
     )
     with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
         outcomes = collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)
+    outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    write_report(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
+    write_evaluation(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
     if outcomes.unreadable:
         screen.warn(f"{len(outcomes.unreadable)} pictures left out, first {outcomes.unreadable[0]}")
-    return Evaluation(metrics, outcomes, pictures, folder)
+    return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
 
 
 def _same(one: str | Path, other: str) -> bool:
@@ -106,13 +119,13 @@ def _own_split(
     data_root: str | None,
     strict: bool,
     screen: Screen,
-) -> PictureSet:
+) -> tuple[DataSet, PictureSet]:
     if own is None:
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
         raise DataError(f"no split {split!r}: use test, val or train")
-    opened = open_own_data(own, data_root=data_root, strict=strict, screen=screen)
-    pictures: PictureSet | None = getattr(opened, split)
+    dataset = open_own_data(own, data_root=data_root, strict=strict, screen=screen)
+    pictures: PictureSet | None = getattr(dataset, split)
     if pictures is None:
         raise DataError(f"{own.data} has no {split} pictures: name others, evaluate RUN DATA")
-    return pictures
+    return dataset, pictures

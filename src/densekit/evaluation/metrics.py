@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from densekit.evaluation.calibration import calibration_error, confidence_bins
 from densekit.evaluation.outcomes import Outcomes, accuracy_interval
 
 
@@ -23,6 +24,7 @@ class ClassMetrics:
 class Metrics:
     """Figures of one split; shares are in 0..1, the loss is cross-entropy in nats.
 
+    ``calibration_error`` is the expected calibration error of the likeliest class, over 15 bins of equal width.
     ``unreadable`` pictures are in none of the figures. ``confusion`` counts pictures, a row for each true class and a
     column for each predicted one. ``top5`` is None where there are no more than five classes, because it would say
     nothing.
@@ -36,6 +38,7 @@ class Metrics:
     accuracy_interval_95: tuple[float, float]
     top5: float | None
     balanced_accuracy: float
+    calibration_error: float
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
 
@@ -70,6 +73,7 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
         accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
         top5=outcomes.top_accuracy(5) if count > 5 else None,
         balanced_accuracy=sum(recalls) / len(recalls),
+        calibration_error=calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
         classes=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
     )

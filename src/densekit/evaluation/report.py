@@ -17,7 +17,7 @@ _MOST_LABELS = 40  # more class names than this cannot be read beside a matrix
 _MOST_NUMBERS = 20
 
 
-def write_report(folder: Path, metrics: Metrics, about: dict[str, Any]) -> None:
+def write_evaluation(folder: Path, metrics: Metrics, about: dict[str, Any]) -> None:
     """Write metrics.json, confusion.csv and confusion.png.
 
     Args:
@@ -39,6 +39,15 @@ def _confusion_csv(names: list[str], confusion: tuple[tuple[int, ...], ...]) -> 
     return text.getvalue()
 
 
+def shorten(name: str) -> str:
+    """Cut the middle out of a long name: beginning and end tell names apart.
+
+    >>> shorten("a photograph of a cat")
+    'a photogr…of a cat'
+    """
+    return name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}"
+
+
 def draw_confusion(path: Path, names: list[str], metrics: Metrics) -> None:
     """Draw the confusion matrix: colour is the share of the true class, numbers are pictures."""
     from matplotlib.figure import Figure
@@ -51,7 +60,7 @@ def draw_confusion(path: Path, names: list[str], metrics: Metrics) -> None:
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     if len(names) <= _MOST_LABELS:
-        short = [name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}" for name in names]  # ends tell them apart
+        short = list(map(shorten, names))
         plain: Any = {"parse_math": False}  # a name may hold dollar signs
         axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", **plain)
         axes.set_yticks(range(len(names)), short, **plain)

@@ -29,7 +29,8 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: in
         axes.set(xlabel="epoch", title=kind)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        # "best" would try every place, and warn on a slow machine
+        axes.legend(frameon=False, loc="upper right" if kind == "loss" else "lower right")
         if kind == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.savefig(path, format="png")

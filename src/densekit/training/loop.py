@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from densekit.data.batches import EpochBatches
 from densekit.data.loaders import Batch, PictureLoader
 from densekit.data.transforms import mix_batch
 from densekit.errors import TrainingError
+from densekit.evaluation.calibration import fit_temperature
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.training.checkpoint import TrainingState, save_checkpoint
 from densekit.training.freezing import begin_epoch
@@ -188,7 +189,7 @@ def finish_epoch(job: Job) -> None:
         "seconds": round(progress.seconds, 3),
         "pictures_per_s": round(progress.pictures / max(progress.seconds, 1e-9), 1),
     }
-    keep = True
+    keep, outcomes = True, None
     if job.val_loader is not None:
         outcomes = _validate(job, job.val_loader)
         _note_unreadable(job, outcomes.unreadable)
@@ -207,7 +208,8 @@ def finish_epoch(job: Job) -> None:
         if keep:
             job.classifier.record["trained"] |= {"epoch": progress.epoch, "epochs": settings.epochs}
             job.classifier.record["trained"] |= {"val_accuracy": row["val_accuracy"]}
-            job.classifier.save(job.run.path)
+            temperature = fit_temperature(outcomes.logits, outcomes.labels) if outcomes else 1.0
+            replace(job.classifier, temperature=temperature).save(job.run.path)
         job.reporter.report_epoch(row, progress.history)
     _checkpoint(job)
 

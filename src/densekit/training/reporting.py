@@ -54,7 +54,7 @@ class Reporter:
         self.screen.say(
             f"epoch {row['epoch']:>{len(str(self.settings.epochs))}}/{self.settings.epochs}"
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:6.2%}{val}"
-            f"  {row['seconds']:.1f} s  {row['pictures_per_s']:.0f} pictures/s  {_duration(left)} left"
+            f"  {row['seconds']:.1f} s  {row['pictures_per_s']:.0f} pictures/s  {duration(left)} left"
         )
         if self.writer is not None:
             for name, value in row.items():
@@ -77,10 +77,10 @@ class Reporter:
             self.writer.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Write a time as people say it.
 
-    >>> _duration(75)
+    >>> duration(75)
     '1:15 min'
     """
     if seconds < 60:

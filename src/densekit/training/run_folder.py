@@ -55,13 +55,32 @@ class RunFolder:
         """TensorBoard's folder."""
         return self.path / "tensorboard"
 
+    @property
+    def _history(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def _skipped(self) -> Path:
+        return self.path / "skipped.csv"
+
     def write_settings(self, settings: TrainSettings) -> None:
         """Write settings.yaml."""
         write_text(self.settings, settings.to_yaml())
 
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Write history.csv, a line for each epoch; accuracies are shares, times are seconds."""
-        write_text(self.path / "history.csv", _csv(HISTORY, history))
+        write_text(self._history, _csv(HISTORY, history))
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """Read history.csv; a figure that was not measured is None. Empty where there is no history.
+
+        Raises:
+            CheckpointError: the file holds something else.
+        """
+        try:
+            return [{name: float(row[name]) if row[name] else None for name in HISTORY} for row in _rows(self._history)]
+        except (KeyError, ValueError):
+            raise CheckpointError(f"{self._history} does not hold the history of a run") from None
 
     def write_weights(self, taken: Transfer) -> None:
         """Write weights.csv, what became of every tensor of the weights that training started from."""
@@ -71,7 +90,11 @@ class RunFolder:
         """Write skipped.csv, the pictures left out and why, if there are any."""
         rows = [{"path": str(picture.path), "reason": picture.reason} for picture in skipped]
         if rows:
-            write_text(self.path / "skipped.csv", _csv(("path", "reason"), rows))
+            write_text(self._skipped, _csv(("path", "reason"), rows))
+
+    def read_skipped(self) -> list[Skipped]:
+        """Read skipped.csv; empty where nothing was left out."""
+        return [Skipped(Path(row["path"]), row["reason"]) for row in _rows(self._skipped)]
 
 
 def refuse_used(out: str | Path | None) -> None:
@@ -119,6 +142,14 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
     if not run.checkpoint.exists():
         raise CheckpointError(f"{run.path} has no checkpoint yet: delete the folder and start it again")
     return run, read_settings(run.settings)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a table that a run wrote; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -1,0 +1,58 @@
+"""densekit report."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from densekit.cli.options import Device, Quiet
+
+
+def report(
+    run: Path,
+    data: str | None = None,
+    /,
+    *,
+    split: Literal["test", "val", "train"] = "test",
+    out: Path | None = None,
+    data_root: str | None = None,
+    batch_size: int = 128,
+    device: Device = "auto",
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show all there is to know about a trained classifier on one HTML page.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    data
+        Other pictures than the run's own, with the same class names.
+    split
+        Of the run's own data.
+    out
+        Where to write report.html and the files of `densekit evaluate`. [the run folder, or RUN/evaluation-NAME for
+        another split or other data]
+    data_root
+        Where named data sets are kept.
+    batch_size
+        Pictures at a time.
+    strict
+        A picture that cannot be read is an error.
+    """
+    from densekit.console import Screen
+    from densekit.report.write import write_report
+
+    page = write_report(
+        run,
+        data,
+        split=split,
+        out=out,
+        data_root=data_root,
+        batch_size=batch_size,
+        device=device,
+        strict=strict,
+        screen=Screen(quiet=quiet),
+    )
+    print(page)

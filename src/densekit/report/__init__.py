@@ -1,0 +1,1 @@
+"""One page that holds all there is to know about a trained classifier."""
