@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
     from densekit.models.catalogue import create_model, list_models
+    from densekit.studies.search import search
+    from densekit.studies.study import study
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
 
@@ -27,6 +29,8 @@ _HOMES = {
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
     "load": "densekit.classifier:load_classifier",
+    "search": "densekit.studies.search:search",
+    "study": "densekit.studies.study:study",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
 }
@@ -42,6 +46,8 @@ __all__ = [
     "list_models",
     "list_recipes",
     "load",
+    "search",
+    "study",
     "train",
     "unfuse",
 ]

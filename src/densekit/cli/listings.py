@@ -33,18 +33,13 @@ def models(
 
 def _describe(name: str, size: int, classes: int, macs: bool) -> str:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from densekit.models.catalogue import count_parameters, create_model
+    from densekit.models.catalogue import count_macs, count_parameters, create_model
 
-    with torch.device("meta"), torch.no_grad():  # counts without making weights or computing
-        network = create_model(name, num_classes=classes).eval()
-        line = f"{name:<30} {count_parameters(network):>12,} parameters  {classes:>4} classes"
-        if not macs:
-            return line
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, 3, size, size))
-    return f"{line}  {counter.get_total_flops() / 2e9:>7.3f} G MACs at {size}x{size}"
+    with torch.device("meta"):  # counts without making weights
+        network = create_model(name, num_classes=classes)
+    line = f"{name:<30} {count_parameters(network):>12,} parameters  {classes:>4} classes"
+    return f"{line}  {count_macs(network, 3, size, size) / 1e9:>7.3f} G MACs at {size}x{size}" if macs else line
 
 
 def recipes() -> None:

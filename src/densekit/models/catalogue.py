@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import nn
 
 from densekit.errors import SettingsError, UnknownNameError
@@ -109,3 +110,19 @@ def count_parameters(model: nn.Module) -> int:
     30
     """
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, in_channels: int, height: int, width: int) -> int:
+    """Return the multiply-adds of one picture's way through a network built on the meta device: nothing is computed.
+
+    Convolutions, linear layers and matrix products count, as usual; norms, activations and pooling do not.
+
+    >>> with torch.device("meta"):
+    ...     count_macs(nn.Conv2d(1, 3, kernel_size=3), 1, 8, 8) == 3 * 9 * 6 * 6
+    True
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.empty(1, in_channels, height, width, device="meta"))
+    return counter.get_total_flops() // 2

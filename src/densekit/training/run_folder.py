@@ -1,7 +1,5 @@
 """The run folder: what a training run leaves behind, and never anything of somebody else's overwritten."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Any
 
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError
-from densekit.files import write_text
+from densekit.files import write_csv, write_text
 from densekit.training.settings import TrainSettings, read_settings
 
 HISTORY = (
@@ -61,13 +59,13 @@ class RunFolder:
 
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Write history.csv, a line for each epoch; accuracies are shares, times are seconds."""
-        write_text(self.path / "history.csv", _csv(HISTORY, history))
+        write_csv(self.path / "history.csv", HISTORY, history)
 
     def write_skipped(self, skipped: Iterable[Skipped]) -> None:
         """Write skipped.csv, the pictures left out and why, if there are any."""
         rows = [{"path": str(picture.path), "reason": picture.reason} for picture in skipped]
         if rows:
-            write_text(self.path / "skipped.csv", _csv(("path", "reason"), rows))
+            write_csv(self.path / "skipped.csv", ("path", "reason"), rows)
 
 
 def refuse_used(out: str | Path | None) -> None:
@@ -121,11 +119,3 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
     if not run.checkpoint.exists():
         raise CheckpointError(f"{run.path} has no checkpoint yet: delete the folder and start it again")
     return run, read_settings(run.settings)
-
-
-def _csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
