@@ -40,7 +40,9 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, Any] = Field(default_factory=dict, description="what all runs share")
-    variants: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings that it changes")
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, min_length=1, validate_default=True, description="name -> settings that it changes"
+    )
     seeds: PositiveInt = Field(3, description="runs of each variant")
     test: bool = Field(False, description="also test each trained network")
 

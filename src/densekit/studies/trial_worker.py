@@ -54,8 +54,7 @@ class Worker:
         self._agree()
         try:
             while self._short_of_trials():
-                self.trials.optimize(self._train, n_trials=1)
-                self.current = None
+                self._take_trial()
                 self.write()
         except KeyboardInterrupt:
             if self.current is not None:
@@ -71,6 +70,16 @@ class Worker:
         if best := ranked(trials):
             write_atomically(self.folder.plot, lambda path: draw_trials(path, trials))
             write_text(self.folder.best, self._settings(optuna.trial.FixedTrial(best[0].params)).to_yaml())
+
+    def _take_trial(self) -> None:
+        try:
+            self.trials.optimize(self._train, n_trials=1)
+        except ValueError as error:
+            if "Cannot tell a FAIL trial" not in str(error):
+                raise
+            # this machine slept, or was cut off: its trial has gone to another worker
+            self.screen.warn(f"trial {self.current} was given up while no sign of life came from here")
+        self.current = None
 
     def _agree(self) -> None:
         """Whoever comes first writes down what is searched; the others must search the same."""

@@ -18,7 +18,7 @@ _COLUMNS = ("trial", "state", "val_accuracy", "epochs", "seconds", "run", "error
 
 def accuracy_of(trial: "FrozenTrial") -> float | None:
     """Validation accuracy of a finished trial; of one that was pruned, the best up to there."""
-    return trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+    return trial.value if trial.state.name == "COMPLETE" else max(trial.intermediate_values.values(), default=None)
 
 
 def ranked(trials: "Sequence[FrozenTrial]") -> "list[FrozenTrial]":

@@ -170,7 +170,7 @@ def validate(values: Mapping[str, Any]) -> TrainSettings:
 
 def one_line(error: ValidationError, model: type[BaseModel] = TrainSettings) -> str:
     """Return the first thing that pydantic found wrong with the values of ``model``, as one line for people."""
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a typo explains what is missing
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return message
