@@ -40,7 +40,7 @@ def tiny():
         "model": "densenet40_k12_cifar",
         "model_options": {"block_config": [1, 1], "bn_size": None, "num_init_features": 8},
         "batch_size": 25,
-        "epochs": 2,
+        "epochs": 1,
         "lr": 0.05,
         "device": "cpu",
         "precision": "fp32",

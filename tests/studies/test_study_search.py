@@ -85,11 +85,11 @@ def test_trial_that_falls_behind_is_pruned(tiny, tmp_path, screen):
 
 def test_ctrl_c_puts_the_trial_back_where_it_was(finished, tiny, tmp_path, training_passes, screen):
     out = tmp_path / "s"
-    training_passes.at = 8, lambda: signal.raise_signal(signal.SIGINT)  # last step of the second trial
+    training_passes.at = 4, lambda: signal.raise_signal(signal.SIGINT)  # last step of the second trial
     with pytest.raises(KeyboardInterrupt):
         search(out=out, trials=3, screen=screen, **tiny)
     resumed = search(out=out, resume=True, screen=screen)
-    assert training_passes.count == 3 * 2 * 2  # trials, epochs, steps: none twice
+    assert training_passes.count == 3 * 2  # trials, steps: none twice
     states = [trial.state.name for trial in resumed.trials]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
     again = next(trial for trial in resumed.trials[2:] if trial.user_attrs["run"] == "trial-0001")
@@ -110,10 +110,11 @@ def test_worker_whose_trial_was_given_up_goes_on_with_another(tiny, tmp_path, tr
     assert "trial 0 was given up" in screen.console.export_text()
 
 
+@pytest.mark.timeout(900)  # three processes that import torch, and a database
 def test_two_workers_share_a_search_and_one_that_is_killed_loses_only_its_trial(
     shared_storage, tiny, tmp_path, start_python
 ):
-    settings = {**tiny, "epochs": 3}
+    settings = {**tiny, "epochs": 2}
     values = {"storage": shared_storage, "name": "shared", "settings": settings, "trials": 200}
     doomed = start_python(WORKER, {**values, "out": str(tmp_path / "doomed")})
     doomed_runs = tmp_path / "doomed" / "runs"
@@ -123,7 +124,7 @@ def test_two_workers_share_a_search_and_one_that_is_killed_loses_only_its_trial(
         trials = open_trials(shared_storage, "shared", seed=None, warmup=1, heartbeat=2)
     done = sum(trial.state.is_finished() for trial in trials.trials)
     assert done >= 1
-    wanted = done + 4
+    wanted = done + 3
     workers = [
         start_python(WORKER, {**values, "trials": wanted, "out": str(tmp_path / name)}) for name in ("one", "two")
     ]
@@ -139,7 +140,7 @@ def test_two_workers_share_a_search_and_one_that_is_killed_loses_only_its_trial(
     assert all(list((tmp_path / name / "runs").iterdir()) for name in ("one", "two"))  # both had work
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=250):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -150,7 +151,7 @@ def wait_for(condition, process, seconds=120):
 def test_a_search_is_joined_with_the_same_settings_only(tiny, tmp_path):
     storage = f"sqlite:///{tmp_path / 'shared.sqlite'}"
     search(out=tmp_path / "a", storage=storage, trials=1, **tiny)
-    with pytest.raises(SettingsError, match="the search 'densekit' in this storage has epochs=2, not 3"):
+    with pytest.raises(SettingsError, match="the search 'densekit' in this storage has epochs=1, not 3"):
         search(out=tmp_path / "b", storage=storage, trials=2, **{**tiny, "epochs": 3})
     with pytest.raises(SettingsError, match="has space='small', not 'default'"):
         search(out=tmp_path / "c", storage=storage, space="default", trials=2, **tiny)

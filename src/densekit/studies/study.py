@@ -38,10 +38,10 @@ class Study:
         """Return the table for a terminal."""
         summaries = self.summaries()
         best = best_variant(summaries)
-        caption = (
-            f"mean ± standard deviation over {self.plan.seeds} seeds; val accuracy: of the kept epoch, on "
-            f"{self.val_pictures} pictures" + (f"; best there: {best.variant}" if best else "")
-        )
+        over = f"mean ± standard deviation over {self.plan.seeds} seeds" if self.plan.seeds > 1 else "a single seed"
+        caption = f"{over}; val accuracy: of the kept epoch, on {self.val_pictures} pictures"
+        if best is not None:
+            caption += f"; best there: {best.variant}"
         return results_table(summaries, caption)
 
 
@@ -101,8 +101,8 @@ def study(
         raise SettingsError("a study chooses by validation accuracy: give a --val-fraction above 0")
     if plan.test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
-    # every variant can be built, or nothing is begun
-    costs = {run.variant: network_cost(run.settings, dataset) for run in plan.runs()}
+    first_of_each = list(plan.runs())[: len(plan.variants)]
+    costs = {run.variant: network_cost(run.settings, dataset) for run in first_of_each}  # or nothing is begun
     write_yaml(folder.plan, plan.model_dump(mode="json"))
     try:
         results = train_missing(folder, plan, costs, screen)

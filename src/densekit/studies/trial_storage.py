@@ -22,7 +22,7 @@ def open_trials(url: str, name: str, *, seed: int | None, warmup: int, heartbeat
         url: a database that Optuna can use, e.g. postgresql://user:password@host/database.
         name: of the search in the database.
         seed: makes the proposals of a single worker repeatable; several must differ, and have None.
-        warmup: epochs that every trial is given before it may be pruned.
+        warmup: a trial may be pruned after one epoch more than that.
         heartbeat: seconds between signs of life; a trial is lost after three times as long without one.
 
     Raises:
@@ -46,7 +46,7 @@ def open_trials(url: str, name: str, *, seed: int | None, warmup: int, heartbeat
             storage=storage,
             study_name=name,
             direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup),
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup + 1),  # epochs count from 1
             load_if_exists=True,
         )
     except (SQLAlchemyError, ImportError) as error:
