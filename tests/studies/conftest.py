@@ -86,9 +86,9 @@ def start_python():
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,9 @@ def shared_storage(tmp_path_factory):
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories= -c fsync=off"
     control = [*as_user, programs / "pg_ctl", "-D", folder / "data"]
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
-    subprocess.run([*control, "initdb", "-o", "--auth=trust --username=densekit --no-sync --no-locale"], **quiet)
+    subprocess.run(
+        [*control, "initdb", "-o", "--auth=trust --username=densekit --no-sync --no-locale --encoding=UTF8"], **quiet
+    )
     subprocess.run([*control, "-w", "-l", folder / "log", "-o", options, "start"], **quiet)
     try:
         yield f"postgresql://densekit@127.0.0.1:{port}/postgres"

@@ -63,7 +63,7 @@ def _draw_variants(axes: Any, summaries: Sequence[Summary], colours: Sequence[An
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
     """From 0, or logarithmic where the largest value is many times the smallest."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
     if values and max(values) > 10 * min(values):
         axes.set_xscale("log")
@@ -71,7 +71,9 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(0, 1.08 * max(values, default=1))
-    axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    if max(values, default=0) > 1000:
+        axes.xaxis.set_major_formatter(EngFormatter())
 
 
 def _draw_spread(axes: Any, x: float, accuracy: Spread, colour: Any) -> None:
