@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from densekit.models.pretrained import load_weights
     from densekit.report.write import write_report
     from densekit.studies.profile import profile
+    from densekit.studies.search import search
+    from densekit.studies.study import study
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
 
@@ -45,6 +47,8 @@ _HOMES = {
     "overlay": "densekit.explain.overlay:overlay",
     "profile": "densekit.studies.profile:profile",
     "push": "densekit.export.push:push",
+    "search": "densekit.studies.search:search",
+    "study": "densekit.studies.study:study",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
     "write_report": "densekit.report.write:write_report",
@@ -70,6 +74,8 @@ __all__ = [
     "overlay",
     "profile",
     "push",
+    "search",
+    "study",
     "train",
     "unfuse",
     "write_report",

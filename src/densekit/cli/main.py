@@ -18,6 +18,7 @@ TABLE = {
     "explain": ("densekit.cli.explain:explain", "Show where on pictures the evidence for a class lies."),
     "profile": ("densekit.cli.profile:profile", "Measure what networks cost before they are trained, side by side."),
     "report": ("densekit.cli.report:report", "Show all there is to know about a trained classifier on one HTML page."),
+    "study": ("densekit.cli.study:app", "Train variants of a network, several seeds each, and compare them."),
     "models": ("densekit.cli.listings:models", "List the networks, with their parameters."),
     "recipes": ("densekit.cli.listings:recipes", "List the recipes, each with what it is for."),
     "demo": ("densekit.cli.demo:demo", "Train on the embedded digits, test, and show where the results are."),

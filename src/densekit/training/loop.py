@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +29,9 @@ from densekit.training.run_folder import RunFolder
 from densekit.training.schedules import Schedule
 from densekit.training.settings import TrainSettings
 
+OnEpoch = Callable[[dict[str, Any]], object]
+"""Called with the figures of each finished epoch, a line of history.csv; what it raises ends the run."""
+
 _CHECKPOINT_SECONDS = 600  # most work that a power cut can cost, even in a very long epoch
 
 
@@ -48,6 +52,7 @@ class Job:
     run: RunFolder
     reporter: Reporter
     screen: Screen
+    on_epoch: OnEpoch | None = None
 
     @property
     def num_classes(self) -> int:
@@ -72,6 +77,10 @@ def run_epochs(job: Job) -> None:
                 _checkpoint(job)
                 raise KeyboardInterrupt
             finish_epoch(job)
+            if job.on_epoch is not None:
+                job.on_epoch(progress.history[-1])
+        if interruption.asked:  # in the last validation
+            raise KeyboardInterrupt
 
 
 def train_epoch(job: Job, interruption: Interruption) -> None:

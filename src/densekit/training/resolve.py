@@ -25,16 +25,22 @@ def resolve(
     Returns:
         Settings with nothing left open, and the preprocessing they amount to.
     """
-    chosen = chosen.with_optimizer_defaults()
-    size = _picture_size(chosen, dataset)
-    channels = chosen.channels or dataset.channels
-    preprocessing = Preprocessing(channels=channels, size=size, resize=chosen.resize)
+    chosen = resolve_network(chosen.with_optimizer_defaults(), dataset, weights)
+    assert isinstance(chosen.size, tuple)
+    assert chosen.channels is not None
+    preprocessing = Preprocessing(channels=chosen.channels, size=chosen.size, resize=chosen.resize)
     normalisation = _normalisation(chosen, dataset, preprocessing, weights)
+    return chosen.model_copy(update=normalisation), preprocessing.model_copy(update=normalisation)
+
+
+def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | None = None) -> TrainSettings:
+    """Fill in the network, its options, and the size and channels of the pictures it sees."""
+    size = _picture_size(chosen, dataset)
     model, options = _network(chosen, size, weights)
     if "image_size" in model_options(model):
         options.setdefault("image_size", list(size))
-    found = {"model": model, "model_options": options, "size": size, "channels": channels, **normalisation}
-    return chosen.model_copy(update=found), preprocessing.model_copy(update=normalisation)
+    channels = chosen.channels or dataset.channels
+    return chosen.model_copy(update={"model": model, "model_options": options, "size": size, "channels": channels})
 
 
 def _normalisation(

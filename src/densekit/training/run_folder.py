@@ -1,7 +1,6 @@
 """The run folder: what a training run leaves behind, and never anything of somebody else's overwritten."""
 
 import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError
-from densekit.files import free_path, write_text
+from densekit.files import free_path, write_csv, write_text
 from densekit.models.transfer import Transfer
 from densekit.training.settings import TrainSettings, read_settings
 
@@ -69,7 +68,7 @@ class RunFolder:
 
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Write history.csv, a line for each epoch; accuracies are shares, times are seconds."""
-        write_text(self._history, _csv(HISTORY, history))
+        write_csv(self._history, HISTORY, history)
 
     def read_history(self) -> list[dict[str, Any]]:
         """Read history.csv; a figure that was not measured is None. Empty where there is no history.
@@ -84,13 +83,13 @@ class RunFolder:
 
     def write_weights(self, taken: Transfer) -> None:
         """Write weights.csv, what became of every tensor of the weights that training started from."""
-        write_text(self.path / "weights.csv", _csv(("tensor", "became", "why"), taken.rows()))
+        write_csv(self.path / "weights.csv", ("tensor", "became", "why"), taken.rows())
 
     def write_skipped(self, skipped: Iterable[Skipped]) -> None:
         """Write skipped.csv, the pictures left out and why, if there are any."""
         rows = [{"path": str(picture.path), "reason": picture.reason} for picture in skipped]
         if rows:
-            write_text(self._skipped, _csv(("path", "reason"), rows))
+            write_csv(self._skipped, ("path", "reason"), rows)
 
     def read_skipped(self) -> list[Skipped]:
         """Read skipped.csv; empty where nothing was left out."""
@@ -150,11 +149,3 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    BaseModel,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -187,15 +188,15 @@ def validate(values: Mapping[str, Any]) -> TrainSettings:
         raise SettingsError(one_line(error)) from None
 
 
-def one_line(error: ValidationError) -> str:
-    """Return the first thing that pydantic found wrong, as one line for people."""
-    first = error.errors()[0]
+def one_line(error: ValidationError, model: type[BaseModel] = TrainSettings) -> str:
+    """Return the first thing that pydantic found wrong with the values of ``model``, as one line for people."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a typo explains what is missing
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return message
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return str(UnknownNameError("setting", name, sorted(TrainSettings.model_fields)))
+        return str(UnknownNameError("setting", name, sorted(model.model_fields)))
     return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
@@ -223,7 +224,7 @@ def load_recipe(name: str) -> dict[str, Any]:
         if name not in list_recipes():
             raise UnknownNameError("recipe", name, list_recipes())
         path = _recipe_folder() / f"{name}.yaml"
-    return _read_mapping(path, SettingsError)
+    return read_mapping(path, SettingsError)
 
 
 def describe_recipe(name: str) -> str:
@@ -237,14 +238,15 @@ def read_settings(path: Path) -> TrainSettings:
     Raises:
         CheckpointError: no such file, or not one that densekit wrote.
     """
-    values = _read_mapping(path, CheckpointError)
+    values = read_mapping(path, CheckpointError)
     try:
         return validate(values)
     except SettingsError as error:
         raise CheckpointError(f"{path} does not hold the settings of a run: {error}") from None
 
 
-def _read_mapping(path: Any, error_type: type[Exception]) -> dict[str, Any]:
+def read_mapping(path: Any, error_type: type[Exception]) -> dict[str, Any]:
+    """Read a YAML file that must hold names with values; else raise ``error_type``, which says what it holds."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -27,7 +27,7 @@ from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import load_checkpoint
 from densekit.training.learning_rate import find_learning_rate
-from densekit.training.loop import Job, run_epochs
+from densekit.training.loop import Job, OnEpoch, run_epochs
 from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder, refuse_used
@@ -57,6 +57,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     screen: Screen | None = None,
+    on_epoch: OnEpoch | None = None,
     **settings: Any,
 ) -> Run:
     """Train a classifier.
@@ -69,6 +70,7 @@ def train(
         out: run folder to make [runs/DATA-MODEL].
         resume: go on with the run in ``out`` instead, exactly as if it had never stopped.
         screen: where progress goes.
+        on_epoch: called with the line of history.csv after each epoch, once that is saved; what it raises ends the run.
         settings: fields of `densekit.training.settings.TrainSettings`, over the recipe's.
 
     Returns:
@@ -79,9 +81,9 @@ def train(
         KeyboardInterrupt: Ctrl-C; everything is saved and ``resume`` goes on.
     """
     screen = screen or Screen()
-    given = settings if data is None else {"data": _absolute(data), **settings}
+    given = settings if data is None else {"data": absolute(data), **settings}
     if given.get("weights") is not None and not is_published(str(given["weights"])):
-        given = {**given, "weights": _absolute(given["weights"])}
+        given = {**given, "weights": absolute(given["weights"])}
     if resume:
         run, chosen = _resume(out, recipe, given)
     else:
@@ -90,10 +92,12 @@ def train(
         if chosen.model is not None:
             model_options(chosen.model)
     with _own_random_numbers(chosen):
-        return _train(chosen, run, out, screen)
+        return _train(chosen, run, out, screen, on_epoch)
 
 
-def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None, screen: Screen) -> Run:
+def _train(
+    chosen: TrainSettings, run: RunFolder | None, out: str | Path | None, screen: Screen, on_epoch: OnEpoch | None
+) -> Run:
     device = choose_device(chosen.device)
     precision = choose_precision(chosen.precision, device)
     accelerator = make_accelerator(device, precision, freezes=chosen.freeze_epochs > 0)
@@ -119,6 +123,7 @@ def _train(chosen: TrainSettings, run: RunFolder | None, out: str | Path | None,
             accelerator.scaler.load_state_dict(state.progress.scaler)
     reporter = Reporter(run, resolved, [*dataset.skipped, *damaged], screen, state.progress.epoch)
     job = new_job(resolved, state, classifier, train_set, val_set, accelerator, run, reporter, screen)
+    job.on_epoch = on_epoch
     _tell_start(job, dataset, precision)
     if resolved.lr == "auto":
         job.settings = resolved = resolved.model_copy(update={"lr": find_learning_rate(job)})
@@ -181,8 +186,8 @@ def _shared_folder(out: str | Path | None, settings: TrainSettings, accelerator:
     return broadcast_object_list(made)[0]
 
 
-def _absolute(data: str | Path) -> str:
-    """A file or folder is remembered by its whole path, so that the run works from any folder later."""
+def absolute(data: str | Path) -> str:
+    """Return data as a run remembers it: a folder or table by its whole path, so that it is found from anywhere."""
     path = Path(data).expanduser()
     return str(data) if str(data) in NAMED_SETS or not path.exists() else str(path.resolve())
 

@@ -1,0 +1,153 @@
+"""The figures of a study: one line for each run, and what they amount to for each variant."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.table import Table
+from rich.text import Text
+
+from densekit.errors import CheckpointError
+from densekit.files import write_csv
+
+
+class Result(BaseModel):
+    """One finished run, a line of results.csv."""
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: str
+    seed: int
+    run: str  # folder, relative to the study's
+    parameters: int
+    macs: int  # multiply-adds a picture
+    epochs: int | None = None  # trained
+    kept_epoch: int | None = None
+    seconds: float | None = None  # of training, without validation
+    val_accuracy: float | None = None  # of the kept epoch
+    val_loss: float | None = None
+    test_accuracy: float | None = None
+    error: str | None = None  # why there are no figures
+
+
+class Spread(BaseModel):
+    """Mean and standard deviation (of the sample) over the seeds.
+
+    >>> print(Spread.of([0.5, 0.6]))
+    55.0% ± 7.1
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    deviation: float | None  # of a single value there is none
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        """Summarise the values that there are."""
+        known = [value for value in values if value is not None]
+        return cls(mean=fmean(known), deviation=stdev(known) if len(known) > 1 else None) if known else None
+
+    def __str__(self):
+        return f"{self.mean:.1%}" + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the runs of one variant amount to."""
+
+    variant: str
+    results: tuple[Result, ...]
+    val_accuracy: Spread | None
+    test_accuracy: Spread | None
+    seconds: Spread | None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of its network."""
+        return self.results[0].parameters
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one picture."""
+        return self.results[0].macs
+
+
+def summarise(results: Iterable[Result], variants: Iterable[str]) -> list[Summary]:
+    """Summarise the runs of each variant, in the order of ``variants``; one without any run is left out."""
+    grouped: dict[str, list[Result]] = {variant: [] for variant in variants}
+    for result in results:
+        grouped[result.variant].append(result)
+    return [
+        Summary(
+            variant,
+            tuple(runs),
+            Spread.of(run.val_accuracy for run in runs),
+            Spread.of(run.test_accuracy for run in runs),
+            Spread.of(run.seconds for run in runs),
+        )
+        for variant, runs in grouped.items()
+        if runs
+    ]
+
+
+def best_variant(summaries: Iterable[Summary]) -> Summary | None:
+    """Return the variant with the highest mean validation accuracy; the test split has no say."""
+    judged = [summary for summary in summaries if summary.val_accuracy is not None]
+    return max(judged, key=lambda summary: summary.val_accuracy.mean if summary.val_accuracy else 0.0, default=None)
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Write results.csv; accuracies are shares, times are seconds."""
+    write_csv(path, Result.model_fields, (result.model_dump() for result in results))
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read results.csv; there are none before the first run has ended.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [Result.model_validate({k: v or None for k, v in row.items()}) for row in csv.DictReader(file)]
+    except (ValidationError, AttributeError):
+        raise CheckpointError(f"{path} does not hold the results of a study") from None
+
+
+def results_table(summaries: Sequence[Summary], caption: str) -> Table:
+    """Return the table for a terminal: a line for each variant."""
+    tested = any(summary.test_accuracy is not None for summary in summaries)
+    table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
+    table.add_column("variant", overflow="fold")
+    for title in ("runs", "val accuracy", *["test accuracy"] * tested, "parameters", "MACs", "training"):
+        table.add_column(title, justify="right")
+    for summary in summaries:
+        failed = [result for result in summary.results if result.error]
+        runs = str(len(summary.results)) + (f", {len(failed)} failed" if failed else "")
+        accuracies = [summary.val_accuracy, *[summary.test_accuracy] * tested]
+        table.add_row(
+            Text(summary.variant),
+            runs,
+            *("-" if spread is None else str(spread) for spread in accuracies),
+            f"{summary.parameters:,}",
+            _engineering(summary.macs),
+            "-" if summary.seconds is None else f"{summary.seconds.mean:.0f} s",
+        )
+    return table
+
+
+def _engineering(count: int) -> str:
+    """Write a large number with three digits.
+
+    >>> _engineering(261_000_000)
+    '261 M'
+    """
+    power = min(int(math.log10(max(count, 1))) // 3, 4)
+    return f"{count / 1000**power:.3g} {' kMGT'[power]}".rstrip()

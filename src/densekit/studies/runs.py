@@ -1,0 +1,112 @@
+"""The runs of a study: what each network costs, and training those that are missing."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densekit.console import Screen
+from densekit.data.datasets import open_data
+from densekit.data.picture_set import DataSet
+from densekit.data.settings import DataSettings
+from densekit.errors import SettingsError, ShapeError, TrainingError
+from densekit.evaluation.evaluate import evaluate
+from densekit.files import write_atomically
+from densekit.models.catalogue import count_parameters, create_model
+from densekit.models.flops import count_flops
+from densekit.studies.plan import Plan, PlannedRun
+from densekit.studies.plots import draw_study
+from densekit.studies.results import Result, read_results, summarise, write_results
+from densekit.studies.study_folder import StudyFolder
+from densekit.training.loop import OnEpoch
+from densekit.training.resolve import resolve_network
+from densekit.training.run_folder import RunFolder
+from densekit.training.settings import TrainSettings
+from densekit.training.train import Run, train
+
+
+def open_for(settings: TrainSettings, screen: Screen) -> DataSet:
+    """Open the data of settings."""
+    return open_data(**settings.model_dump(include=set(DataSettings.model_fields)), screen=screen)
+
+
+def network_cost(settings: TrainSettings, dataset: DataSet) -> dict[str, int]:
+    """Return ``parameters`` and ``macs`` (multiply-adds of one picture) of the network that the settings name.
+
+    Raises:
+        SettingsError: it cannot be built, or not for pictures of this size.
+    """
+    resolved = resolve_network(settings, dataset)
+    assert resolved.model is not None
+    assert isinstance(resolved.size, tuple)
+    channels = resolved.channels or dataset.channels
+    try:
+        with torch.device("meta"):
+            network = create_model(
+                resolved.model, num_classes=len(dataset.classes), in_channels=channels, **resolved.model_options
+            )
+        return {"parameters": count_parameters(network), "macs": count_flops(network, (channels, *resolved.size)) // 2}
+    except ShapeError as error:
+        raise SettingsError(str(error)) from None
+
+
+def train_missing(folder: StudyFolder, plan: Plan, costs: Mapping[str, dict[str, int]], screen: Screen) -> list[Result]:
+    """Do the runs that are missing; results.csv and the plot are brought up to date after each.
+
+    Args:
+        folder: where the runs go.
+        plan: what to train.
+        costs: `network_cost` of each variant.
+        screen: where progress goes.
+
+    Returns:
+        A result for each run of the plan, in its order.
+    """
+    done = {(result.variant, result.seed): result for result in read_results(folder.results)}
+    runs = list(plan.runs())
+    for number, run in enumerate(runs, start=1):
+        place = run.variant, run.seed
+        result = done.get(place)
+        if result is None:
+            screen.say(f"run {number} of {len(runs)}: {run.variant}, seed {run.seed}")
+            result = _train_one(folder, run, costs[run.variant], screen)
+        if plan.test and result.test_accuracy is None and not result.error:
+            tested = evaluate(folder.run(run.name), device=run.settings.device, screen=screen)
+            result = result.model_copy(update={"test_accuracy": tested.metrics.accuracy})
+        if result is not done.get(place):
+            done[place] = result
+            write_results(folder.results, done.values())
+            summaries = summarise(done.values(), plan.variants)
+            write_atomically(folder.plot, lambda path, summaries=summaries: draw_study(path, summaries))
+    return [done[run.variant, run.seed] for run in runs]
+
+
+def _train_one(folder: StudyFolder, run: PlannedRun, cost: dict[str, int], screen: Screen) -> Result:
+    path = folder.run(run.name)
+    about: dict[str, Any] = {"variant": run.variant, "seed": run.seed, "run": f"runs/{run.name}", **cost}
+    try:
+        trained = train_or_resume(path, run.settings, screen)
+    except TrainingError as error:
+        screen.warn(str(error))
+        return Result(**about, error=str(error))
+    kept = trained.history[trained.best_epoch - 1]
+    return Result(
+        **about,
+        epochs=len(trained.history),
+        kept_epoch=trained.best_epoch,
+        seconds=round(sum(epoch["seconds"] for epoch in trained.history), 3),
+        val_accuracy=kept["val_accuracy"],
+        val_loss=kept["val_loss"],
+    )
+
+
+def train_or_resume(path: Path, settings: TrainSettings, screen: Screen, on_epoch: OnEpoch | None = None) -> Run:
+    """Train into a folder of the study's own, or go on with the run that was stopped there."""
+    if RunFolder(path).checkpoint.exists():
+        return train(out=path, resume=True, screen=screen, on_epoch=on_epoch)
+    if path.exists():
+        shutil.rmtree(path)  # stopped before its first checkpoint: there is nothing in it to go on with
+    values = settings.model_dump()
+    return train(values.pop("data"), out=path, screen=screen, on_epoch=on_epoch, **values)

@@ -1,0 +1,196 @@
+"""search: let Optuna choose settings, by validation accuracy; machines may share one search."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from rich.table import Table
+
+from densekit.console import Screen
+from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.evaluation.evaluate import evaluate
+from densekit.optional import require
+from densekit.studies.runs import network_cost, open_for
+from densekit.studies.search_space import SPACES
+from densekit.studies.study_folder import StudyFolder, write_yaml
+from densekit.studies.trial_storage import open_trials, quiet_optuna, without_password
+from densekit.studies.trial_worker import Worker
+from densekit.studies.trials import ranked, trials_table
+from densekit.training.resolve import resolve_network
+from densekit.training.run_folder import free_path, refuse_used
+from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
+from densekit.training.train import absolute
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+class SearchPlan(BaseModel):
+    """A search; study.yaml holds it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: dict[str, Any]  # what all trials share
+    space: Literal["small", "default", "densenet"] = "small"
+    trials: PositiveInt = 30
+    name: str = "densekit"
+    storage: str | None = None  # URL without its password; None: trials.sqlite in the folder
+    heartbeat: PositiveInt = 60
+
+    def base(self) -> TrainSettings:
+        """Return the settings that all trials share."""
+        return make_settings(**self.settings)
+
+
+def make_search_plan(**values: Any) -> SearchPlan:
+    """Check a plan; what pydantic finds becomes one line.
+
+    Raises:
+        SettingsError: an entry that is unknown or cannot work.
+    """
+    try:
+        return SearchPlan.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(one_line(error, SearchPlan)) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A finished search."""
+
+    folder: Path
+    plan: SearchPlan
+    trials: "list[FrozenTrial]"
+    val_pictures: int
+    test_accuracy: float | None = None  # of the best trial
+
+    @property
+    def best(self) -> "FrozenTrial | None":
+        """The trial with the highest validation accuracy."""
+        return next(iter(ranked(self.trials)), None)
+
+    def table(self) -> Table:
+        """Return the table for a terminal."""
+        states = [trial.state.name for trial in self.trials]
+        caption = (
+            f"{states.count('COMPLETE')} trials ran to their end, {states.count('PRUNED')} were pruned; val accuracy: "
+            f"of the kept epoch, on {self.val_pictures} pictures, and flattering, because it was searched for"
+        )
+        if self.test_accuracy is not None and self.best is not None:
+            caption += f"; test accuracy of trial {self.best.number}: {self.test_accuracy:.2%}"
+        return trials_table(self.trials, caption)
+
+
+def search(
+    data: str | Path | None = None,
+    *,
+    space: str | None = None,
+    trials: int | None = None,
+    storage: str | None = None,
+    name: str | None = None,
+    heartbeat: int | None = None,
+    test: bool = False,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    screen: Screen | None = None,
+    **settings: Any,
+) -> Search:
+    """Search settings with a high validation accuracy; trials that fall behind are pruned.
+
+    Any number of workers may share one search: start this with the same ``storage`` and ``name`` on each machine, each
+    with an ``out`` of its own. A worker that is killed loses no more than its trial, which another one tries again.
+
+    Args:
+        data: as for `densekit.train`.
+        space: what is searched, a name from `densekit.studies.search_space.SPACES` [small].
+        trials: trials to finish, all workers together [30].
+        storage: URL of a database [trials.sqlite in the folder].
+        name: of the search in the database [densekit].
+        heartbeat: seconds between signs of life; after three without one a trial counts as lost [60].
+        test: also test the network of the best trial; the test split is not looked at before.
+        recipe: name or YAML file of settings to start from.
+        out: folder to make [studies/DATA-search].
+        resume: go on with the search in ``out``; more ``trials`` may be asked for, and a ``storage`` with a password
+            must be named again.
+        screen: where progress goes.
+        settings: fields of `densekit.training.settings.TrainSettings` that all trials share.
+
+    Returns:
+        The search; its folder holds study.yaml, results.csv, study.png, best.yaml (a recipe), and run folders in runs/.
+
+    Raises:
+        DensekitError: a setting, the data, the storage or the folder cannot be used; the message says why.
+        KeyboardInterrupt: Ctrl-C; everything is saved and ``resume`` goes on.
+    """
+    screen = screen or Screen()
+    require("optuna", extra="study")
+    asked = {"space": space, "trials": trials, "name": name, "heartbeat": heartbeat}
+    chosen = {entry: value for entry, value in asked.items() if value is not None}
+    if resume:
+        if data is not None or recipe is not None or settings or chosen.keys() - {"trials"}:
+            raise SettingsError("resume takes all but --trials, --storage and --test from study.yaml: leave it out")
+        folder, plan = _reopen(out, storage)
+        dataset = open_for(plan.base(), screen)
+    else:
+        refuse_used(out)  # before the data is looked at, which may take minutes
+        base = make_settings(recipe, **(settings if data is None else {"data": absolute(data), **settings}))
+        dataset = open_for(base, screen)
+        base = base.model_copy(update={"model": resolve_network(base, dataset).model})
+        place = None if storage is None else without_password(storage)
+        plan = make_search_plan(settings=base.model_dump(mode="json"), storage=place)
+        folder = StudyFolder(Path(out).expanduser() if out is not None else _free_folder(plan))
+    plan = make_search_plan(**{**plan.model_dump(), **chosen})
+    if dataset.val is None:
+        raise SettingsError("a search goes by validation accuracy: give a --val-fraction above 0")
+    if test and dataset.test is None:
+        raise DataError(f"{dataset.name} has no test pictures: leave out --test")
+    network_cost(plan.base(), dataset)  # it can be built, or nothing is begun
+    return _carry_out(plan, folder, storage, len(dataset.val), test, screen)
+
+
+def _carry_out(
+    plan: SearchPlan, folder: StudyFolder, storage: str | None, val_pictures: int, test: bool, screen: Screen
+) -> Search:
+    base = plan.base()
+    write_yaml(folder.plan, plan.model_dump(mode="json"))
+    url, seed = (storage, None) if storage else (f"sqlite:///{folder.database.resolve()}", base.seed)
+    try:
+        with quiet_optuna():
+            trials = open_trials(url, plan.name, seed=seed, warmup=base.epochs // 3, heartbeat=plan.heartbeat)
+            Worker(trials, plan.trials, base, SPACES[plan.space], folder, screen).work()
+    except KeyboardInterrupt:
+        again = " --storage ..." if storage else ""
+        screen.say(f"stopped; go on with: densekit study search --out {folder.path} --resume{again}")
+        raise
+    finished = ranked(trials.trials)
+    tested = _test(folder, finished[0], base.device, screen) if test and finished else None
+    return Search(folder.path, plan, trials.trials, val_pictures, tested)
+
+
+def _test(folder: StudyFolder, best: "FrozenTrial", device: str, screen: Screen) -> float | None:
+    run = folder.run(best.user_attrs["run"])
+    if not run.exists():
+        screen.warn(f"the best trial's network is with another worker: test {run.name} there")
+        return None
+    return evaluate(run, device=device, screen=screen).metrics.accuracy
+
+
+def _reopen(out: str | Path | None, storage: str | None) -> tuple[StudyFolder, SearchPlan]:
+    if out is None:
+        raise SettingsError("resume needs the folder of the search: --out STUDY --resume")
+    folder = StudyFolder(Path(out).expanduser())
+    if not folder.plan.exists():
+        raise CheckpointError(f"{folder.path} holds no search: there is no {folder.plan.name} in it")
+    try:
+        plan = make_search_plan(**read_mapping(folder.plan, CheckpointError))
+    except SettingsError as error:
+        raise CheckpointError(f"{folder.plan} is no search: {error}") from None
+    if (None if storage is None else without_password(storage)) != plan.storage:
+        raise SettingsError(f"the trials are in {plan.storage or folder.database}: resume with the same --storage")
+    return folder, plan
+
+
+def _free_folder(plan: SearchPlan) -> Path:
+    return free_path(Path("studies") / f"{Path(plan.settings['data']).stem}-search")

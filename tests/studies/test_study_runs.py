@@ -1,0 +1,161 @@
+import csv
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densekit.classifier import load_classifier
+from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.evaluation.evaluate import evaluate
+from densekit.studies.results import Result, best_variant, read_results, summarise
+from densekit.studies.study import study
+from densekit.training.train import train
+
+CHOICES = {"growth_rate": [4, 8]}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    return study(choices=CHOICES, seeds=2, test=True, out=tmp_path_factory.mktemp("study") / "s", **tiny)
+
+
+def figures(results):
+    return [result.model_dump(exclude={"seconds"}) for result in results]
+
+
+def test_every_run_is_the_one_that_train_makes(finished, tiny, tmp_path):
+    options = {**tiny["model_options"], "growth_rate": 8}
+    run = train(out=tmp_path / "run", **{**tiny, "seed": 1, "model_options": options})
+    result = finished.results[3]
+    assert (result.variant, result.seed) == ("growth_rate=8", 1)
+    kept = run.history[run.best_epoch - 1]
+    assert (result.val_accuracy, result.val_loss) == (kept["val_accuracy"], kept["val_loss"])
+
+
+def test_accuracies_are_those_of_the_named_splits(finished):
+    for result in finished.results:
+        for split in ("val", "test"):
+            found = evaluate(finished.folder / result.run, split=split, device="cpu", workers=0)
+            assert found.metrics.accuracy == getattr(result, f"{split}_accuracy")
+
+
+def test_costs_are_those_of_the_trained_network(finished):
+    for result in finished.results:
+        network = load_classifier(finished.folder / result.run, device="cpu").network
+        assert result.parameters == sum(parameter.numel() for parameter in network.parameters())
+    # 3x3 stem 1->8 at 8x8, 3x3 8->k; transition 8+k -> itself at 4x4 (pooled first), 3x3 to k; linear
+    k = 4
+    macs = 64 * 9 * 8 + 64 * 9 * 8 * k + 16 * (8 + k) ** 2 + 16 * 9 * (8 + k) * k + (8 + 2 * k) * 10
+    assert finished.results[0].macs == macs
+
+
+def test_mean_and_sample_deviation(finished):
+    for summary, first in zip(finished.summaries(), (0, 1), strict=True):
+        values = [finished.results[first].val_accuracy, finished.results[first + 2].val_accuracy]
+        np.testing.assert_allclose(summary.val_accuracy.mean, np.mean(values))
+        np.testing.assert_allclose(summary.val_accuracy.deviation, np.std(values, ddof=1))
+
+
+def test_validation_chooses_even_against_the_test_split():
+    row = {"seed": 0, "run": "r", "parameters": 1, "macs": 1}
+    rows = [
+        Result(variant="a", val_accuracy=0.8, test_accuracy=0.1, **row),
+        Result(variant="b", val_accuracy=0.7, test_accuracy=0.9, **row),
+        Result(variant="c", error="the loss is nan", **row),
+    ]
+    assert best_variant(summarise(rows, "abc")).variant == "a"
+
+
+def test_files_hold_what_was_found(finished):
+    assert read_results(finished.folder / "results.csv") == finished.results
+    assert {path.name for path in finished.folder.iterdir()} == {"study.yaml", "results.csv", "study.png", "runs"}
+    pixels = np.asarray(Image.open(finished.folder / "study.png").convert("L"))
+    assert (pixels < 128).mean() > 0.005
+
+
+def test_interrupted_study_goes_on_where_it_stopped(finished, tiny, tmp_path, screen, training_passes):
+    out = tmp_path / "s"
+    training_passes.at = 4, lambda: signal.raise_signal(signal.SIGINT)  # second step of the second of four runs
+    with pytest.raises(KeyboardInterrupt):
+        study(choices=CHOICES, seeds=2, test=True, out=out, screen=screen, **tiny)
+    assert f"go on with: densekit study --out {out} --resume" in screen.console.export_text()
+    assert len(read_results(out / "results.csv")) == 1
+    resumed = study(out=out, resume=True, screen=screen)
+    assert training_passes.count == 4 * 2  # runs, steps: none twice
+    assert figures(resumed.results) == figures(finished.results)
+
+
+def test_finished_study_can_be_given_more_seeds_and_be_tested(tiny, tmp_path, training_passes):
+    first = study(choices=CHOICES, seeds=1, out=tmp_path / "s", **tiny)
+    assert not list(first.folder.rglob("metrics.json"))  # the test pictures were not looked at
+    more = study(out=first.folder, resume=True, seeds=2, test=True)
+    assert training_passes.count == 4 * 2
+    assert [result.seconds for result in more.results[:2]] == [result.seconds for result in first.results]
+    assert all(result.test_accuracy is not None for result in more.results)
+    again = study(out=first.folder, resume=True)
+    assert again.results == more.results
+    assert training_passes.count == 4 * 2
+
+
+def test_exploding_run_is_noted_and_the_others_go_on(tiny, tmp_path):
+    found = study(choices={"lr": [1e30, 0.05]}, seeds=1, out=tmp_path / "s", **{**tiny, "lr": None})
+    exploded, trained = read_results(found.folder / "results.csv")
+    assert exploded.val_accuracy is None
+    assert "the loss is" in exploded.error
+    assert trained.val_accuracy is not None
+    assert best_variant(found.summaries()).variant == "lr=0.05"
+    assert (found.folder / "study.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        pytest.param({"choices": {"growth_rate": [8, 0]}}, SettingsError, "growth_rate is", id="impossible_network"),
+        pytest.param({"choices": {"epochs": [1, 0]}}, SettingsError, "variant 'epochs=0'", id="impossible_setting"),
+        pytest.param({"val_fraction": 0.0, "choices": CHOICES}, SettingsError, "--val-fraction above 0", id="no_val"),
+        pytest.param({}, SettingsError, "needs something to vary", id="nothing"),
+        pytest.param({"what": "nothing.yaml"}, SettingsError, "cannot read nothing.yaml", id="no_file"),
+        pytest.param(
+            {"choices": {"size": [8, 1]}, "model": "densenet40_k12_cifar"}, SettingsError, "size", id="too_small"
+        ),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_before_anything_is_begun(given, error, message, tiny, tmp_path):
+    with pytest.raises(error, match=message):
+        study(out=tmp_path / "s", **{**tiny, **given})
+    assert not (tmp_path / "s").exists()
+
+
+def test_test_split_must_be_there(tiny, tmp_path, paint):
+    for colour in ("red", "grün"):
+        paint(tmp_path / "data" / "train" / colour, colour, 10)
+    data = {**tiny, "data": str(tmp_path / "data")}
+    with pytest.raises(DataError, match="has no test pictures: leave out --test"):
+        study(choices=CHOICES, test=True, out=tmp_path / "s", **data)
+
+
+def test_resuming_takes_the_study_as_it_is(finished, tmp_path):
+    with pytest.raises(SettingsError, match="leave out the rest"):
+        study(out=finished.folder, resume=True, epochs=9)
+    with pytest.raises(SettingsError, match="resume needs the folder"):
+        study(resume=True)
+    with pytest.raises(CheckpointError, match=r"holds no study: there is no study\.yaml"):
+        study(out=tmp_path, resume=True)
+    with pytest.raises(SettingsError, match="exists already"):
+        study("digits", "depth", out=finished.folder)
+
+
+def test_variants_of_a_file(tiny, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    options = "{block_config: [1, 1], growth_rate: 4, bn_size: null}"
+    plan.write_text(
+        f"settings: {{epochs: 1, lr: 0.05}}\nseeds: 1\nvariants:\n  cnn: {{model: simple_cnn}}\n"
+        f"  densenet: {{model: densenet40_k12_cifar, model_options: {options}}}\n"
+    )
+    shared = {name: tiny[name] for name in ("limit_per_class", "device", "precision", "workers", "tensorboard")}
+    found = study("digits", plan, out=tmp_path / "s", **shared)
+    assert [result.variant for result in found.results] == ["cnn", "densenet"]
+    assert load_classifier(found.folder / "runs" / "cnn-seed0").network.architecture["name"] == "simple_cnn"
+    with (found.folder / "results.csv").open() as file:
+        assert [row["epochs"] for row in csv.DictReader(file)] == ["1", "1"]
