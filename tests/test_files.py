@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from densekit.files import write_atomically, write_json, write_text
+from densekit.files import free_path, write_atomically, write_json, write_text
 
 
 @pytest.mark.parametrize("before", [None, "old and longer"], ids=["new_file", "replaces"])
@@ -78,3 +78,10 @@ def test_folder_that_is_a_file(tmp_path):
     write_text(tmp_path / "file", "x")
     with pytest.raises(OSError, match="file"):
         write_text(tmp_path / "file" / "below", "x")
+
+
+def test_free_path_finds_the_first_gap(tmp_path):
+    for name in ("a", "a-2", "a-4"):
+        (tmp_path / name).mkdir()
+    assert free_path(tmp_path / "a") == tmp_path / "a-3"
+    assert free_path(tmp_path / "b") == tmp_path / "b"

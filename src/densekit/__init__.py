@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from densekit.classifier import load_classifier as load
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
+    from densekit.export.export import export_run
     from densekit.models.catalogue import create_model, list_models
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
@@ -23,6 +24,7 @@ _HOMES = {
     "Run": "densekit.training.train:Run",
     "create_model": "densekit.models.catalogue:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
+    "export_run": "densekit.export.export:export_run",
     "fuse": "densekit.engine.swap:fuse",
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "create_model",
     "evaluate",
+    "export_run",
     "fuse",
     "list_models",
     "list_recipes",

@@ -16,7 +16,8 @@ from densekit.data.pictures import PICTURE_SUFFIXES, read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
 from densekit.hardware import choose_device
-from densekit.models.weights import load_model, save_model
+from densekit.models.weights import load_model, read_record, save_model, save_record
+from densekit.runtimes.exported import ExportedNetwork, open_exported
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,31 @@ class Classifier:
 
     def save(self, folder: str | Path) -> None:
         """Write model.json and model.safetensors, which together are the whole classifier."""
+        save_model(Path(folder), self.network, **self._entries())
+
+    def save_record(self, folder: str | Path, **further: Any) -> None:
+        """Write model.json alone, for a network that is exported in another form, with ``further`` entries."""
+        save_record(Path(folder), self.network, **self._entries(), **further)
+
+    def _entries(self) -> dict[str, Any]:
         preprocessing = self.preprocessing.model_dump(mode="json")
-        entries = {**self.record, "classes": list(self.classes), "preprocessing": preprocessing}
-        save_model(Path(folder), self.network, **entries)
+        return {**self.record, "classes": list(self.classes), "preprocessing": preprocessing}
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.network.parameters()).device
+        parameter = next(self.network.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device  # exported: a runtime on the CPU
 
     def to(self, device: str | torch.device) -> "Classifier":
         """Move the network to a device by name (or "auto"); returns this classifier."""
-        self.network.to(choose_device(device))
+        exported = isinstance(self.network, ExportedNetwork)
+        self.network.to(choose_device("cpu" if exported and device == "auto" else device))
         return self
+
+    def batch_size(self, wanted: int) -> int:
+        """How many pictures can go through at a time: one, where the network takes each in its own size."""
+        return 1 if self.preprocessing.in_network else wanted
 
     @torch.inference_mode()
     def probabilities(self, pictures: Tensor) -> Tensor:
@@ -104,7 +117,7 @@ class Classifier:
         """Like `predict`, for files only, and as an iterator that keeps no more than a batch in memory."""
         if top < 1 or batch_size < 1:
             raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
-        remaining = iter(files)
+        remaining, batch_size = iter(files), self.batch_size(batch_size)
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(remaining, batch_size)):
                 yield from self._predict_batch(chunk, list(pool.map(self._read, chunk)), top)
@@ -127,14 +140,23 @@ class Classifier:
             yield Prediction(str(path), tuple((self.classes[place], value) for place, value in named))
 
 
-def load_classifier(folder: str | Path, *, device: str | torch.device = "auto") -> Classifier:
-    """Load a classifier from a run folder, or from any folder with model.json and model.safetensors.
+def load_classifier(source: str | Path, *, device: str | torch.device = "auto") -> Classifier:
+    """Load a classifier from a run folder, any folder with model.json and model.safetensors, or an exported one.
+
+    Args:
+        source: the folder, or a file in it.
+        device: where to compute.
 
     Raises:
         CheckpointError: a file is missing or damaged, or holds a network without classes.
+        MissingPartError: it was exported for a runtime that is not installed.
     """
-    folder = Path(folder).expanduser()
-    network, record = load_model(folder)
+    folder = classifier_folder(source)
+    record = read_record(folder)
+    if "export" in record:
+        network = open_exported(folder, record["export"])
+    else:
+        network, record = load_model(folder)
     try:
         classes = tuple(record.pop("classes"))
         preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
@@ -143,6 +165,12 @@ def load_classifier(folder: str | Path, *, device: str | torch.device = "auto") 
             f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
         ) from None
     return Classifier(network, classes, preprocessing, record).to(device)
+
+
+def classifier_folder(source: str | Path) -> Path:
+    """Return the folder of a classifier that is named by its folder or by a file in it, such as model.onnx."""
+    path = Path(source).expanduser()
+    return path.parent if path.is_file() and (path.parent / "model.json").exists() else path
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Path]:

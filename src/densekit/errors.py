@@ -44,5 +44,9 @@ class TrainingError(DensekitError, RuntimeError):
     """Training cannot go on (for example because the loss is not finite)."""
 
 
+class ExportError(DensekitError, RuntimeError):
+    """An exported network that does not answer as the trained one does, or cannot be made."""
+
+
 class MissingPartError(DensekitError, ImportError):
     """An optional package that is not installed; the message names the pip command."""

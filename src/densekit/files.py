@@ -1,9 +1,10 @@
-"""Files: written whole or not at all."""
+"""Files: written whole or not at all, and never over what is there."""
 
 import json
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, indented for people."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def free_path(path: Path) -> Path:
+    """Return ``path``, or, where that exists, the first of path-2, path-3, ... that does not."""
+    names = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def _umask() -> int:

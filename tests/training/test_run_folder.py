@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from densekit.errors import SettingsError
-from densekit.training.run_folder import HISTORY, RunFolder, free_path, new_run_folder
+from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
 from densekit.training.settings import make_settings
 
 
@@ -38,13 +38,6 @@ def test_folders_are_named_after_data_and_model_and_numbered(tmp_path, monkeypat
     names = [new_run_folder(None, settings).path for _ in range(3)]
     assert names == [Path("runs") / f"my_cats-densenet121{end}" for end in ("", "-2", "-3")]
     assert all(name.is_dir() for name in names)
-
-
-def test_free_path_finds_the_first_gap(tmp_path):
-    for name in ("a", "a-2", "a-4"):
-        (tmp_path / name).mkdir()
-    assert free_path(tmp_path / "a") == tmp_path / "a-3"
-    assert free_path(tmp_path / "b") == tmp_path / "b"
 
 
 def test_folder_that_cannot_be_made(tmp_path):

@@ -15,7 +15,7 @@ def demo(*, out: Path = Path("demo-run"), quiet: Quiet = False) -> None:
     out
         Run folder to make; numbered if it exists.
     """
-    from densekit.training.run_folder import free_path
+    from densekit.files import free_path
 
     folder = free_path(out)
     train(recipe="digits", out=folder, quiet=quiet)

@@ -34,6 +34,10 @@ class Preprocessing(BaseModel):
     )
     std: tuple[Positive, ...] = Field(default=(1.0,), description="divided by after that, per channel or one for all")
 
+    in_network: bool = Field(
+        default=False, description="an exported network does all this itself: it takes each picture as bytes, as it is"
+    )
+
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> Self:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -50,9 +54,9 @@ class Preprocessing(BaseModel):
         height, width = self.size
         if self.resize == "crop":
             h, w = pixels.shape[-2:]
-            tall, wide = round(height / self.crop_fraction), round(width / self.crop_fraction)
-            scale = max(tall / h, wide / w)  # the smallest picture that covers tall x wide
-            pixels = self._resample(pixels, [max(tall, int(h * scale)), max(wide, int(w * scale))])
+            tall, wide = self.covered_size
+            # the smallest picture of the same proportions that covers tall x wide
+            pixels = self._resample(pixels, [max(tall, h * wide // w), max(wide, w * tall // h)])
             return F.center_crop(pixels, [height, width])
         return self._resample(pixels, [height, width])
 
@@ -61,8 +65,18 @@ class Preprocessing(BaseModel):
         return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(self.mean), list(self.std))
 
     def transform(self) -> PictureTransform:
-        """The deterministic steps as one callable, picture -> float32 (C, H, W); it can be pickled."""
+        """The deterministic steps as one callable, picture -> float32 (C, H, W); it can be pickled.
+
+        With ``in_network`` only the bytes, picture -> uint8 (C, h, w) in its own size.
+        """
+        if self.in_network:
+            return self.to_bytes
         return v2.Compose([self.to_bytes, self.to_size, self.normalise])
+
+    @property
+    def covered_size(self) -> tuple[int, int]:
+        """Height and width that "crop" scales a picture to, at the least, before it cuts the size out."""
+        return round(self.size[0] / self.crop_fraction), round(self.size[1] / self.crop_fraction)
 
     @property
     def interpolation_mode(self) -> InterpolationMode:

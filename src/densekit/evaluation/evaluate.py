@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
-from pydantic import ValidationError
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
-from densekit.data.datasets import open_data, open_labelled
+from densekit.data.datasets import open_labelled
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import PictureSet
 from densekit.data.settings import DataSettings
-from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
+from densekit.evaluation.own_data import open_own_data, own_data
 from densekit.evaluation.report import write_report
 
 
@@ -46,7 +44,7 @@ def evaluate(
     """Test a classifier and write metrics.json, confusion.csv and confusion.png.
 
     Args:
-        run: run folder, or any folder with model.json and model.safetensors.
+        run: run folder, any folder with model.json and model.safetensors, or an exported folder or file.
         data: other pictures than those the run was trained with, with the same class names: a folder, a CSV or a
             name. Their test split is used, or all of them where they name no splits.
         split: of the run's own data: "test", or "val" or "train" to look closer.
@@ -66,7 +64,8 @@ def evaluate(
     """
     screen = screen or Screen()
     classifier = load_classifier(run, device=device)
-    own = _own_data(Path(run).expanduser(), classifier)
+    run = classifier_folder(run)
+    own = own_data(run)
     if data is None or (own is not None and _same(data, own.data)):
         pictures = _own_split(run, own, split, data_root, strict, screen)
         source, name = (str(own.data) if own else ""), split
@@ -79,7 +78,11 @@ def evaluate(
     folder = Path(out or (run if name == "test" else Path(run) / f"evaluation-{name}")).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     loader = evaluation_loader(
-        pictures, classifier.preprocessing.transform(), batch_size, workers=workers, strict=strict
+        pictures,
+        classifier.preprocessing.transform(),
+        classifier.batch_size(batch_size),
+        workers=workers,
+        strict=strict,
     )
     with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
         outcomes = collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)
@@ -92,24 +95,12 @@ def evaluate(
     return Evaluation(metrics, outcomes, pictures, folder)
 
 
-def _own_data(run: Path, classifier: Classifier) -> DataSettings | None:
-    """The data a run was trained with; None for a classifier that travelled without its settings."""
-    path = run / "settings.yaml"
-    if not path.exists():
-        return None
-    try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return DataSettings(**{name: values[name] for name in DataSettings.model_fields})
-    except (yaml.YAMLError, TypeError, KeyError, ValidationError):
-        raise CheckpointError(f"{path} does not hold the settings of a run") from None
-
-
 def _same(one: str | Path, other: str) -> bool:
     return str(one) == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _own_split(
-    run: str | Path,
+    run: Path,
     own: DataSettings | None,
     split: str,
     data_root: str | None,
@@ -120,10 +111,8 @@ def _own_split(
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
         raise DataError(f"no split {split!r}: use test, val or train")
-    choices: dict[str, Any] = own.model_dump() | {"strict": own.strict or strict}
-    if data_root is not None:
-        choices["data_root"] = data_root
-    pictures: PictureSet | None = getattr(open_data(**choices, screen=screen), split)
+    opened = open_own_data(own, data_root=data_root, strict=strict, screen=screen)
+    pictures: PictureSet | None = getattr(opened, split)
     if pictures is None:
         raise DataError(f"{own.data} has no {split} pictures: name others, evaluate RUN DATA")
     return pictures

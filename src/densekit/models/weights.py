@@ -28,16 +28,21 @@ def save_model(folder: Path, model: nn.Module, **record: Any) -> None:
         CheckpointError: the network was not made by `create_model`, so that it could not be built again.
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper would put its prefix on every key
-    architecture = getattr(model, "architecture", None)
+    # safetensors takes no channels-last or otherwise strided tensors
+    tensors = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
+    save_record(folder, model, **record)
+    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+
+
+def save_record(folder: Path, model: nn.Module, **record: Any) -> None:
+    """Write ``model.json`` alone; arguments and errors are those of `save_model`."""
+    architecture = getattr(getattr(model, "_orig_mod", model), "architecture", None)
     if architecture is None:
         kind = type(model).__name__
         raise CheckpointError(f"cannot save this {kind}: load_model could only rebuild networks of create_model")
     if taken := {"format", "architecture"} & record.keys():
         raise CheckpointError(f"model.json has its own entry {taken.pop()!r}: choose another name for yours")
-    # safetensors takes no channels-last or otherwise strided tensors
-    tensors = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
     write_json(folder / "model.json", {"format": FORMAT, "architecture": architecture, **record})
-    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -52,7 +57,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         CheckpointError: a file is missing, damaged, of a newer densekit, or does not fit the other.
     """
-    record = _read_record(folder / "model.json")
+    record = read_record(folder)
     path = folder / "model.safetensors"
     try:
         tensors = load(path.read_bytes())  # not load_file: its tensors would stay tied to the file
@@ -70,8 +75,13 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), record
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Return what ``model.json`` holds, less its format."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what ``model.json`` holds, less its format.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a newer densekit.
+    """
+    path = folder / "model.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

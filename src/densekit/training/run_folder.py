@@ -5,13 +5,12 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError
-from densekit.files import write_text
+from densekit.files import free_path, write_text
 from densekit.training.settings import TrainSettings, read_settings
 
 HISTORY = (
@@ -101,12 +100,6 @@ def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder
     except OSError as error:
         raise SettingsError(f"cannot make the run folder {path}: {error.strerror}") from None
     return RunFolder(path)
-
-
-def free_path(path: Path) -> Path:
-    """Return ``path``, or, where that exists, the first of path-2, path-3, ... that does not."""
-    names = (path.with_name(f"{path.name}-{number}") for number in count(2))
-    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:

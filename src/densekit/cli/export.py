@@ -1,0 +1,55 @@
+"""densekit export."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from densekit.cli.options import Quiet
+
+
+def export(
+    run: Path,
+    /,
+    *,
+    to: str,
+    out: Path | None = None,
+    int8: Annotated[bool, Parameter(negative="")] = False,
+    bake_preprocessing: Annotated[bool, Parameter(negative="")] = False,
+    data: str | None = None,
+    data_root: str | None = None,
+    quiet: Quiet = False,
+) -> None:
+    """Export a trained classifier to another runtime, and compare it with the original.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    to
+        onnx, openvino or torch.
+    out
+        Folder to make, new or empty. [RUN/exports/TARGET]
+    int8
+        Compute in whole numbers of 8 bits, calibrated on validation pictures (openvino).
+    bake_preprocessing
+        The file takes pictures as bytes of any size, and resizes and normalises by itself.
+    data
+        Labelled pictures to compare and calibrate on. [the run's validation pictures]
+    data_root
+        Where named data sets are kept.
+    """
+    from densekit.console import Screen
+    from densekit.export.export import export_run
+
+    exported = export_run(
+        run,
+        to=to,
+        out=out,
+        int8=int8,
+        bake_preprocessing=bake_preprocessing,
+        data=data,
+        data_root=data_root,
+        screen=Screen(quiet=quiet),
+    )
+    print(exported.folder)

@@ -1,0 +1,1 @@
+"""Trained classifiers for other runtimes, each compared with the original."""

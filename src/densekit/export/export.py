@@ -1,0 +1,104 @@
+"""export_run: a trained classifier as a folder for another runtime, written only if it answers as the original."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from densekit.classifier import classifier_folder, load_classifier
+from densekit.console import Screen
+from densekit.errors import CheckpointError, ExportError, SettingsError
+from densekit.export.compare import Comparison, compare
+from densekit.export.real_pictures import real_pictures, samples
+from densekit.export.targets import Options, find_target
+from densekit.files import free_path, write_json
+from densekit.runtimes.exported import ExportedNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """An exported classifier: its folder, the network's file in it, and how it compares."""
+
+    folder: Path
+    file: Path
+    comparison: Comparison
+
+
+def export_run(
+    run: str | Path,
+    *,
+    to: str,
+    out: str | Path | None = None,
+    int8: bool = False,
+    bake_preprocessing: bool = False,
+    data: str | Path | None = None,
+    data_root: str | None = None,
+    screen: Screen | None = None,
+) -> Export:
+    """Export a trained classifier, and compare the export with the original on real pictures.
+
+    The folder holds the network's file, model.json (classes, preprocessing), comparison.json and a model card. It is
+    only made if the comparison is within the target's tolerance. `densekit.load` opens it like a run.
+
+    Args:
+        run: run folder, or any folder with model.json and model.safetensors.
+        to: "onnx", "openvino", "torch", ...; see `densekit.export.targets.TARGETS`.
+        out: folder to make, new or empty [RUN/exports/TARGET, numbered if that exists].
+        int8: whole numbers of 8 bits, calibrated on the validation pictures.
+        bake_preprocessing: the file takes pictures as bytes of any size, and resizes and normalises by itself.
+        data: pictures to compare and calibrate on [the run's own validation pictures].
+        data_root: where named data sets are kept.
+        screen: where progress goes.
+
+    Raises:
+        UnknownNameError: no such target.
+        SettingsError: an option that the target does not have, or an ``out`` that is taken.
+        CheckpointError: the run cannot be read, or is an export itself.
+        DataError: no pictures to compare on.
+        MissingPartError: a package that the target needs is not installed.
+        ExportError: the export does not answer as the original; nothing is left behind.
+    """
+    screen = screen or Screen()
+    target = find_target(to, int8=int8, bake_preprocessing=bake_preprocessing)
+    classifier = load_classifier(run, device="cpu")
+    if isinstance(classifier.network, ExportedNetwork):
+        raise CheckpointError(f"{run} is an export already: export the run that it was made of")
+    run = classifier_folder(run)
+    folder = _new_folder(out, run / "exports" / (to + "-int8" * int8 + "-bytes" * bake_preprocessing))
+    compared, measured = real_pictures(run, classifier.classes, data, data_root, screen, calibrate=int8)
+    baked = classifier.preprocessing.model_copy(update={"in_network": bake_preprocessing})
+    exported = replace(classifier, preprocessing=baked)
+    options = Options(int8, bake_preprocessing, samples(measured, exported) if int8 else ())
+    with _made_whole(folder) as work:
+        screen.say(f"writing {folder}")
+        file = target.write(classifier, work, options)
+        exported.save_record(work, export={"target": to, "file": file.name, "int8": int8})
+        comparison = compare(classifier, load_classifier(work), compared, target.tolerance_for(options), screen=screen)
+        if not comparison.within_tolerance:
+            raise ExportError(
+                f"the {to} export does not answer as the trained network and is thrown away: {comparison}"
+            )
+        write_json(work / "comparison.json", comparison.to_dict())
+    screen.say(f"{to}: {comparison}")
+    return Export(folder, folder / file.name, comparison)
+
+
+def _new_folder(out: str | Path | None, default: Path) -> Path:
+    if out is None:
+        return free_path(default)
+    folder = Path(out).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} exists already: choose another --out")
+    return folder
+
+
+@contextmanager
+def _made_whole(folder: Path) -> Iterator[Path]:
+    """Give out a folder to fill, and move it to ``folder`` in one step, or throw it away if something is raised."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        work = Path(scratch) / folder.name  # the one around it is closed to other users; this one is not
+        work.mkdir()
+        yield work
+        work.replace(folder)

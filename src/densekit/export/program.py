@@ -1,0 +1,36 @@
+"""From a classifier to an exported program, the form from which files for the runtimes are made."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.optimization import fuse as fold_batch_norms
+
+from densekit.classifier import Classifier
+from densekit.engine.swap import unfuse
+from densekit.export.targets import Options
+
+
+def make_program(classifier: Classifier, options: Options) -> ExportedProgram:
+    """Export a classifier's network for batches of any length.
+
+    Returns:
+        A program ``pictures -> logits`` in float32: pictures float32 (N, C, H, W), preprocessed, of the classifier's
+        own size; with ``bake_preprocessing`` uint8 (N, H, W, C) of any size.
+    """
+    network = inference_network(classifier.network)
+    height, width = classifier.preprocessing.size
+    pictures = torch.zeros(2, classifier.preprocessing.channels, height, width)  # 2: a batch of 1 would stay 1
+    with torch.no_grad():
+        return torch.export.export(network, (pictures,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def inference_network(network: nn.Module) -> nn.Module:
+    """Return a float32 copy with the stock modules, its batch norms folded into the convolutions before them.
+
+    In a DenseNet these are the stem's and the one between the two convolutions of a layer. The others stand before
+    their convolution with a ReLU between and stay. Folded in float64, so that only the result is rounded.
+    """
+    copied = unfuse(deepcopy(getattr(network, "_orig_mod", network)))  # torch.compile's wrapper
+    return fold_batch_norms(copied.cpu().double().eval().requires_grad_(False)).float()

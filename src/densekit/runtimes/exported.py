@@ -1,0 +1,70 @@
+"""An exported network as a network like any other: one table from target to the function that opens its file."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densekit.errors import CheckpointError, SettingsError, UnknownNameError
+
+RUNTIMES = {
+    "onnx": "densekit.runtimes.run_onnx:open_onnx",
+}
+"""Target of an export -> function that opens its file: ``(path) -> ExportedNetwork``."""
+
+
+class ExportedNetwork(nn.Module):
+    """A network that a runtime computes from a file: pictures -> logits (N, K), always in evaluation mode.
+
+    Args:
+        compute: takes what the file takes, on the CPU, and returns logits float32 (N, K).
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.compute = compute
+        super().train(False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.compute(pictures)
+
+    def train(self, mode: bool = True) -> "ExportedNetwork":
+        """Stay in evaluation mode: there is nothing left to train."""
+        return self
+
+    def to(self, device: torch.device) -> "ExportedNetwork":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Stay on the CPU.
+
+        Raises:
+            SettingsError: another device was asked for.
+        """
+        if device.type != "cpu":
+            raise SettingsError(f"device {device} was asked for, but densekit runs exported networks on the CPU")
+        return self
+
+
+def open_exported(folder: Path, record: dict[str, Any]) -> ExportedNetwork:
+    """Open the network of an exported folder.
+
+    Args:
+        folder: where its files are.
+        record: the entry "export" of its model.json: ``target``, ``file`` and more.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or the record makes no sense.
+        MissingPartError: the runtime is not installed.
+    """
+    target, name = record.get("target"), record.get("file")
+    if target not in RUNTIMES:
+        raise UnknownNameError("export target", str(target), list(RUNTIMES))
+    if not isinstance(name, str) or Path(name).name != name:
+        raise CheckpointError(f"{folder / 'model.json'}: the export's file is {name!r}, should be a name")
+    path = folder / name
+    if not path.exists():
+        raise CheckpointError(f"cannot read {path}: No such file or directory")
+    module, _, function = RUNTIMES[target].partition(":")
+    return getattr(import_module(module), function)(path)
