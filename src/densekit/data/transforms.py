@@ -67,10 +67,10 @@ class Preprocessing(BaseModel):
     def transform(self) -> PictureTransform:
         """The deterministic steps as one callable, picture -> float32 (C, H, W); it can be pickled.
 
-        With ``in_network`` only the bytes, picture -> uint8 (C, h, w) in its own size.
+        With ``in_network`` it is picture -> uint8 (h, w, C), in its own size.
         """
         if self.in_network:
-            return self.to_bytes
+            return v2.Compose([self.to_bytes, _channels_last])
         return v2.Compose([self.to_bytes, self.to_size, self.normalise])
 
     @property
@@ -85,6 +85,10 @@ class Preprocessing(BaseModel):
 
     def _resample(self, pixels: Tensor, size: list[int]) -> Tensor:
         return F.resize(pixels, size, interpolation=self.interpolation_mode, antialias=True)
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.permute(1, 2, 0)
 
 
 def training_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> PictureTransform:

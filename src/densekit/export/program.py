@@ -9,6 +9,7 @@ from torch.fx.experimental.optimization import fuse as fold_batch_norms
 
 from densekit.classifier import Classifier
 from densekit.engine.swap import unfuse
+from densekit.export.bake import FromBytes
 from densekit.export.targets import Options
 
 
@@ -20,10 +21,15 @@ def make_program(classifier: Classifier, options: Options) -> ExportedProgram:
         own size; with ``bake_preprocessing`` uint8 (N, H, W, C) of any size.
     """
     network = inference_network(classifier.network)
-    height, width = classifier.preprocessing.size
-    pictures = torch.zeros(2, classifier.preprocessing.channels, height, width)  # 2: a batch of 1 would stay 1
+    channels, (height, width) = classifier.preprocessing.channels, classifier.preprocessing.size
+    dimensions = {0: Dim("batch")}
+    pictures = torch.zeros(2, channels, height, width)  # 2, because a batch of 1 would stay 1
+    if options.bake_preprocessing:
+        network = FromBytes(network, classifier.preprocessing)
+        dimensions |= {1: Dim("height"), 2: Dim("width")}
+        pictures = torch.zeros(2, height + 1, width + 2, channels, dtype=torch.uint8)
     with torch.no_grad():
-        return torch.export.export(network, (pictures,), dynamic_shapes=({0: Dim("batch")},))
+        return torch.export.export(network, (pictures,), dynamic_shapes=(dimensions,))
 
 
 def inference_network(network: nn.Module) -> nn.Module:

@@ -77,8 +77,26 @@ session = onnxruntime.InferenceSession("model.onnx")
 (logits,) = session.run(None, {"pictures": pictures})  # NumPy
 """
 
+_OPENVINO = """\
+import openvino
+
+model = openvino.compile_model("model.xml", "CPU")
+logits = model(pictures)["logits"]  # NumPy
+"""
+
+_TORCH = """\
+import torch
+
+network = torch.export.load("model.pt2").module()
+logits = network(pictures)  # a tensor
+"""
+
 TARGETS = {
     "onnx": Target("densekit.export.to_onnx:write_onnx", _ONNX, frozenset({"bake_preprocessing"})),
+    "openvino": Target(
+        "densekit.export.to_openvino:write_openvino", _OPENVINO, frozenset({"int8", "bake_preprocessing"})
+    ),
+    "torch": Target("densekit.export.to_torch:write_torch", _TORCH, frozenset({"bake_preprocessing"})),
 }
 
 

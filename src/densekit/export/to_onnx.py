@@ -26,8 +26,10 @@ def write_onnx(classifier: Classifier, folder: Path, options: Options) -> Path:
     assert program is not None  # only None where a file was named
     model = program.model_proto
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]  # says the batch's name again, and nothing that a runtime could not infer
+        for name, dimension in zip(("batch", "height", "width"), value.type.tensor_type.shape.dim, strict=False):
+            if dimension.dim_param:  # an open size, called s77 or the like
+                dimension.dim_param = name
+    del model.graph.value_info[:]  # has the old names, and nothing that a runtime could not infer
     metadata = {
         "classes": json.dumps(classifier.classes, ensure_ascii=False),
         "preprocessing": classifier.preprocessing.model_dump_json(),

@@ -12,6 +12,8 @@ from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 
 RUNTIMES = {
     "onnx": "densekit.runtimes.run_onnx:open_onnx",
+    "openvino": "densekit.runtimes.run_openvino:open_openvino",
+    "torch": "densekit.runtimes.run_torch:open_torch",
 }
 """Target of an export -> function that opens its file: ``(path) -> ExportedNetwork``."""
 
