@@ -1,0 +1,134 @@
+"""The twins in Keras (TensorFlow, JAX) and in MXNet against PyTorch, each in the framework's own environment."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from densekit.classifier import Classifier
+from densekit.console import Screen
+from densekit.data.transforms import Preprocessing
+from densekit.errors import CheckpointError
+from densekit.export import twins
+from densekit.export.export import export_run
+from densekit.export.twins import describe
+from densekit.models.catalogue import create_model
+from densekit.runtimes import serve
+from densekit.runtimes.exported import open_exported
+
+ENVIRONMENTS = os.environ.get("DENSEKIT_FRAMEWORKS")
+pytestmark = pytest.mark.skipif(not ENVIRONMENTS, reason="needs TensorFlow, JAX and MXNet: make test-frameworks")
+
+TARGET = {"tensorflow": "keras", "jax": "keras", "mxnet": "mxnet"}
+
+# Every option of the DenseNets is in one of these, and every one in which the frameworks differ.
+SMALL = {"block_config": [2, 2], "growth_rate": 8, "num_init_features": 16}
+NETWORKS = {
+    "bottlenecks": ({**SMALL, "memory_efficient": True}, 3, ((32, 32), (33, 38))),
+    "plain": (
+        {"block_config": [2, 1, 2], "growth_rate": [4, 6, 8], "bn_size": None, "stem": "cifar", "activation": "tanh"},
+        1,
+        ((28, 28), (17, 23)),
+    ),
+    "everything else": (
+        {
+            **SMALL,
+            "activation": "leaky_relu",  # leaves negative values, which a zero beside the picture would beat
+            "groups": 2,
+            "se_reduction": 4,
+            "pooling": "max",
+            "compression": 0.8,
+            "drop_rate": 0.2,
+            "bn_size": 2,
+        },
+        3,
+        ((30, 31),),
+    ),
+    "prelu": ({"block_config": [1, 1], "growth_rate": 4, "activation": "prelu"}, 3, ((32, 32),)),
+    "sigmoid": ({"block_config": [1], "growth_rate": 4, "activation": "sigmoid"}, 3, ((32, 32),)),
+}
+
+
+def trained_looking(**options) -> nn.Module:
+    """A network in which no two channels are alike, so that every swapped, left out or doubled weight shows."""
+    torch.manual_seed(0)
+    network = create_model("densenet121", num_classes=5, **options).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_()
+        elif isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(0.1, 0.9)
+    return network
+
+
+@pytest.fixture(scope="module", params=TARGET)
+def target(request) -> Iterator[str]:
+    """Point densekit to one of the environments; returns what to export to."""
+    framework = request.param
+    target = TARGET[framework]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"DENSEKIT_{target.upper()}_PYTHON", f"{ENVIRONMENTS}/{framework}/bin/python")
+        patch.setenv("KERAS_BACKEND", framework)
+        yield target
+
+
+@pytest.fixture(scope="module")
+def computed(target, tmp_path_factory) -> Path:
+    """A folder for each network, with pictures, what PyTorch made of them, and what the framework did.
+
+    It is filled by one process that sees nothing of densekit but two files.
+    """
+    root = tmp_path_factory.mktemp(target)
+    for name, (options, channels, sizes) in NETWORKS.items():
+        network = trained_looking(in_channels=channels, **options)
+        case = root / name
+        case.mkdir()
+        describe(Classifier(network, tuple("abcde"), Preprocessing(channels=channels, size=sizes[0])), target, case)
+        for number, size in enumerate(sizes):
+            pictures = torch.randn(number + 2, channels, *size)
+            with torch.no_grad():
+                np.savez(case / f"{number}.in.npz", pictures=pictures.numpy(), logits=network(pictures).numpy())
+    shutil.copy(Path(twins.__file__).with_name(f"to_{target}.py"), root)
+    shutil.copy(serve.__file__, root)
+    python = os.environ[f"DENSEKIT_{target.upper()}_PYTHON"]
+    subprocess.run([python, Path(__file__).with_name("compute_twins.py"), target, root], check=True)
+    return root
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_twin_computes_pytorchs_logits(name, computed):
+    for number in range(len(NETWORKS[name][2])):
+        wanted = np.load(computed / name / f"{number}.in.npz")["logits"]
+        given = np.load(computed / name / f"{number}.out.npy")
+        # float32 rounds at 6e-8 of a value; the logits are sums, up to 6, of terms as large
+        np.testing.assert_allclose(given, wanted, atol=5e-6, rtol=0)
+
+
+def test_a_run_is_exported_and_used(target, colours, tmp_path):
+    """From the run folder to predictions by way of the framework, through the code that a user runs."""
+    network = trained_looking(block_config=[1, 1], growth_rate=4, in_channels=3)
+    classes = ("deep blue", "grün", "red", "x", "y")
+    run = tmp_path / "run"
+    Classifier(network, classes, Preprocessing(size=(32, 32), mean=(0.5,), std=(0.25,))).save(run)
+    exported = export_run(run, to=target, data=colours / "test", screen=Screen(quiet=True))
+    assert exported.comparison.pictures == 25
+    assert exported.comparison.agreement == 1
+    assert 0 < exported.comparison.largest_logit_difference < 1e-5
+    assert exported.folder == run / "exports" / target
+    assert exported.file.exists()
+
+
+def test_a_damaged_file_is_named(target, tmp_path):
+    path = Path(tmp_path / {"keras": "model.keras", "mxnet": "model-symbol.json"}[target])
+    path.write_text("no network")
+    with pytest.raises(CheckpointError, match=rf"cannot compute {path} with {target}: .+Error.+"):
+        open_exported(tmp_path, {"target": target, "file": path.name})(torch.zeros(1, 3, 32, 32))
