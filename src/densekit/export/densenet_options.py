@@ -15,7 +15,8 @@ def densenet_options(classifier: Classifier, target: str) -> tuple[str, dict[str
         SettingsError: it is no DenseNet of pictures; names what it could be exported to.
     """
     network = getattr(classifier.network, "_orig_mod", classifier.network)  # torch.compile's wrapper
-    name, given = network.architecture["name"], network.architecture["options"]
+    architecture = getattr(network, "architecture", {"name": type(network).__name__, "options": {}})
+    name, given = architecture["name"], architecture["options"]
     defaults = {option: parameter.default for option, parameter in signature(DenseNet).parameters.items()}
     options = defaults | given
     if name not in CONFIGURATIONS or options["spatial_dims"] != 2:

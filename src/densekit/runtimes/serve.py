@@ -9,14 +9,14 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
 Compute = Callable[[np.ndarray], np.ndarray]
 
 
-def send(stream: BinaryIO, array: np.ndarray) -> None:
+def send(stream: IO[bytes], array: np.ndarray) -> None:
     """Write an array: the length of its .npy file in bytes, then the file."""
     buffer = io.BytesIO()
     np.save(buffer, array)
@@ -24,7 +24,7 @@ def send(stream: BinaryIO, array: np.ndarray) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> np.ndarray:
+def receive(stream: IO[bytes]) -> np.ndarray:
     """Read what `send` wrote.
 
     Raises:
