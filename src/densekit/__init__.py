@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
     from densekit.export.export import export_run
+    from densekit.export.push import push
     from densekit.models.catalogue import create_model, list_models
     from densekit.training.settings import list_recipes
     from densekit.training.train import Run, train
@@ -29,6 +30,7 @@ _HOMES = {
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
     "load": "densekit.classifier:load_classifier",
+    "push": "densekit.export.push:push",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "list_models",
     "list_recipes",
     "load",
+    "push",
     "train",
     "unfuse",
 ]

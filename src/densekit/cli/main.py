@@ -14,6 +14,7 @@ TABLE = {
     "evaluate": ("densekit.cli.evaluate:evaluate", "Test a trained classifier on pictures it has not learned from."),
     "predict": ("densekit.cli.predict:predict", "Name what is on pictures."),
     "export": ("densekit.cli.export:export", "Export a trained classifier to another runtime, and compare the two."),
+    "push": ("densekit.cli.push:push", "Upload a classifier to the Hugging Face Hub, with a model card."),
     "models": ("densekit.cli.listings:models", "List the networks, with their parameters."),
     "recipes": ("densekit.cli.listings:recipes", "List the recipes, each with what it is for."),
     "demo": ("densekit.cli.demo:demo", "Train on the embedded digits, test, and show where the results are."),

@@ -42,8 +42,9 @@ class Comparison:
         return asdict(self) | {"within_tolerance": self.within_tolerance}
 
     def __str__(self) -> str:
+        kind = "" if self.split == "all" else f"{self.split} "
         return (
-            f"on {self.pictures} {self.split} pictures the probabilities differ by at most "
+            f"on {self.pictures} {kind}pictures the probabilities differ by at most "
             f"{self.largest_probability_difference:.1e} (mean {self.mean_probability_difference:.1e}), "
             f"same top label on {self.agreement:.2%}"
         )

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.errors import CheckpointError, ExportError, SettingsError
+from densekit.export.card import model_card, read_metrics
 from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples
-from densekit.export.targets import Options, find_target
-from densekit.files import free_path, write_json
+from densekit.export.targets import Options, Target, find_target
+from densekit.files import free_path, write_json, write_text
 from densekit.runtimes.exported import ExportedNetwork
 
 
@@ -73,13 +74,15 @@ def export_run(
     with _made_whole(folder) as work:
         screen.say(f"writing {folder}")
         file = target.write(classifier, work, options)
-        exported.save_record(work, export={"target": to, "file": file.name, "int8": int8})
+        exported.save_record(work, export={"target": to, "file": file.name})
         comparison = compare(classifier, load_classifier(work), compared, target.tolerance_for(options), screen=screen)
         if not comparison.within_tolerance:
             raise ExportError(
                 f"the {to} export does not answer as the trained network and is thrown away: {comparison}"
             )
         write_json(work / "comparison.json", comparison.to_dict())
+        card = model_card(classifier, read_metrics(run), use=_use(target, options), exported=_exported(to, comparison))
+        write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
     return Export(folder, folder / file.name, comparison)
 
@@ -91,6 +94,25 @@ def _new_folder(out: str | Path | None, default: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder} exists already: choose another --out")
     return folder
+
+
+def _use(target: Target, options: Options) -> str:
+    given = (
+        "uint8 (N, H, W, C), of any size: the file does what is said under Input"
+        if options.bake_preprocessing
+        else "float32 (N, C, H, W), made as said under Input"
+    )
+    return (
+        "`densekit predict FOLDER picture.jpg` and `densekit evaluate FOLDER PICTURES` take this folder as it is. "
+        f"Without densekit, where `pictures` is {given}:\n\n```python\n{target.usage}```"
+    )
+
+
+def _exported(to: str, comparison: Comparison) -> str:
+    return (
+        f"These are figures of the trained network. As exported to {to}, {comparison}; the accuracy on these pictures "
+        f"was {comparison.accuracy_trained:.2%} before and {comparison.accuracy_exported:.2%} after."
+    )
 
 
 @contextmanager

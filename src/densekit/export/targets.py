@@ -80,7 +80,8 @@ session = onnxruntime.InferenceSession("model.onnx")
 _OPENVINO = """\
 import openvino
 
-model = openvino.compile_model("model.xml", "CPU")
+exact = {"INFERENCE_PRECISION_HINT": "f32"}  # without it, bfloat16 where the processor has it
+model = openvino.compile_model("model.xml", "CPU", exact)
 logits = model(pictures)["logits"]  # NumPy
 """
 

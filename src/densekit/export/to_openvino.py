@@ -1,5 +1,8 @@
 """OpenVINO: model.xml and model.bin, in float32 or quantised to 8 bits."""
 
+import io
+import logging
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,10 @@ def write_openvino(classifier: Classifier, folder: Path, options: Options) -> Pa
 
 def _quantised(model: Any, options: Options) -> Any:
     """Quantise weights and activations after training, by the ranges seen on the calibration pictures."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # nncf's import makes it warn of no GPU
     nncf = require("nncf", extra="export")
     pictures = [sample.numpy() for sample in options.calibration]
-    return nncf.quantize(model, nncf.Dataset(pictures), subset_size=len(pictures))
+    # resizing is made of matrix products, which 8 bits would coarsen; so the last layer stays in float32 too
+    exact = nncf.IgnoredScope(types=["MatMul"]) if options.bake_preprocessing else None
+    with redirect_stdout(io.StringIO()):  # where nncf draws progress bars, and only results belong
+        return nncf.quantize(model, nncf.Dataset(pictures), subset_size=len(pictures), ignored_scope=exact)

@@ -1,0 +1,134 @@
+"""The model card: a README.md with the header that the Hugging Face Hub reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from densekit.classifier import Classifier
+from densekit.data.transforms import Preprocessing
+from densekit.errors import CheckpointError
+
+_MOST_CLASSES = 100  # more names than this are no reading; model.json has them all
+
+
+def model_card(classifier: Classifier, metrics: dict[str, Any] | None, *, use: str, exported: str = "") -> str:
+    """Return the text of a card.
+
+    Args:
+        classifier: the trained one.
+        metrics: its test figures, as in metrics.json, if there are any.
+        use: Markdown that says how to load and use it.
+        exported: how an export compares with it.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    trained = classifier.record.get("trained", {})
+    name = trained.get("model", type(classifier.network).__name__)
+    data = ModelCardData(
+        library_name="densekit",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "densekit"],
+        model_name=name,
+        eval_results=_results(metrics) if metrics else None,
+    )
+    epochs = f" for {trained['epochs']} epochs (epoch {trained['epoch']} kept)" if "epochs" in trained else ""
+    sections = {
+        f"{name}, {len(classifier.classes)} classes": f"An image classifier, trained with densekit{epochs}.",
+        "Data": _data(metrics),
+        "Metrics": "\n\n".join(filter(None, (_figures(metrics), exported))),
+        "Classes": _classes(classifier.classes),
+        "Input": describe(classifier.preprocessing),
+        "Use": use,
+        "Intended use": "To name which of its classes a picture shows, where it is like the pictures it learned from.",
+        "Limits": _limits(metrics),
+    }
+    title, *others = (f"{heading}\n\n{text}\n" for heading, text in sections.items())
+    return ModelCard(
+        "\n".join([f"---\n{data.to_yaml()}\n---\n", f"# {title}", *(f"## {part}" for part in others)])
+    ).content
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return the test figures of a run folder, or None if it was not tested.
+
+    Raises:
+        CheckpointError: metrics.json is damaged.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
+    return metrics if metrics.get("split") == "test" else None
+
+
+def describe(preprocessing: Preprocessing) -> str:
+    """Say in words what a picture goes through."""
+    height, width = preprocessing.size
+    colours = "grey" if preprocessing.channels == 1 else "RGB"
+    if preprocessing.resize == "squash":
+        sized = f"resized to {height}x{width} (height x width)"
+    else:
+        tall, wide = preprocessing.covered_size
+        sized = (
+            f"resized, proportions kept, to cover {tall}x{wide} (height x width), the centre {height}x{width} cut out"
+        )
+    mean, std = ([round(value, 4) for value in values] for values in (preprocessing.mean, preprocessing.std))
+    return (
+        f"{colours}, {sized}, {preprocessing.interpolation} with smoothing; then (value / 255 - mean) / std with mean "
+        f"{mean} and std {std}, in channels, height, width. model.json has the exact numbers."
+    )
+
+
+def _results(metrics: dict[str, Any]) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    name = _data_name(metrics)
+    accuracy = EvalResult(
+        task_type="image-classification",
+        dataset_type=name,
+        dataset_name=name,
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_value=round(metrics["accuracy"], 4),
+    )
+    return [accuracy]
+
+
+def _data_name(metrics: dict[str, Any]) -> str:
+    return Path(metrics.get("data") or "pictures").name  # where it was on this computer is nobody's business
+
+
+def _data(metrics: dict[str, Any] | None) -> str:
+    if metrics is None:
+        return "What it was trained on is not recorded with it."
+    return f"Trained and tested on `{_data_name(metrics)}`; the test pictures played no part in the training."
+
+
+def _figures(metrics: dict[str, Any] | None) -> str:
+    if metrics is None:
+        return "Not tested: `densekit evaluate` would."
+    low, high = metrics["accuracy_interval_95"]
+    return (
+        f"Test accuracy {metrics['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on {metrics['pictures']} "
+        f"pictures, balanced over the classes {metrics['balanced_accuracy']:.2%}, cross-entropy {metrics['loss']:.4f}."
+    )
+
+
+def _classes(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(f"`{name}`" for name in classes[:_MOST_CLASSES])
+    return shown + (f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else "")
+
+
+def _limits(metrics: dict[str, Any] | None) -> str:
+    text = (
+        "It answers with one of its classes whatever a picture shows. On pictures of another kind (camera, light, "
+        "place) it can be much worse than its figures. Its probabilities are not calibrated."
+    )
+    recalls = [(row["recall"], row["name"]) for row in (metrics or {}).get("classes", ()) if row["recall"] is not None]
+    if recalls:
+        recall, name = min(recalls)
+        text += f" Its weakest class is `{name}`: it finds {recall:.1%} of those test pictures."
+    return text

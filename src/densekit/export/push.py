@@ -1,0 +1,75 @@
+"""push: a classifier's folder to the Hugging Face Hub."""
+
+from pathlib import Path
+
+from densekit.classifier import classifier_folder, load_classifier
+from densekit.console import Screen
+from densekit.errors import ExportError, SettingsError
+from densekit.export.card import model_card, read_metrics
+
+_PRIVATE = {"settings.yaml", "metrics.json", "skipped.csv"}  # they name folders of this computer
+_LOADING = """\
+```python
+import densekit
+
+classifier = densekit.load("FOLDER")  # this repository, downloaded
+classifier.predict(["picture.jpg"])[0].label
+```"""
+
+
+def push(folder: str | Path, repository: str, *, private: bool = False, screen: Screen | None = None) -> str:
+    """Upload a run folder or an exported folder to the Hub, in one commit.
+
+    The files that lie in the folder itself go along, but for those that name folders of this computer; checkpoints
+    and logs stay here. A folder without a README.md gets a model card there. The token is the one of `hf auth login`,
+    or the environment's HF_TOKEN; HF_ENDPOINT names another hub.
+
+    Args:
+        folder: what to upload.
+        repository: ``"owner/name"``; made if it is not there.
+        private: make it private, if it is made.
+        screen: where progress goes.
+
+    Returns:
+        Where it can be seen.
+
+    Raises:
+        CheckpointError: the folder holds no classifier.
+        SettingsError: no repository can have that name.
+        ExportError: the Hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] (of whichever HTTP library it uses)
+    )
+
+    screen = screen or Screen()
+    classifier, folder, api = load_classifier(folder, device="cpu"), classifier_folder(folder), HfApi()
+    files = sorted(path for path in folder.iterdir() if path.is_file() and _travels(path.name))
+    operations = [CommitOperationAdd(path.name, path) for path in files]
+    if not (folder / "README.md").exists():
+        card = model_card(classifier, read_metrics(folder), use=_LOADING)
+        operations.append(CommitOperationAdd("README.md", card.encode()))
+    screen.say(f"uploading to {api.endpoint}/{repository}: {', '.join(each.path_in_repo for each in operations)}")
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.create_commit(repository, operations, commit_message="Upload with densekit").repo_url)
+    except HFValidationError:
+        raise SettingsError(f"{repository!r} is no repository's name: use owner/name") from None
+    except HfHubHTTPError as error:
+        raise ExportError(f"{api.endpoint} refuses {repository}: {_reason(error)}") from None
+    except (HTTPError, OSError) as error:  # no network, or no such host
+        raise ExportError(f"cannot reach {api.endpoint}: {error}") from None
+
+
+def _travels(name: str) -> bool:
+    return not name.startswith(".") and name not in _PRIVATE
+
+
+def _reason(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in {401, 403}:
+        return "log in with a token that may write there: hf auth login, or HF_TOKEN"
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,171 @@
+"""From a run to an exported folder and back, with the run of the three colours."""
+
+import json
+import shutil
+import stat
+
+import pytest
+import torch
+import yaml
+
+from densekit.classifier import load_classifier
+from densekit.console import Screen
+from densekit.errors import CheckpointError, DataError, ExportError, SettingsError
+from densekit.evaluation.evaluate import evaluate
+from densekit.export.export import export_run
+from densekit.export.targets import TARGETS, Target
+from densekit.export.to_onnx import write_onnx
+
+QUIET = Screen(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(colour_run, tmp_path_factory):
+    """A copy of the run, tested, to export from."""
+    folder = tmp_path_factory.mktemp("exporting") / "run"
+    shutil.copytree(colour_run, folder)
+    evaluate(folder, device="cpu", workers=0, screen=QUIET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx(run):
+    return export_run(run, to="onnx", screen=QUIET)
+
+
+def test_folder_is_the_whole_classifier(onnx, run):
+    assert onnx.folder == run / "exports" / "onnx"
+    assert {path.name for path in onnx.folder.iterdir()} == {
+        "README.md", "comparison.json", "model.json", "model.onnx",
+    }  # fmt: skip
+    assert stat.S_IMODE(onnx.folder.stat().st_mode) == stat.S_IMODE(run.stat().st_mode)
+    record = json.loads((onnx.folder / "model.json").read_text(encoding="utf-8"))
+    assert record["export"] == {"target": "onnx", "file": "model.onnx"}
+    original = json.loads((run / "model.json").read_text(encoding="utf-8"))
+    assert {key: record[key] for key in original if key != "export"} == original
+
+
+def test_comparison_is_written_beside_it(onnx):
+    written = json.loads((onnx.folder / "comparison.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(onnx.comparison.to_dict()))
+    assert written["split"] == "val"
+    assert written["largest_probability_difference"] < 1e-5
+    assert written["agreement"] == 1.0
+
+
+def test_accuracy_after_export_is_measured_like_any_other(onnx, run, tmp_path):
+    before = evaluate(run, device="cpu", workers=0, out=tmp_path / "before", screen=QUIET)
+    after = evaluate(onnx.file, workers=0, out=tmp_path / "after", screen=QUIET)  # the data is that of the run above it
+    assert after.metrics.accuracy == before.metrics.accuracy == 0.96
+    torch.testing.assert_close(after.outcomes.logits, before.outcomes.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["openvino", "torch"])
+def test_other_targets_predict_alike(run, colours, to):
+    exported = load_classifier(export_run(run, to=to, screen=QUIET).folder)
+    expected, found = (
+        each.predict(colours / "test" / "red", top=3) for each in (load_classifier(run, device="cpu"), exported)
+    )
+    assert [answer.label for answer in found] == [answer.label for answer in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert dict(ours.top) == pytest.approx(dict(theirs.top), abs=1e-5)
+
+
+def test_file_that_takes_bytes_takes_pictures_of_any_size(run, colours, paint, tmp_path):
+    from PIL import Image
+
+    folder = paint(tmp_path / "sizes", "red", 3)
+    for number, size in enumerate([(40, 30), (9, 50), (12, 12)]):
+        Image.open(folder / f"{number}.png").resize(size).save(folder / f"{number}.png")
+    exported = export_run(run, to="onnx", bake_preprocessing=True, screen=QUIET)
+    assert exported.folder.name == "onnx-bytes"
+    expected, found = (load_classifier(each, device="cpu").predict(folder, top=3) for each in (run, exported.folder))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert dict(ours.top) == pytest.approx(dict(theirs.top), abs=0.02)
+    assert evaluate(exported.folder, workers=0, screen=QUIET).metrics.accuracy == 0.96
+
+
+def test_int8_is_calibrated_on_other_pictures_than_it_is_compared_on(run, colours, monkeypatch):
+    seen = {}
+    write = Target.write
+    monkeypatch.setattr(
+        Target, "write", lambda self, one, folder, options: seen.update(o=options) or write(self, one, folder, options)
+    )
+    exported = export_run(run, to="openvino", int8=True, data=colours / "train", screen=QUIET)
+    assert exported.folder.name == "openvino-int8"
+    assert (exported.comparison.pictures, len(seen["o"].calibration)) == (30, 30)
+    assert exported.comparison.largest_probability_difference > 1e-6  # something was rounded
+    text = (exported.folder / "model.xml").read_text(encoding="utf-8")
+    assert text.count('type="FakeQuantize"') > 2
+    assert 'element_type="i8"' in text
+    assert evaluate(exported.folder, workers=0, screen=QUIET).metrics.accuracy == 0.96
+
+
+def test_card_has_the_test_figures_and_no_place_on_this_computer(onnx, colours):
+    text = (onnx.folder / "README.md").read_text(encoding="utf-8")
+    _, header, body = text.split("---\n", 2)
+    values = yaml.safe_load(header)
+    assert values["pipeline_tag"] == "image-classification"
+    result = values["model-index"][0]["results"][0]
+    assert result["dataset"] == {"name": "colours0", "type": "colours0", "split": "test"}
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.96}]
+    assert "Test accuracy 96.00% (95 % interval 80.46% to 99.29%) on 25 pictures" in body
+    assert "`deep blue`, `grün`, `red`" in body
+    assert "Its weakest class is `grün`: it finds 88.9%" in body
+    assert 'onnxruntime.InferenceSession("model.onnx")' in body
+    assert str(colours.parent) not in text
+
+
+def test_metadata_tells_classes_and_preprocessing(onnx):
+    import onnx as library
+
+    model = library.load(onnx.file)
+    metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    record = json.loads((onnx.folder / "model.json").read_text(encoding="utf-8"))
+    assert metadata == {"classes": record["classes"], "preprocessing": record["preprocessing"]}
+    (given,) = model.graph.input
+    assert (given.name, given.type.tensor_type.shape.dim[0].dim_param) == ("pictures", "batch")
+
+
+def wrong_network(classifier, folder, options):
+    """Export something else than was trained."""
+    with torch.no_grad():
+        classifier.network.classifier.bias.add_(torch.tensor([3.0, 0, 0]))
+    return write_onnx(classifier, folder, options)
+
+
+def test_export_that_disagrees_is_thrown_away(run, monkeypatch, tmp_path):
+    def write(self, classifier, folder, options):
+        return wrong_network(load_classifier(run, device="cpu"), folder, options)
+
+    monkeypatch.setattr(Target, "write", write)
+    with pytest.raises(ExportError, match=r"does not answer as the trained network .* probabilities differ by at most"):
+        export_run(run, to="onnx", out=tmp_path / "out", screen=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_never_written_over(onnx, run, tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(SettingsError, match="exists already: choose another --out"):
+        export_run(run, to="onnx", out=tmp_path, screen=QUIET)
+    assert export_run(run, to="onnx", screen=QUIET).folder.name == "onnx-2"
+
+
+def test_export_of_an_export(onnx):
+    with pytest.raises(CheckpointError, match="is an export already"):
+        export_run(onnx.folder, to="torch", screen=QUIET)
+
+
+def test_classifier_that_travelled_needs_pictures(run, colours, tmp_path):
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, tmp_path)
+    with pytest.raises(DataError, match="name pictures to compare on, --data FOLDER"):
+        export_run(tmp_path, to="torch", screen=QUIET)
+    exported = export_run(tmp_path, to="torch", data=colours / "test" / "red" / "..", screen=QUIET)
+    assert exported.comparison.split == "all"
+
+
+def test_every_target_can_be_opened():
+    from densekit.runtimes.exported import RUNTIMES
+
+    assert TARGETS.keys() <= RUNTIMES.keys()
