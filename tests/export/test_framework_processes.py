@@ -6,19 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
-from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, ExportError, MissingPartError, SettingsError
 from densekit.export.targets import TARGETS, Options
-from densekit.models.catalogue import create_model
 from densekit.runtimes.exported import open_exported
 from densekit.runtimes.serve import receive, send
-
-
-def classifier(name: str = "densenet_plain_4_4_4_4", **options) -> Classifier:
-    return Classifier(create_model(name, num_classes=2, **options), ("a", "b"), Preprocessing(size=(32, 32)))
 
 
 def test_arrays_pass_through_a_pipe_one_after_the_other():
@@ -44,36 +36,35 @@ def no_framework(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("no_framework")
 @pytest.mark.parametrize(("target", "advice"), [("keras", "pip install keras"), ("mxnet", "mxnet/bin/pip install")])
-def test_without_the_framework_one_line_says_how_to_get_it(target, advice, tmp_path):
+def test_without_the_framework_one_line_says_how_to_get_it(target, advice, make, tmp_path):
     with pytest.raises(MissingPartError, match=f"^this needs {target}, which is not installed: .*{advice}"):
-        TARGETS[target].write(classifier(), tmp_path, Options())
+        TARGETS[target].write(make("densenet_plain_4_4_4_4"), tmp_path, Options())
 
 
 @pytest.mark.parametrize("target", ["keras", "mxnet"])
-def test_a_python_that_is_not_there_is_named(target, monkeypatch, tmp_path):
+def test_a_python_that_is_not_there_is_named(target, make, monkeypatch, tmp_path):
     variable = f"DENSEKIT_{target.upper()}_PYTHON"
     monkeypatch.setenv(variable, "/no/such/python")
     message = f"^cannot run /no/such/python, which {variable} names: No such file or directory$"
     with pytest.raises(MissingPartError, match=message):
-        TARGETS[target].write(classifier(), tmp_path, Options())
+        TARGETS[target].write(make("densenet_plain_4_4_4_4"), tmp_path, Options())
 
 
-def test_what_the_other_python_lacks_is_told(monkeypatch, tmp_path):
+def test_what_the_other_python_lacks_is_told(make, monkeypatch, tmp_path):
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     monkeypatch.setenv("DENSEKIT_MXNET_PYTHON", str(bare / "bin" / "python"))
     with pytest.raises(ExportError, match=r"^mxnet could not write model-symbol\.json: ModuleNotFoundError: No module"):
-        TARGETS["mxnet"].write(classifier(), tmp_path, Options())
+        TARGETS["mxnet"].write(make("densenet_plain_4_4_4_4"), tmp_path, Options())
     (tmp_path / "model-symbol.json").touch()
-    network = open_exported(tmp_path, {"target": "mxnet", "file": "model-symbol.json"})
-    with pytest.raises(CheckpointError, match=r"^cannot compute .*json with mxnet: ModuleNotFoundError: No module"):
-        network(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(CheckpointError, match=r"json cannot be opened by mxnet: ModuleNotFoundError: No module"):
+        open_exported(tmp_path, {"target": "mxnet", "file": "model-symbol.json"})
 
 
 @pytest.mark.parametrize("target", ["keras", "mxnet"])
-def test_other_networks_are_refused(target, tmp_path):
+def test_other_networks_are_refused(target, make, tmp_path):
     message = f"^{target} takes DenseNets of pictures, not this {{}}: export it to onnx, openvino or torch$"
     with pytest.raises(SettingsError, match=message.format("resnet14_cifar")):
-        TARGETS[target].write(classifier("resnet14_cifar"), tmp_path, Options())
+        TARGETS[target].write(make("resnet14_cifar"), tmp_path, Options())
     with pytest.raises(SettingsError, match=message.format("densenet121")):
-        TARGETS[target].write(classifier("densenet121", spatial_dims=3), tmp_path, Options())
+        TARGETS[target].write(make("densenet121", spatial_dims=3), tmp_path, Options())

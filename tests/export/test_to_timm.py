@@ -1,32 +1,20 @@
 """The folder for timm, opened and used by timm itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
-from torch import nn
 
-from densekit.classifier import Classifier
 from densekit.data.transforms import Preprocessing
 from densekit.errors import SettingsError
 from densekit.export.targets import Options
 from densekit.export.to_timm import write_timm
-from densekit.models.catalogue import create_model
 from densekit.runtimes.exported import open_exported
 
 SMALL = {"block_config": [2, 1], "growth_rate": 8, "num_init_features": 16}
-
-
-def classifier(name: str = "densenet121", *, preprocessing: Preprocessing | None = None, **options) -> Classifier:
-    preprocessing = preprocessing or Preprocessing(size=(40, 33))
-    torch.manual_seed(0)
-    network = create_model(name, num_classes=3, in_channels=preprocessing.channels, **options).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-    return Classifier(network, ("deep blue", "grün", "red"), preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +27,8 @@ def classifier(name: str = "densenet121", *, preprocessing: Preprocessing | None
     ],
 )
 @torch.no_grad()
-def test_timm_computes_the_logits(name, options, tmp_path):
-    ours = classifier(name, **options)
+def test_timm_computes_the_logits(name, options, make, tmp_path):
+    ours = make(name, **options)
     file = write_timm(ours, tmp_path, Options())
     theirs = open_exported(tmp_path, {"target": "timm", "file": file.name})
     pictures = torch.randn(2, 3, 37, 45)
@@ -48,8 +36,8 @@ def test_timm_computes_the_logits(name, options, tmp_path):
 
 
 @torch.no_grad()
-def test_grey_pictures(tmp_path):
-    ours = classifier(preprocessing=Preprocessing(channels=1, size=(32, 32)), **SMALL)
+def test_grey_pictures(make, tmp_path):
+    ours = make("densenet121", in_channels=1, **SMALL)
     write_timm(ours, tmp_path, Options())
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     pictures = torch.randn(2, 1, 32, 32)
@@ -65,8 +53,8 @@ def test_grey_pictures(tmp_path):
     ],
     ids=["squash", "crop"],
 )
-def test_timms_own_transform_sees_what_ours_sees(preprocessing, tmp_path):
-    write_timm(classifier(preprocessing=preprocessing, **SMALL), tmp_path, Options())
+def test_timms_own_transform_sees_what_ours_sees(preprocessing, make, tmp_path):
+    write_timm(replace(make("densenet121", **SMALL), preprocessing=preprocessing), tmp_path, Options())
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=theirs))
     smooth = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -75,10 +63,12 @@ def test_timms_own_transform_sees_what_ours_sees(preprocessing, tmp_path):
     torch.testing.assert_close(transform(picture), preprocessing.transform()(picture), atol=step, rtol=0)
 
 
-def test_class_names_travel(tmp_path):
-    write_timm(classifier(**SMALL), tmp_path, Options())
+def test_class_names_travel(make, tmp_path):
+    write_timm(
+        replace(make("densenet121", **SMALL), classes=("deep blue", "grün", "red", "white")), tmp_path, Options()
+    )
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    assert theirs.pretrained_cfg["label_names"] == ["deep blue", "grün", "red"]
+    assert theirs.pretrained_cfg["label_names"] == ["deep blue", "grün", "red", "white"]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +83,14 @@ def test_class_names_travel(tmp_path):
         ("densenet121", {**SMALL, "groups": 2, "pooling": "max"}, "groups=2, pooling='max'"),
     ],
 )
-def test_what_timm_cannot_build_is_refused(name, options, lacks, tmp_path):
+def test_what_timm_cannot_build_is_refused(name, options, lacks, make, tmp_path):
     with pytest.raises(SettingsError, match=f"^timm's DenseNet does not have {lacks}: export it to another target$"):
-        write_timm(classifier(name, **options), tmp_path, Options())
+        write_timm(make(name, **options), tmp_path, Options())
     assert not list(tmp_path.iterdir())
 
 
-def test_other_networks_are_refused(tmp_path):
+def test_other_networks_are_refused(make, tmp_path):
     with pytest.raises(
         SettingsError, match=r"^timm takes DenseNets of pictures, not this simple_cnn: export it to onnx"
     ):
-        write_timm(classifier("simple_cnn"), tmp_path, Options())
+        write_timm(make("simple_cnn"), tmp_path, Options())

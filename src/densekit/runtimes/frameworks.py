@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,6 +88,7 @@ def open_keras(path: Path) -> ExportedNetwork:
     """Open a .keras file.
 
     Raises:
+        CheckpointError: Keras cannot open it.
         MissingPartError: there is no Keras.
     """
     return ExportedNetwork(_Server(KERAS, path))
@@ -95,6 +98,7 @@ def open_mxnet(path: Path) -> ExportedNetwork:
     """Open a NAME-symbol.json with the NAME-0000.params beside it.
 
     Raises:
+        CheckpointError: MXNet cannot open it.
         MissingPartError: there is no MXNet.
     """
     return ExportedNetwork(_Server(MXNET, path))
@@ -104,18 +108,23 @@ class _Server:
     """A process that answers pictures with logits; it ends with this object."""
 
     def __init__(self, framework: Framework, path: Path):
-        self.what = f"{path} with {framework.name}"
+        self.name = framework.name
         self.process, self.errors = framework.start(Path(serve.__file__), framework.name, path)
         weakref.finalize(self, _stop, self.process, self.errors)
+        self.receive(f"{path} cannot be opened by {framework.name}")
 
     def __call__(self, pictures: Tensor) -> Tensor:
         assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # then it has ended, and said why
+            serve.send(self.process.stdin, pictures.numpy(force=True))
+        return torch.from_numpy(self.receive(f"{self.name} cannot take pictures {tuple(pictures.shape)}"))
+
+    def receive(self, failure: str) -> np.ndarray:
         assert self.process.stdout is not None
         try:
-            serve.send(self.process.stdin, pictures.numpy(force=True))
-            return torch.from_numpy(serve.receive(self.process.stdout))
-        except (EOFError, BrokenPipeError):
-            raise CheckpointError(f"cannot compute {self.what}: {last_line(self.errors)}") from None
+            return serve.receive(self.process.stdout)
+        except EOFError:
+            raise CheckpointError(f"{failure}: {last_line(self.errors)}") from None
 
 
 def last_line(errors: IO[bytes]) -> str:

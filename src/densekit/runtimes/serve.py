@@ -1,7 +1,7 @@
 """What a framework's own Python runs: `python serve.py keras|mxnet FILE`; needs that framework and numpy, nothing else.
 
-It answers every array on standard input, pictures float32 (N, C, H, W), with one on standard output, logits float32
-(N, K), until the input ends.
+It writes an empty array to standard output when FILE is open. Then it answers every array on standard input, pictures
+float32 (N, C, H, W), with logits float32 (N, K), until the input ends.
 """
 
 import io
@@ -62,6 +62,7 @@ def main() -> None:
     os.dup2(2, 1)  # what a framework prints is no answer
     _, framework, file = sys.argv
     compute = LOADERS[framework](file)
+    send(answers, np.empty(0))
     while True:
         try:
             pictures = receive(sys.stdin.buffer)
