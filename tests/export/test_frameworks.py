@@ -28,8 +28,8 @@ pytestmark = [
 FILES = {"keras": "model.keras", "mxnet": "model-symbol.json"}
 TARGET = {"tensorflow": "keras", "jax": "keras", "mxnet": "mxnet"}
 
-# Every option of the DenseNets is in one of these, and every one in which the frameworks differ.
 SMALL = {"block_config": [2, 2], "growth_rate": 8, "num_init_features": 16}
+# together they have every option of the DenseNets
 NETWORKS = {
     "bottlenecks": ({**SMALL, "memory_efficient": True}, 3, ((32, 32), (33, 38))),
     "plain": (
@@ -108,7 +108,7 @@ def test_a_run_is_exported_and_used(target, make, colours, tmp_path):
     exported = export_run(run, to=target, data=colours / "test", screen=Screen(quiet=True))
     assert exported.comparison.pictures == 25
     assert exported.comparison.agreement == 1
-    assert 0 < exported.comparison.largest_logit_difference < 1e-5
+    assert exported.comparison.largest_logit_difference < 1e-5
     assert exported.folder == run / "exports" / target
     assert exported.file.exists()
 
