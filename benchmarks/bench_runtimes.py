@@ -2,8 +2,8 @@
 
     python benchmarks/bench_runtimes.py [--runs 15] [--quick] [--write]
 
-The rows take turns, so that whatever else the machine does hits them alike. Weights are random: speed does not depend on
-them. torchvision's rows are what its users get from `torch.onnx.export`, `openvino.convert_model` and NNCF as they are.
+The rows take turns, so that whatever else the machine does hits them alike. Weights are random: speed does not depend
+on them. torchvision's rows are what `torch.onnx.export`, `openvino.convert_model` and NNCF make of it as it is.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from common import setting, summarise, write_results
 from torch import Tensor, nn
 
+from common import setting, summarise, write_results
 from densekit.classifier import Classifier
 from densekit.data.transforms import Preprocessing
 from densekit.engine.swap import fuse
@@ -43,7 +43,12 @@ def export_ours(network: nn.Module, size: int, folder: Path) -> dict[str, Path]:
     names = tuple(f"class {number}" for number in range(1000))
     classifier = Classifier(network, names, Preprocessing(size=(size, size)))
     noise = [torch.randn(1, 3, size, size) for _ in range(4)]
-    wanted = {"torch": Options(), "onnx": Options(), "openvino": Options(), "openvino-int8": Options(True, False, noise)}
+    wanted = {
+        "torch": Options(),
+        "onnx": Options(),
+        "openvino": Options(),
+        "openvino-int8": Options(True, False, noise),
+    }
     files = {}
     for name, options in wanted.items():
         (folder / name).mkdir()
@@ -63,7 +68,7 @@ def export_theirs(network: nn.Module, size: int, folder: Path) -> dict[str, Path
     torch.onnx.export(network, (example,), files["onnx"], dynamic_shapes=(batch,), verbose=False)
     model = openvino.convert_model(network, example_input=example, input=[[-1, 3, size, size]])
     openvino.save_model(model, files["openvino.xml"], compress_to_fp16=False)
-    quantised = nncf.quantize(model, nncf.Dataset([np.random.randn(1, 3, size, size).astype(np.float32)] * 4))
+    quantised = nncf.quantize(model, nncf.Dataset(list(torch.randn(4, 1, 3, size, size).numpy())))
     openvino.save_model(quantised, files["openvino-int8.xml"], compress_to_fp16=False)
     return {name.removesuffix(".xml"): path for name, path in files.items()}
 
@@ -131,7 +136,9 @@ def time_starts(files: dict[str, Path], size: int, runs: int) -> list[dict[str, 
     seconds: dict[str, list[float]] = {name: [] for name in STARTS}
     for turn in range(runs + 1):
         for name, code in STARTS.items():
-            whole = f"import numpy\npath, pictures = {str(files[name])!r}, numpy.zeros((1, 3, {size}, {size}), 'f')\n{code}"
+            whole = (
+                f"import numpy\npath, pictures = {str(files[name])!r}, numpy.zeros((1, 3, {size}, {size}), 'f')\n{code}"
+            )
             start = time.perf_counter()
             subprocess.run([sys.executable, "-c", whole], check=True)
             if turn:

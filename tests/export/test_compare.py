@@ -12,7 +12,7 @@ from densekit.errors import DataError
 from densekit.export.compare import compare
 from densekit.export.targets import Options, Tolerance, find_target
 
-QUIET = Screen(quiet=True)
+QUIET, STRICT = Screen(quiet=True), Tolerance(0.01, 0.99)
 
 
 class Brightness(nn.Module):
@@ -40,7 +40,7 @@ def classifier(added=(0.0, 0.0)) -> Classifier:
     return Classifier(Brightness(added), ("bright", "dark"), Preprocessing(size=(12, 12)))
 
 
-def run(pictures, added, tolerance=Tolerance(0.01, 0.99)):
+def run(pictures, added, tolerance=STRICT):
     return compare(classifier(), classifier(added), pictures, tolerance, workers=0, screen=QUIET)
 
 

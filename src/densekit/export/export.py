@@ -109,10 +109,8 @@ def _use(target: Target, options: Options) -> str:
 
 
 def _exported(to: str, comparison: Comparison) -> str:
-    return (
-        f"These are figures of the trained network. As exported to {to}, {comparison}; the accuracy on these pictures "
-        f"was {comparison.accuracy_trained:.2%} before and {comparison.accuracy_exported:.2%} after."
-    )
+    before, after = comparison.accuracy_trained, comparison.accuracy_exported
+    return f"Before and after the export to {to}: {comparison}; accuracy on these pictures {before:.2%} and {after:.2%}."
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Target:
     def tolerance_for(self, options: Options) -> Tolerance:
         """Return what is asked of an export with these options."""
         if options.int8:
-            return Tolerance(probability=1.0, agreement=0.95)
+            return Tolerance(probability=1.0, agreement=0.90)
         if options.bake_preprocessing:  # rounds a few pixels to the neighbouring value
             return Tolerance(probability=0.02, agreement=0.99)
         return self.tolerance
