@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from densekit.engine.swap import fuse
 from densekit.errors import CheckpointError, ExportError, MissingPartError, SettingsError
 from densekit.export.targets import TARGETS, Options
+from densekit.export.twins import describe
 from densekit.runtimes.exported import open_exported
 from densekit.runtimes.serve import receive, send
 
@@ -68,3 +70,18 @@ def test_other_networks_are_refused(target, make, tmp_path):
         TARGETS[target].write(make("resnet14_cifar"), tmp_path, Options())
     with pytest.raises(SettingsError, match=message.format("densenet121")):
         TARGETS[target].write(make("densenet121", spatial_dims=3), tmp_path, Options())
+
+
+def test_a_fused_network_is_described_as_its_stock_one(make, tmp_path):
+    options = {"block_config": [2, 1], "growth_rate": 4}
+    fused = make("densenet121", **options)
+    fuse(fused.network)
+    for name, classifier in (("stock", make("densenet121", **options)), ("fused", fused)):
+        (tmp_path / name).mkdir()
+        describe(classifier, "keras", tmp_path / name)
+    texts = [(tmp_path / name / "options.json").read_text() for name in ("stock", "fused")]
+    assert texts[0] == texts[1]
+    with np.load(tmp_path / "stock" / "weights.npz") as stock, np.load(tmp_path / "fused" / "weights.npz") as same:
+        assert stock.files == same.files
+        for key in stock.files:
+            np.testing.assert_array_equal(stock[key], same[key], strict=True)
