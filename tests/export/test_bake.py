@@ -39,7 +39,7 @@ def test_line_that_fits_is_only_cut():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
-def test_pixels_are_those_of_torchvision_but_for_roundings(photograph, size, interpolation, resize, channels):
+def test_pixels_are_those_of_torchvision_but_for_rounding(photograph, size, interpolation, resize, channels):
     fraction = 0.875 if resize == "crop" else 1.0
     shared = {
         "resize": resize,
@@ -55,7 +55,7 @@ def test_pixels_are_those_of_torchvision_but_for_roundings(photograph, size, int
     found = inside(outside.model_copy(update={"in_network": True}).transform()(picture)[None])[0]
     levels = (found - outside.transform()(picture)).abs() * 0.3 * 255
     assert found.shape == (channels, 32, 24)
-    assert levels.max() < 1.01
+    assert levels.max() < 2.01  # the two of an enlargement by exactly 1.5, where every half is rounded
     assert (levels > 0.01).float().mean() < 0.3  # torchvision rounds its weights to 16 bits
 
 

@@ -37,7 +37,11 @@ class Answer(BaseHTTPRequestHandler):
             return self.answer(200, {"url": f"{self.server.url}/owner/name"})
         if self.path == "/api/models/owner/name/preupload/main":
             paths = [each["path"] for each in json.loads(body)["files"]]
-            return self.answer(200, {"files": [{"path": path, "uploadMode": "regular"} for path in paths]})
+            return self.answer(
+                200, {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+            )
+        if self.path == "/api/validate-yaml":  # of a README.md
+            return self.answer(200, {"errors": [], "warnings": []})
         assert self.path == "/api/models/owner/name/commit/main"
         for line in body.decode().splitlines():
             entry = json.loads(line)

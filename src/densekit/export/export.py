@@ -110,7 +110,9 @@ def _use(target: Target, options: Options) -> str:
 
 def _exported(to: str, comparison: Comparison) -> str:
     before, after = comparison.accuracy_trained, comparison.accuracy_exported
-    return f"Before and after the export to {to}: {comparison}; accuracy on these pictures {before:.2%} and {after:.2%}."
+    return (
+        f"Before and after the export to {to}: {comparison}; accuracy on these pictures {before:.2%} and {after:.2%}."
+    )
 
 
 @contextmanager
