@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+FRAMEWORKS := tensorflow jax mxnet
 
-.PHONY: demo test bench clean
+.PHONY: demo test test-frameworks bench clean
 
 demo: $(INSTALLED)  ## train on the embedded digits, test, show where the results are
 	$(BIN)/densekit demo
@@ -14,6 +15,9 @@ test: $(INSTALLED)  ## lint, types, import contract, all tests
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest  # small tensors: threads would only wait for each other
 
+test-frameworks: $(INSTALLED) $(FRAMEWORKS:%=.venv-frameworks/%/installed)  ## exports to Keras and MXNet, computed there
+	DENSEKIT_FRAMEWORKS=$(CURDIR)/.venv-frameworks OMP_NUM_THREADS=1 $(BIN)/pytest tests/export/test_frameworks.py
+
 bench: $(INSTALLED)  ## figures of this machine
 	$(BIN)/python benchmarks/bench_startup.py
 
@@ -24,5 +28,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-clean:  ## remove the environment and caches, never a run
-	rm -rf .venv build .pytest_cache .ruff_cache .import_linter_cache
+# Each is an environment of its own, 2.5 GB together. MXNet needs a NumPy that has no wheels after Python 3.11.
+.venv-frameworks/%/installed: requirements-frameworks/%.txt
+	$(PYTHON) -m venv .venv-frameworks/$*
+	.venv-frameworks/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+clean:  ## remove the environments and caches, never a run
+	rm -rf .venv .venv-frameworks build .pytest_cache .ruff_cache .import_linter_cache

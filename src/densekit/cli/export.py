@@ -27,7 +27,7 @@ def export(
     run
         Run folder.
     to
-        onnx, openvino or torch.
+        onnx, openvino or torch; DenseNets also keras, mxnet and timm.
     out
         Folder to make, new or empty. [RUN/exports/TARGET]
     int8

@@ -44,7 +44,7 @@ def export_run(
 
     Args:
         run: run folder, or any folder with model.json and model.safetensors.
-        to: "onnx", "openvino", "torch", ...; see `densekit.export.targets.TARGETS`.
+        to: "onnx", "openvino" or "torch"; DenseNets also "keras", "mxnet" and "timm".
         out: folder to make, new or empty [RUN/exports/TARGET, numbered if that exists].
         int8: whole numbers of 8 bits, calibrated on the validation pictures.
         bake_preprocessing: the file takes pictures as bytes of any size, and resizes and normalises by itself.

@@ -92,12 +92,36 @@ network = torch.export.load("model.pt2").module()
 logits = network(pictures)  # a tensor
 """
 
+_KERAS = """\
+import keras
+
+model = keras.saving.load_model("model.keras", compile=False)
+logits = model(pictures.transpose(0, 2, 3, 1))  # NumPy, channels last
+"""
+
+_MXNET = """\
+from mxnet import gluon, nd
+
+network = gluon.SymbolBlock.imports("model-symbol.json", ["data"], "model-0000.params")
+logits = network(nd.array(pictures))
+"""
+
+_TIMM = """\
+import timm
+
+network = timm.create_model("local-dir:.", pretrained=True).eval()
+logits = network(pictures)  # a tensor
+"""
+
 TARGETS = {
     "onnx": Target("densekit.export.to_onnx:write_onnx", _ONNX, frozenset({"bake_preprocessing"})),
     "openvino": Target(
         "densekit.export.to_openvino:write_openvino", _OPENVINO, frozenset({"int8", "bake_preprocessing"})
     ),
     "torch": Target("densekit.export.to_torch:write_torch", _TORCH, frozenset({"bake_preprocessing"})),
+    "keras": Target("densekit.export.twins:write_keras", _KERAS),
+    "mxnet": Target("densekit.export.twins:write_mxnet", _MXNET),
+    "timm": Target("densekit.export.to_timm:write_timm", _TIMM),
 }
 
 

@@ -14,6 +14,9 @@ RUNTIMES = {
     "onnx": "densekit.runtimes.run_onnx:open_onnx",
     "openvino": "densekit.runtimes.run_openvino:open_openvino",
     "torch": "densekit.runtimes.run_torch:open_torch",
+    "keras": "densekit.runtimes.frameworks:open_keras",
+    "mxnet": "densekit.runtimes.frameworks:open_mxnet",
+    "timm": "densekit.runtimes.run_timm:open_timm",
 }
 """Target of an export -> function that opens its file: ``(path) -> ExportedNetwork``."""
 

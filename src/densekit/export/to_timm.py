@@ -1,0 +1,75 @@
+"""timm: a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` opens."""
+
+from pathlib import Path
+from typing import Any
+
+from densekit.classifier import Classifier
+from densekit.data.transforms import Preprocessing
+from densekit.errors import SettingsError
+from densekit.export.densenet_options import densenet_options
+from densekit.export.targets import Options
+from densekit.files import write_json
+
+_NAMED = ("densenet121", "densenet161", "densenet169", "densenet201")
+_FIXED = {"stem": "imagenet", "compression": 0.5, "groups": 1, "se_reduction": None, "pooling": "avg"}
+
+
+def write_timm(classifier: Classifier, folder: Path, options: Options) -> Path:
+    """Write model.safetensors, whose keys are timm's, and config.json with class names and preprocessing.
+
+    Raises:
+        SettingsError: timm has no such network; says which option it lacks.
+    """
+    name, chosen = densenet_options(classifier, "timm")
+    _check(chosen)
+    classifier.save(folder)
+    config = {
+        "architecture": name if name in _NAMED else "densenet121",  # the others by model_args
+        "num_classes": len(classifier.classes),
+        "global_pool": "avg",
+        "label_names": list(classifier.classes),
+        "model_args": {
+            "block_config": chosen["block_config"],
+            "growth_rate": chosen["growth_rate"],
+            "bn_size": chosen["bn_size"],
+            "act_layer": chosen["activation"],
+            "proj_drop_rate": chosen["drop_rate"],
+            "in_chans": chosen["in_channels"],
+        },
+        "pretrained_cfg": _pretrained_cfg(classifier.preprocessing, len(classifier.classes)),
+    }
+    write_json(folder / "config.json", config)
+    return folder / "model.safetensors"
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raise unless timm's DenseNet can have these options."""
+    lacking = [f"{option}={options[option]!r}" for option, value in _FIXED.items() if options[option] != value]
+    k = options["growth_rate"]
+    if not isinstance(k, int):
+        lacking.append("a growth rate for each block")
+    elif options["num_init_features"] != 2 * k:
+        lacking.append(f"num_init_features={options['num_init_features']} (growth_rate={k} makes it {2 * k})")
+    if options["bn_size"] is None:
+        lacking.append("plain layers (bn_size=None)")
+    if options["activation"] == "prelu":
+        lacking.append("activation='prelu' with PyTorch's keys")
+    if lacking:
+        raise SettingsError(f"timm's DenseNet does not have {', '.join(lacking)}: export it to another target")
+
+
+def _pretrained_cfg(preprocessing: Preprocessing, num_classes: int) -> dict[str, Any]:
+    channels = preprocessing.channels
+    return {
+        "input_size": [channels, *preprocessing.size],
+        "fixed_input_size": False,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.crop_fraction if preprocessing.resize == "crop" else 1.0,
+        "crop_mode": "center" if preprocessing.resize == "crop" else "squash",
+        "mean": list(preprocessing.mean) * (channels // len(preprocessing.mean)),
+        "std": list(preprocessing.std) * (channels // len(preprocessing.std)),
+        "num_classes": num_classes,
+        "pool_size": None,
+        "first_conv": "features.conv0",
+        "classifier": "classifier",
+    }
