@@ -7,8 +7,9 @@ This file works on its own, also copied elsewhere. A folder that densekit traine
     set_weights(model, safetensors.numpy.load_file("RUN/model.safetensors"))
     logits = model(pictures)  # (N, H, W, C)
 
-A layer carries the name that it has in PyTorch. What differs between the two: Keras batch norms have another epsilon,
-its "same" padding of strided layers puts more zeros on the right than on the left, and its kernels are transposed.
+A layer carries the name that it has in PyTorch, with _ for a dot. What differs between the two: Keras batch norms have
+another epsilon, its "same" padding of strided layers puts more zeros on the right than on the left, and its kernels are
+transposed.
 """
 
 import json
@@ -74,22 +75,22 @@ def build(
     x = _stem(inputs, stem, num_init_features, activation)
     for block, (num_layers, k) in enumerate(zip(block_config, rates, strict=True), start=1):
         for layer in range(1, num_layers + 1):
-            new = _dense_layer(x, f"features.denseblock{block}.denselayer{layer}", k, **layer_options)
+            new = _dense_layer(x, f"features_denseblock{block}_denselayer{layer}", k, **layer_options)
             x = layers.Concatenate()([x, new])
         if block < len(block_config):
-            x = _transition(x, f"features.transition{block}", int(x.shape[-1] * compression), pooling, activation)
-    x = _norm_activation(x, "features.norm5", "relu5", activation)
+            x = _transition(x, f"features_transition{block}", int(x.shape[-1] * compression), pooling, activation)
+    x = _norm_activation(x, "features_norm5", "relu5", activation)
     x = layers.GlobalAveragePooling2D(data_format=_LAST)(x)
     return keras.Model(inputs, _linear(x, "classifier", num_classes))
 
 
 def _stem(x: Any, stem: str, channels: int, activation: str) -> Any:
     if stem == "cifar":
-        return _conv(x, "features.conv0", channels, 3)
-    x = _conv(x, "features.conv0", channels, 7, strides=2)
-    x = _norm_activation(x, "features.norm0", "features.relu0", activation)
+        return _conv(x, "features_conv0", channels, 3)
+    x = _conv(x, "features_conv0", channels, 7, strides=2)
+    x = _norm_activation(x, "features_norm0", "features_relu0", activation)
     x = keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)  # may not win a maximum
-    return layers.MaxPooling2D(3, strides=2, data_format=_LAST, name="features.pool0")(x)
+    return layers.MaxPooling2D(3, strides=2, data_format=_LAST, name="features_pool0")(x)
 
 
 def _dense_layer(
@@ -104,31 +105,31 @@ def _dense_layer(
     se_reduction: int | None,
 ) -> Any:
     """Return the ``k`` new features."""
-    x = _norm_activation(x, f"{name}.norm1", f"{name}.relu1", activation)
+    x = _norm_activation(x, f"{name}_norm1", f"{name}_relu1", activation)
     if bn_size is None:
-        x = _conv(x, f"{name}.conv1", k, 3, groups=groups)
+        x = _conv(x, f"{name}_conv1", k, 3, groups=groups)
     else:
-        x = _conv(x, f"{name}.conv1", bn_size * k, 1)
-        x = _norm_activation(x, f"{name}.norm2", f"{name}.relu2", activation)
-        x = _conv(x, f"{name}.conv2", k, 3, groups=groups)
+        x = _conv(x, f"{name}_conv1", bn_size * k, 1)
+        x = _norm_activation(x, f"{name}_norm2", f"{name}_relu2", activation)
+        x = _conv(x, f"{name}_conv2", k, 3, groups=groups)
     if drop_rate > 0:
         x = layers.Dropout(drop_rate)(x)
-    return x if se_reduction is None else _squeeze_excite(x, f"{name}.se", max(1, k // se_reduction))
+    return x if se_reduction is None else _squeeze_excite(x, f"{name}_se", max(1, k // se_reduction))
 
 
 def _squeeze_excite(x: Any, name: str, hidden: int) -> Any:
     means = layers.GlobalAveragePooling2D(keepdims=True, data_format=_LAST)(x)
-    weights = layers.ReLU()(_linear(means, f"{name}.fc1", hidden))
-    weights = layers.Activation("sigmoid")(_linear(weights, f"{name}.fc2", x.shape[-1]))
+    weights = layers.ReLU()(_linear(means, f"{name}_fc1", hidden))
+    weights = layers.Activation("sigmoid")(_linear(weights, f"{name}_fc2", x.shape[-1]))
     return layers.Multiply()([x, weights])
 
 
 def _transition(x: Any, name: str, channels: int, pooling: str, activation: str) -> Any:
-    x = _norm_activation(x, f"{name}.norm", f"{name}.relu", activation)
+    x = _norm_activation(x, f"{name}_norm", f"{name}_relu", activation)
     if pooling == "max":
-        return layers.MaxPooling2D(2, data_format=_LAST)(_conv(x, f"{name}.conv", channels, 1))
+        return layers.MaxPooling2D(2, data_format=_LAST)(_conv(x, f"{name}_conv", channels, 1))
     # the average and the 1x1 convolution commute: a quarter of the arithmetic
-    return _conv(layers.AveragePooling2D(2, data_format=_LAST)(x), f"{name}.conv", channels, 1)
+    return _conv(layers.AveragePooling2D(2, data_format=_LAST)(x), f"{name}_conv", channels, 1)
 
 
 def _norm_activation(x: Any, norm: str, act: str, activation: str) -> Any:
@@ -163,7 +164,7 @@ def set_weights(model: keras.Model, weights: Mapping[str, Any]) -> None:
     left = {key: np.asarray(value) for key, value in weights.items() if not key.endswith(".num_batches_tracked")}
     for layer in model.layers:
         for variable in layer.weights:
-            array = left.pop(f"{layer.name}.{_KEYS[variable.name]}")
+            array = left.pop(f"{layer.name.replace('_', '.')}.{_KEYS[variable.name]}")
             if variable.name == "kernel":  # (out, in, H, W) -> (H, W, in, out), and (out, in) -> (in, out)
                 array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
             elif variable.name == "alpha":  # PyTorch's PReLU has one slope for all channels
