@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_validate
@@ -117,7 +117,9 @@ class DenseNetRegressor(RegressorMixin, BaseEstimator):
 
 models = {
     "ridge": RidgeCV(alphas=np.logspace(-1, 3, 13)),
-    "gradient boosting": HistGradientBoostingRegressor(learning_rate=0.05, max_iter=400, random_state=0),
+    "gradient boosting": GradientBoostingRegressor(
+        n_estimators=500, learning_rate=0.05, max_depth=4, subsample=0.7, max_features=0.3, random_state=0
+    ),
     "DenseNet": DenseNetRegressor(),
 }
 folds = KFold(5, shuffle=True, random_state=0)

@@ -1,6 +1,7 @@
 import csv
 import signal
 import time
+from contextlib import contextmanager
 
 import optuna
 import pytest
@@ -26,9 +27,10 @@ def finished(tiny, tmp_path_factory):
     return search(out=tmp_path_factory.mktemp("search") / "s", trials=3, test=True, **tiny)
 
 
-def open_again(folder):
-    with quiet_optuna():
-        return open_trials(f"sqlite:///{folder / 'trials.sqlite'}", "densekit", seed=0, warmup=0, heartbeat=60)
+@contextmanager
+def open_again(url, name="densekit"):
+    with quiet_optuna(), open_trials(url, name, seed=0, warmup=0, heartbeat=2) as trials:
+        yield trials
 
 
 def test_a_trial_is_the_training_it_says(finished, tiny, tmp_path):
@@ -65,7 +67,6 @@ def test_files_hold_what_was_found(finished):
 def test_trial_that_falls_behind_is_pruned(tiny, tmp_path, screen):
     folder = tmp_path / "s"
     folder.mkdir()
-    trials = open_again(folder)
     ranges = {
         "lr_sgd": optuna.distributions.FloatDistribution(0.005, 0.5, log=True),
         "weight_decay_sgd": optuna.distributions.FloatDistribution(1e-5, 1e-2, log=True),
@@ -73,8 +74,9 @@ def test_trial_that_falls_behind_is_pruned(tiny, tmp_path, screen):
     }
     values = {"lr_sgd": 0.1, "weight_decay_sgd": 1e-3, "label_smoothing": 0.0}
     perfect = {"value": 1.0, "intermediate_values": dict.fromkeys(range(1, 5), 1.0)}
-    for _ in range(5):
-        trials.add_trial(optuna.create_trial(params=values, distributions=ranges, **perfect))
+    with open_again(f"sqlite:///{folder / 'trials.sqlite'}") as trials:
+        for _ in range(5):
+            trials.add_trial(optuna.create_trial(params=values, distributions=ranges, **perfect))
     plan = {"settings": make_settings(**{**tiny, "epochs": 4}).model_dump(mode="json"), "trials": 6}
     (folder / "study.yaml").write_text(yaml.safe_dump(plan))
     found = search(out=folder, resume=True, screen=screen)
@@ -101,8 +103,8 @@ def test_worker_whose_trial_was_given_up_goes_on_with_another(tiny, tmp_path, tr
     out = tmp_path / "s"
 
     def give_up():
-        trials = open_again(out)
-        trials._storage.set_trial_state_values(trials.trials[0]._trial_id, optuna.trial.TrialState.FAIL)
+        with open_again(f"sqlite:///{out / 'trials.sqlite'}") as trials:
+            trials._storage.set_trial_state_values(trials.trials[0]._trial_id, optuna.trial.TrialState.FAIL)
 
     training_passes.at = 2, give_up
     found = search(out=out, trials=1, screen=screen, **tiny)
@@ -120,9 +122,8 @@ def test_two_workers_share_a_search_and_one_that_is_killed_loses_only_its_trial(
     doomed_runs = tmp_path / "doomed" / "runs"
     wait_for(lambda: len(list(doomed_runs.glob("*/history.csv"))) > 1, doomed)
     doomed.kill()
-    with quiet_optuna():
-        trials = open_trials(shared_storage, "shared", seed=None, warmup=1, heartbeat=2)
-    done = sum(trial.state.is_finished() for trial in trials.trials)
+    with open_again(shared_storage, "shared") as trials:
+        done = sum(trial.state.is_finished() for trial in trials.trials)
     assert done >= 1
     wanted = done + 3
     workers = [
@@ -131,7 +132,8 @@ def test_two_workers_share_a_search_and_one_that_is_killed_loses_only_its_trial(
     for worker in workers:
         text, _ = worker.communicate(timeout=280)
         assert worker.returncode == 0, text
-    found = trials.get_trials()
+    with open_again(shared_storage, "shared") as trials:
+        found = trials.trials
     lost = [trial for trial in found if trial.state.name == "FAIL"]
     assert [trial.user_attrs["run"] for trial in lost] == [f"trial-{lost[0].number:04}"]
     retried = [trial for trial in found if trial.params == lost[0].params and trial.state.is_finished()]

@@ -156,17 +156,18 @@ def _carry_out(
     base = plan.base()
     write_yaml(folder.plan, plan.model_dump(mode="json"))
     url, seed = (storage, None) if storage else (f"sqlite:///{folder.database.resolve()}", base.seed)
+    opened = open_trials(url, plan.name, seed=seed, warmup=base.epochs // 3, heartbeat=plan.heartbeat)
     try:
-        with quiet_optuna():
-            trials = open_trials(url, plan.name, seed=seed, warmup=base.epochs // 3, heartbeat=plan.heartbeat)
+        with quiet_optuna(), opened as trials:
             Worker(trials, plan.trials, base, SPACES[plan.space], folder, screen).work()
+            found = trials.trials
     except KeyboardInterrupt:
         again = " --storage ..." if storage else ""
         screen.say(f"stopped; go on with: densekit study search --out {folder.path} --resume{again}")
         raise
-    finished = ranked(trials.trials)
+    finished = ranked(found)
     tested = _test(folder, finished[0], base.device, screen) if test and finished else None
-    return Search(folder.path, plan, trials.trials, val_pictures, tested)
+    return Search(folder.path, plan, found, val_pictures, tested)
 
 
 def _test(folder: StudyFolder, best: "FrozenTrial", device: str, screen: Screen) -> float | None:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 _RETRIES = 2  # of a trial whose worker died: the trial may be what killed it
 
 
-def open_trials(url: str, name: str, *, seed: int | None, warmup: int, heartbeat: int) -> "Study":
-    """Open the trials of a search, or begin them; proposals come from TPE, the median prunes.
+@contextmanager
+def open_trials(url: str, name: str, *, seed: int | None, warmup: int, heartbeat: int) -> "Iterator[Study]":
+    """Open the trials of a search, or begin them; the database is closed afterwards.
+
+    Proposals come from TPE; a trial below the median of the earlier ones is pruned.
 
     Args:
         url: a database that Optuna can use, e.g. postgresql://user:password@host/database.
@@ -53,7 +56,11 @@ def open_trials(url: str, name: str, *, seed: int | None, warmup: int, heartbeat
         raise SettingsError(f"the storage cannot be used: {str(error).splitlines()[0]}") from None
     seed = None if seed is None else seed + len(trials.trials)  # resumed, it does not propose the same again
     trials.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=seed is None)
-    return trials
+    try:
+        yield trials
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def fail_lost_trials(trials: "Study") -> None:
