@@ -1,15 +1,18 @@
 """Which implementation of the fused steps runs, and why."""
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import cache
+
+import torch
 
 from densekit.engine.compile_steps import CannotCompile, load_steps
 from densekit.engine.ops import TorchOps
 from densekit.engine.ops_cpu import CompiledOps
 from densekit.errors import SettingsError
 
-ENGINES = ("auto", "torch", "cpu")
+ENGINES = ("auto", "torch", "cpu", "triton")
 logger = logging.getLogger("densekit.engine")
 
 
@@ -24,6 +27,10 @@ class Choice:
     def name(self) -> str:
         """What reports call it."""
         return self.ops.name
+
+
+class _CannotRun(Exception):  # noqa: N818 (no error: other steps take over)
+    """The Triton kernels cannot run on this machine; the message says why."""
 
 
 @cache
@@ -44,6 +51,8 @@ def choose_ops(engine: str, device: str) -> Choice:
         raise SettingsError(f"engine is {engine!r}, must be one of {', '.join(ENGINES)}")
     if engine == "torch":
         return Choice(TorchOps(), "asked for")
+    if engine == "triton" or (engine == "auto" and device == "cuda"):
+        return _choose_triton(engine, device)
     if device == "cpu":
         try:
             return Choice(CompiledOps(load_steps()), "asked for" if engine == "cpu" else "the fastest for cpu")
@@ -54,6 +63,39 @@ def choose_ops(engine: str, device: str) -> Choice:
     if engine == "cpu":
         raise SettingsError(f"engine 'cpu' cannot run on {device}: try auto or torch")
     return Choice(TorchOps(), f"the only one there is for {device}")
+
+
+def _choose_triton(engine: str, device: str) -> Choice:
+    try:
+        ops = _load_triton(device)
+    except _CannotRun as reason:
+        if engine == "triton":
+            raise SettingsError(f"engine 'triton' cannot run on {device}: {reason}; try auto or torch") from None
+        return Choice(TorchOps(), f"the Triton kernels cannot run: {reason}")
+    return Choice(ops, "asked for" if engine == "triton" else f"the fastest for {device}")
+
+
+def _load_triton(device: str) -> TorchOps:
+    if device == "cuda":
+        devices = range(torch.cuda.device_count())
+        if not devices:
+            raise _CannotRun("there is no such device")
+        major, minor = min(map(torch.cuda.get_device_capability, devices))
+        if major < 8:
+            raise _CannotRun(f"it needs compute capability 8.0, there is {major}.{minor}")
+    elif device != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":  # which is how it is tested without a device
+        raise _CannotRun("it needs a CUDA device")
+    try:
+        from densekit.engine.ops_triton import TritonOps
+    except ImportError as reason:
+        raise _CannotRun(f"the package triton is missing ({reason})") from None
+    ops = TritonOps()
+    try:
+        one = torch.ones(1, 1, device=device)
+        ops.bnrelu(one, one[0], one[0], out=one)
+    except Exception as reason:  # a missing C compiler, an old driver: whatever it is would stop every step
+        raise _CannotRun(f"a first kernel failed: {str(reason).strip().partition(chr(10))[0]}") from reason
+    return ops
 
 
 @cache
