@@ -6,8 +6,8 @@ offsets are of 64. A program works on one tile of rows and columns; sums over th
 a tile, and are joined in a fixed order, without atomics: the same input gives the same bits.
 """
 
-# pyright: reportArgumentType=false, reportOptionalOperand=false, reportPossiblyUnbound=false
-# (the language of the kernels is Triton's: None is an argument that the compiler leaves out)
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (the language of the kernels is Triton's, which looks like Python)
 
 import triton
 import triton.language as tl
