@@ -10,6 +10,7 @@ import pytest
 TESTS = Path(__file__).with_name("test_ops_triton.py")
 
 
+@pytest.mark.timeout(900)  # all of that file; half a minute where nothing else runs
 def test_the_kernels_compute_what_the_plain_steps_do():
     """In a process of its own: whether Triton interprets is settled when it is first imported."""
     pytest.importorskip("triton")

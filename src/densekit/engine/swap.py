@@ -33,7 +33,8 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
 
     Args:
         model: the network; calling this again changes nothing but the engine.
-        engine: "auto" takes the fastest implementation there is; "torch" is plain PyTorch.
+        engine: "auto" takes the fastest implementation there is; "cpu" and "triton" (for CUDA devices) name a compiled
+            one; "torch" is plain PyTorch.
 
     Returns:
         ``model``, or where that itself is a dense block or transition, the module to use in its place.
