@@ -1,15 +1,18 @@
 """Which implementation of the fused steps runs, and why."""
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import cache
+
+import torch
 
 from densekit.engine.compile_steps import CannotCompile, load_steps
 from densekit.engine.ops import TorchOps
 from densekit.engine.ops_cpu import CompiledOps
 from densekit.errors import SettingsError
 
-ENGINES = ("auto", "torch", "cpu")
+ENGINES = ("auto", "torch", "cpu", "triton")
 logger = logging.getLogger("densekit.engine")
 
 
@@ -26,12 +29,16 @@ class Choice:
         return self.ops.name
 
 
+class _CannotRun(Exception):  # noqa: N818 (no error: other steps take over)
+    """The Triton kernels cannot run on this machine; the message says why."""
+
+
 @cache
 def choose_ops(engine: str, device: str) -> Choice:
     """Choose the implementation of the fused steps.
 
     Args:
-        engine: one of `ENGINES`; "auto" takes the fastest that can run.
+        engine: one of `ENGINES`; "auto" takes the fastest that is proven on the device.
         device: type of the device that the features lie on, e.g. ``"cpu"``.
 
     Raises:
@@ -44,6 +51,11 @@ def choose_ops(engine: str, device: str) -> Choice:
         raise SettingsError(f"engine is {engine!r}, must be one of {', '.join(ENGINES)}")
     if engine == "torch":
         return Choice(TorchOps(), "asked for")
+    if engine == "triton":
+        try:
+            return Choice(_load_triton(device), "asked for")
+        except _CannotRun as reason:
+            raise SettingsError(f"engine 'triton' cannot run on {device}: {reason}; try auto or torch") from None
     if device == "cpu":
         try:
             return Choice(CompiledOps(load_steps()), "asked for" if engine == "cpu" else "the fastest for cpu")
@@ -53,7 +65,30 @@ def choose_ops(engine: str, device: str) -> Choice:
             return Choice(TorchOps(), f"the compiled steps cannot run: {reason}")
     if engine == "cpu":
         raise SettingsError(f"engine 'cpu' cannot run on {device}: try auto or torch")
-    return Choice(TorchOps(), f"the only one there is for {device}")
+    return Choice(TorchOps(), f"the only one proven on {device}")  # the Triton kernels have not run on a GPU yet
+
+
+def _load_triton(device: str) -> TorchOps:
+    if device == "cuda":
+        devices = range(torch.cuda.device_count())
+        if not devices:
+            raise _CannotRun("there is no such device")
+        major, minor = min(map(torch.cuda.get_device_capability, devices))
+        if major < 8:
+            raise _CannotRun(f"it needs compute capability 8.0, there is {major}.{minor}")
+    elif device != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":  # which is how it is tested without a device
+        raise _CannotRun("it needs a CUDA device")
+    try:
+        from densekit.engine.ops_triton import TritonOps
+    except ImportError as reason:
+        raise _CannotRun(f"the package triton is missing ({reason})") from None
+    ops = TritonOps()
+    try:
+        one = torch.ones(1, 1, device=device)
+        ops.bnrelu(one, one[0], one[0], out=one)
+    except Exception as reason:  # a missing C compiler, an old driver: whatever it is would stop every step
+        raise _CannotRun(f"a first kernel failed: {str(reason).strip().partition(chr(10))[0]}") from reason
+    return ops
 
 
 @cache

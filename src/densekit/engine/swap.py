@@ -35,9 +35,10 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
 
     Args:
         model: the network; calling this again changes nothing but the engine.
-        engine: "auto" takes the fastest implementation that can run, and runs the stock modules where none can;
-            "cpu" compiles the steps for this processor on first use (needs a C++ compiler); "torch" is plain PyTorch.
-            An engine asked for by name raises where it cannot compute a module.
+        engine: "auto" takes the fastest implementation that is proven on the device, and runs the stock modules where
+            it cannot compute a call. One asked for by name raises there instead: "cpu" compiles the steps for this
+            processor on first use (needs a C++ compiler); "triton" are kernels for CUDA devices, so far proven in
+            Triton's interpreter only; "torch" is plain PyTorch.
 
     Returns:
         ``model``, or where that itself is a dense block or transition, the module to use in its place.

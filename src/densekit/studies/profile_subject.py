@@ -95,7 +95,7 @@ def _from_torchvision(name: str) -> Callable[[], nn.Module]:
 
 
 def _from_timm(name: str) -> Callable[[], nn.Module]:
-    timm = require("timm", extra="dev")
+    timm = require("timm", extra="export")
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
     return lambda: timm.create_model(name)

@@ -1,0 +1,217 @@
+"""The steps of the fused dense block on a CUDA device: all but the 3x3 convolutions as kernels of `triton_kernels`.
+
+Block sizes are fixed: nothing is tuned at run time, so that the same input gives the same bits in every process. They
+follow from counting bytes and registers, for devices of compute capability 8.0 and above. So far the kernels have run
+in Triton's interpreter and been compiled for such devices, but not been timed on one: benchmarks/bench_kernels.py does.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from densekit.engine import triton_kernels as kernels
+from densekit.engine.ops import TorchOps, flat
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_ROWS = 1 << 30  # of which the kernels' row numbers, of 32 bits, are sure to hold twice as many
+_GROUP = 128  # tiles whose moments are joined at a time: the largest matrix there is takes three rounds
+_STRIPE = 1024  # rows that share one part of a weight's gradient: its traffic stays a tenth of what the rows cost
+
+
+class TritonOps(TorchOps):
+    """Steps that pass over the rows once, without waiting for the device; float64 runs as in `TorchOps`.
+
+    Matrices of a half type and of float32 may be mixed. Products of float32 are those of IEEE 754 unless
+    ``torch.backends.cuda.matmul`` allows TF32.
+    """
+
+    name = "triton"
+
+    def tiles(self, x: Tensor) -> Iterator[slice]:
+        """Yield everything at once, on a CPU too: Triton's interpreter computes there what a device would."""
+        yield slice(0, len(x))
+
+    def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """As `RowSteps.tile_moments`."""
+        if not _fits(x, out):
+            return super().tile_moments(x, out)
+        sizes = _sizes(x)
+        moments = _parts(x, sizes["ROWS"], torch.float64)
+        _launch(kernels.tile_moments, x.shape, *_matrix(x), *_matrix(out), moments, *x.shape, **sizes)
+        return _join(moments, sizes["ROWS"], len(x))
+
+    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        """As `RowSteps.bnrelu`."""
+        if not _fits(x, out):
+            return super().bnrelu(x, scale, shift, out)
+        _launch(kernels.bnrelu, x.shape, *_matrix(x), scale, shift, *_matrix(out), *x.shape, **_sizes(x))
+        return out
+
+    def drelu_sums(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        *,
+        source: Tensor | None = None,
+        out: Tensor,
+    ) -> Tensor:
+        """As `RowSteps.drelu_sums`."""
+        if not _fits(gradient, x, source, out):
+            return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
+        sizes = _sizes(x)
+        sums = _parts(x, sizes["ROWS"])
+        matrices = (*_matrix(gradient), *_matrix(x), scale, shift, mean, *_matrix(source), *_matrix(out))
+        _launch(kernels.drelu_sums, x.shape, *matrices, sums, *x.shape, **sizes)
+        return sums.sum(0)
+
+    def bn_gradient(
+        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
+    ) -> Tensor:
+        """As `RowSteps.bn_gradient`."""
+        if not _fits(gradient, x, out):
+            return super().bn_gradient(gradient, x, mean, scale, terms, out)
+        matrices = (*_matrix(gradient), *_matrix(x), mean, scale, terms[0], terms[1], *_matrix(out))
+        _launch(kernels.bn_gradient, x.shape, *matrices, *x.shape, **_sizes(x))
+        return out
+
+    def bnrelu_product(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `TorchOps.bnrelu_product`; activations stay on the chip, the product is measured while it is there."""
+        if not _fits(x, weight):
+            return super().bnrelu_product(x, scale, shift, weight, measure=measure)
+        rows, m = 128, len(weight)
+        product = weight.new_empty(len(x), m)
+        moments = _parts(product, rows, torch.float64) if measure else None
+        sizes: dict[str, Any] = {
+            "ROWS": rows,
+            "COLS": min(128, _power(m)),  # all of a bottleneck of growth rate 32: x is read once
+            "DEPTH": 128 // x.element_size(),  # a row of a tile is one line of the cache
+            "num_warps": 8,  # 64 of a thread's 255 registers hold the product
+            "num_stages": 3,
+        }
+        operands = (*_matrix(x), scale, shift, *_matrix(weight), product, moments)
+        _launch(kernels.bnrelu_product, product.shape, *operands, *x.shape, m, PRECISION=_precision(), **sizes)
+        return product, None if moments is None else _join(moments, rows, len(x)).to(scale.dtype)
+
+    def product_backward(
+        self,
+        dz: Tensor,
+        weight: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        *,
+        source: Tensor,
+        out: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `TorchOps.product_backward`; both products share one pass over ``x`` and ``dz``.
+
+        Where a program could not hold its part of the weight's gradient, PyTorch multiplies instead: of more than 256
+        outputs, and in float32 without TF32, for which compilers need thousands of bytes a thread beyond registers.
+        """
+        m, c = weight.shape
+        holds = m <= 256 and (weight.dtype != torch.float32 or _precision() == "tf32")
+        if not (holds and dz.dtype == weight.dtype and _fits(dz, weight, x, source, out)):
+            return super().product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
+        sums = _parts(x, _STRIPE)
+        dweight = sums.new_empty(len(sums), m, c)
+        sizes: dict[str, Any] = {
+            "ROWS": _STRIPE,
+            "COLS": min(64 if m <= 128 else 32, _power(c)),
+            "STEP": 128 // weight.element_size(),
+            "DEPTH": _power(m),
+            "num_warps": 8,
+            "num_stages": 2,
+        }
+        matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), scale, shift, mean, *_matrix(source), *_matrix(out))
+        _launch(
+            kernels.product_backward, x.shape, *matrices, dweight, sums, *x.shape, m, PRECISION=_precision(), **sizes
+        )
+        return dweight.sum(0), sums.sum(0)
+
+    def bnrelu_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """As `TorchOps.bnrelu_pool`; the mean is taken before anything is rounded."""
+        if dtype not in _TYPES or not _fits(flat(x)):
+            return super().bnrelu_pool(x, scale, shift, dtype)
+        N, H, W, C = x.shape
+        pooled = x.new_empty(N, H // 2, W // 2, C, dtype=dtype)
+        out, matrix = flat(pooled), flat(x)
+        operands = (*_matrix(matrix), scale, shift, *_matrix(out))
+        _launch(kernels.bnrelu_pool, out.shape, *operands, H, W, *out.shape, **_sizes(out))
+        return pooled
+
+    def bnrelu_pool_backward(
+        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `TorchOps.bnrelu_pool_backward`."""
+        matrix = flat(x)
+        if not (_fits(matrix, flat(dpooled)) and dpooled.is_contiguous()):
+            return super().bnrelu_pool_backward(dpooled, x, scale, shift, mean)
+        gradient = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device)
+        sizes = _sizes(matrix)
+        sums = _parts(matrix, sizes["ROWS"])
+        operands = (dpooled, *_matrix(matrix), scale, shift, mean, gradient, sums)
+        _launch(kernels.bnrelu_pool_backward, matrix.shape, *operands, *x.shape[1:3], *matrix.shape, **sizes)
+        return gradient, sums.sum(0)
+
+
+def _fits(*matrices: Tensor | None) -> bool:
+    """Whether the kernels can compute with these matrices."""
+    given = [matrix for matrix in matrices if matrix is not None]
+    return all(m.dtype in _TYPES and m.stride(1) == 1 and 0 < len(m) < _MOST_ROWS for m in given)
+
+
+def _matrix(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """Return the pointer and the row stride, in values."""
+    return (None, 0) if x is None else (x, x.stride(0))
+
+
+def _power(columns: int) -> int:
+    """Return the power of two from 16 on, the least that a product takes, that holds so many columns."""
+    return max(16, triton.next_power_of_2(columns))
+
+
+def _sizes(x: Tensor) -> dict[str, Any]:
+    """Return the tile of a step that passes over the rows: of 8192 values, 32 a thread.
+
+    A thread then has four loads of 16 bytes (of a half type) under way per matrix, and up to four matrices fit into its
+    registers. 64 columns of a half type are one line of the cache; more would leave fewer rows to sum on the chip.
+    """
+    columns = min(64, _power(x.shape[1]))
+    return {"ROWS": 8192 // columns, "COLS": columns, "num_warps": 8}
+
+
+def _parts(x: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return room for two values per column of every ``rows`` rows of ``x``, (tiles, 2, c)."""
+    return torch.empty(triton.cdiv(len(x), rows), 2, x.shape[1], dtype=dtype, device=x.device)
+
+
+def _join(moments: Tensor, rows: int, P: int) -> Tensor:
+    """Join the moments (tiles, 2, c) of tiles of ``rows`` rows, the last of fewer, to those of all P rows, (2, c)."""
+    while len(moments) > 1:
+        tiles, _, c = moments.shape
+        joined = moments.new_empty(triton.cdiv(tiles, _GROUP), 2, c)
+        sizes = {"ROWS": _GROUP, "COLS": min(32, _power(c))}
+        _launch(kernels.join_moments, (tiles, c), moments, joined, tiles, rows, P, c, **sizes)
+        moments, rows = joined, rows * _GROUP
+    return moments[0]
+
+
+def _precision() -> str:
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def _launch(kernel: Any, shape: tuple[int, ...], *operands: Any, **sizes: Any) -> None:
+    """Start one program per tile of a matrix of this shape, on the device of the first operand."""
+    programs = triton.cdiv(shape[0], sizes["ROWS"]) * triton.cdiv(shape[1], sizes["COLS"])
+    with torch.cuda.device_of(operands[0]):
+        # said here because Triton is about to change what it does when nothing is said; exactness needs neither
+        kernel[(programs,)](*operands, **sizes, enable_fp_fusion=True)

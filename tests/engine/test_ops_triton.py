@@ -1,0 +1,264 @@
+"""The Triton kernels against the plain steps in float64: on a GPU, or in Triton's interpreter on the CPU.
+
+Whether Triton interprets is settled when it is first imported, so that `test_triton_interpreter` runs this file in a
+process of its own. bfloat16 is for GPUs: the interpreter multiplies its bits as if they were numbers.
+"""
+
+import os
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.densenet import _DenseBlock
+
+from densekit.engine.choose_ops import choose_ops
+from densekit.engine.ops import TorchOps
+from densekit.engine.swap import fuse
+from densekit.models.dense_block import Transition
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not (INTERPRETED or torch.cuda.is_available()):
+    pytest.skip("no GPU; test_triton_interpreter runs this file on the CPU", allow_module_level=True)
+
+from densekit.engine import ops_triton  # noqa: E402 (triton may be missing where these tests are skipped)
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
+EXACT, SINGLE = TorchOps(), torch.float32
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture
+def ops(monkeypatch) -> TorchOps:
+    """Small groups and stripes, so that small matrices take several, the last one ragged."""
+    monkeypatch.setattr(ops_triton, "_GROUP", 2)
+    monkeypatch.setattr(ops_triton, "_STRIPE", 128)
+    if INTERPRETED:  # it multiplies float32 exactly, whatever it is told: so the TF32 kernel is tested as well
+        monkeypatch.setattr(ops_triton, "_precision", lambda: "tf32")
+    return choose_ops("triton", DEVICE).ops
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Columns of a wider matrix: their rows are strided, as the features of a block are."""
+    return torch.randn(rows, columns + 5).to(DEVICE, dtype)[:, 2 : columns + 2]
+
+
+def vector(columns: int) -> Tensor:
+    return torch.randn(columns, device=DEVICE)
+
+
+def close(seen: Tensor, exact: Tensor, *dtypes: torch.dtype) -> None:
+    """Assert four roundings to these types at most, of the largest value or of 1, the size of what goes in."""
+    error = 4 * max(torch.finfo(dtype).eps for dtype in (seen.dtype, *dtypes))
+    size = max(1.0, exact.abs().max().item())
+    torch.testing.assert_close(seen.double(), exact.double(), rtol=error, atol=error * size)
+
+
+def double(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.double() for tensor in tensors]
+
+
+SIZES = pytest.mark.parametrize(("rows", "columns"), [(1, 1), (131, 6), (300, 70), (700, 17)])
+
+
+@SIZES
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "measures_only"])
+def test_moments(ops, dtype, rows, columns, copies):
+    x = matrix(rows, columns, dtype)
+    out = matrix(rows, columns, SINGLE) if copies else None
+    seen = ops.batch_moments(x, out)
+    assert seen.dtype == SINGLE
+    for one, exact in zip(seen, EXACT.batch_moments(x.double()), strict=True):
+        close(one, exact)
+    assert out is None or torch.equal(out, x.float())
+
+
+def test_moments_keep_their_digits_far_from_zero(ops, dtype):
+    """Sum of squares less square of sum would be 6 % off at 1000 in float32."""
+    x = (torch.randn(900, 20) + 1000).to(DEVICE, dtype)
+    (mean, var), exact = ops.batch_moments(x), EXACT.batch_moments(x.double())
+    torch.testing.assert_close(mean.double(), exact[0], rtol=1e-7, atol=0)
+    torch.testing.assert_close(var.double(), exact[1], rtol=5e-6, atol=0)  # NumPy sums row by row
+    (mean, var) = ops.batch_moments(torch.full((900, 3), 0.1, device=DEVICE))
+    torch.testing.assert_close(mean, torch.full_like(mean, 0.1))
+    torch.testing.assert_close(var, torch.zeros_like(var), rtol=0, atol=1e-15)
+
+
+@SIZES
+def test_bnrelu(ops, dtype, rows, columns):
+    x, scale, shift = matrix(rows, columns, dtype), vector(columns), vector(columns)
+    exact = EXACT.bnrelu(*double(x, scale, shift), out=x.double())
+    close(ops.bnrelu(x, scale, shift, out=matrix(rows, columns, SINGLE)), exact)
+    assert ops.bnrelu(x, scale, shift, out=x) is x
+    close(x, exact)
+
+
+@SIZES
+@pytest.mark.parametrize("onto", ["itself", "another", "source", "source_and_another"])
+def test_drelu_sums(ops, dtype, rows, columns, onto):
+    x, gradient, source = (matrix(rows, columns, dtype) for _ in range(3))
+    vectors = [vector(columns) for _ in range(3)]
+    out = {"itself": gradient, "source": source}.get(onto, matrix(rows, columns, dtype))
+    onto = source if "source" in onto else None
+    exact = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
+    exact_onto = None if onto is None else onto.double()
+    sums = EXACT.drelu_sums(*double(gradient, x, *vectors), source=exact_onto, out=exact)
+    close(ops.drelu_sums(gradient, x, *vectors, source=onto, out=out), sums)
+    close(out, exact)
+
+
+@SIZES
+def test_bn_gradient(ops, dtype, rows, columns):
+    d, x = matrix(rows, columns, dtype), matrix(rows, columns, dtype)
+    terms = torch.randn(2, columns + 3, device=DEVICE)[:, 2:-1]  # a slice of all channels', as a block's are
+    vectors = (vector(columns), vector(columns), terms)
+    exact = EXACT.bn_gradient(*double(d, x, *vectors), out=d.double())
+    close(ops.bn_gradient(d, x, *vectors, out=matrix(rows, columns, dtype)), exact)
+    close(ops.bn_gradient(d, x, *vectors, out=d), exact)
+
+
+PRODUCTS = pytest.mark.parametrize(("rows", "columns", "outputs"), [(1, 1, 1), (131, 6, 20), (300, 70, 130)])
+
+
+@PRODUCTS
+@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
+def test_product(ops, dtype, rows, columns, outputs, measure):
+    x, scale, shift = matrix(rows, columns, dtype), vector(columns), vector(columns)
+    weight = matrix(outputs, columns, dtype)
+    exact, _ = EXACT.bnrelu_product(*double(x, scale, shift, weight), measure=False)
+    seen, moments = ops.bnrelu_product(x, scale, shift, weight, measure=measure)
+    close(seen, exact)
+    assert (moments is not None) == measure
+    if moments is not None:
+        for one, measured in zip(moments, EXACT.batch_moments(seen.double()), strict=True):
+            close(one, measured)
+
+
+@PRODUCTS
+@pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
+def test_product_backward(ops, dtype, rows, columns, outputs, onto):
+    x, source = matrix(rows, columns, dtype), matrix(rows, columns, dtype)
+    dz, weight = matrix(rows, outputs, dtype), matrix(outputs, columns, dtype)
+    vectors = [vector(columns) for _ in range(3)]
+    out = {"in_place": source, "into_another": matrix(rows, columns, dtype), "nowhere": None}[onto]
+    exact = torch.empty(source.shape, dtype=torch.float64, device=DEVICE)
+    exacts = EXACT.product_backward(*double(dz, weight, x, *vectors), source=source.double(), out=exact)
+    before = source.clone()
+    dweight, sums = ops.product_backward(dz, weight, x, *vectors, source=source, out=out)
+    close(dweight, exacts[0], dtype)  # activations are rounded before they are multiplied
+    close(sums, exacts[1])
+    if out is not None:
+        close(out, exact)
+    assert onto == "in_place" or torch.equal(source, before)
+
+
+def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
+    """float64, more outputs than a program holds, columns that lie apart."""
+    x, vectors = matrix(20, 6, torch.float64), double(*(vector(6) for _ in range(3)))
+    close(ops.bnrelu(x, *vectors[:2], out=torch.empty_like(x)), EXACT.bnrelu(x, *vectors[:2], out=torch.empty_like(x)))
+    x, vectors, dz = x.float(), [v.float() for v in vectors], matrix(20, 300, SINGLE)
+    onto = {"source": x, "out": torch.empty_like(x)}
+    weight = matrix(300, 6, SINGLE)
+    for one, exact in zip(
+        ops.product_backward(dz, weight, x, *vectors, **onto),
+        EXACT.product_backward(dz, weight, x, *vectors, **onto),
+        strict=True,
+    ):
+        close(one, exact)
+    apart = matrix(6, 20, SINGLE).t()
+    close(ops.batch_moments(apart), EXACT.batch_moments(apart.double()))
+
+
+@pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (2, 2, 3)], ids=["even", "odd", "smallest"])
+@pytest.mark.parametrize("columns", [5, 70])
+def test_pooling(ops, dtype, size, columns):
+    x = torch.randn(*size, columns).to(DEVICE, dtype)
+    vectors = [vector(columns) for _ in range(3)]
+    exact = EXACT.bnrelu_pool(*double(x, *vectors[:2]), torch.float64)
+    close(ops.bnrelu_pool(x, *vectors[:2], dtype), exact)
+    dpooled = torch.randn(exact.shape).to(DEVICE, dtype)
+    for one, true in zip(
+        ops.bnrelu_pool_backward(dpooled, x, *vectors),
+        EXACT.bnrelu_pool_backward(*double(dpooled, x, *vectors)),
+        strict=True,
+    ):
+        close(one, true)
+
+
+def test_nan_passes_and_zero_does_not(ops, dtype):
+    one, zero = torch.ones(1, device=DEVICE), torch.zeros(1, device=DEVICE)
+    x = torch.tensor([[1e-7], [0.0], [torch.nan], [2.0], [-3.0]], device=DEVICE).to(dtype)
+    expected = [1, 0, 1, 1, 0]
+    assert ops.bnrelu(x, one, zero, out=torch.empty_like(x)).isnan().flatten().tolist() == [0, 0, 1, 0, 0]
+    gradient = torch.ones_like(x)
+    sums = ops.drelu_sums(gradient, x, one, zero, zero, out=gradient)
+    assert gradient.flatten().tolist() == expected
+    assert sums[0].item() == 3
+    assert sums[1].isnan()
+    product, moments = ops.bnrelu_product(x, one, zero, torch.ones_like(x[:1]), measure=True)
+    assert product.isnan().flatten().tolist() == [0, 0, 1, 0, 0]
+    assert moments is not None
+    assert moments.isnan().all()
+    assert ops.batch_moments(x).isnan().all()
+    out = torch.zeros_like(x)
+    dweight, sums = ops.product_backward(gradient.fill_(1), x[3:4] / 2, x, one, zero, zero, source=out, out=out)
+    assert out.flatten().tolist() == expected
+    assert dweight.isnan().all()
+    assert sums[1].isnan()
+
+
+def test_same_bits_twice(ops, dtype):
+    x, dz, weight = matrix(260, 20, dtype), matrix(260, 17, dtype), matrix(17, 20, dtype)
+    vectors = [vector(20) for _ in range(3)]
+    runs = []
+    for _ in range(2):
+        out = torch.empty(x.shape, dtype=dtype, device=DEVICE)
+        results = [ops.batch_moments(x), *ops.bnrelu_product(x, *vectors[:2], weight, measure=True)]
+        results += [*ops.product_backward(dz, weight, x, *vectors, source=x, out=out), out]
+        results += [ops.drelu_sums(x, x, *vectors, out=torch.empty_like(out))]
+        runs.append(results)
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def distance(seen: Tensor, truth: Tensor) -> float:
+    return ((seen.double() - truth).norm() / truth.norm()).item()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(_DenseBlock(2, 10, bn_size=2, growth_rate=6, drop_rate=0.0), Transition(22, 9))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_block_and_a_transition_are_as_exact_as_stock(
+    ops, dtype, training, randomise, gradients, assert_ran, monkeypatch
+):
+    """Forward and backward: error against float64 of at most 1.2 times stock's, or of a few roundings."""
+    stock = randomise(network()).train(training).to(DEVICE)
+    x = torch.randn(2, 10, 7, 6, device=DEVICE).to(dtype, memory_format=torch.channels_last)
+    dy = torch.randn(2, 9, 3, 3, device=DEVICE) / 10
+    stock.to(dtype)
+    truth = gradients(deepcopy(stock).double(), x.double(), dy.double())
+    fused = fuse(deepcopy(stock), "triton")
+    of_stock, of_fused = gradients(stock, x, dy), gradients(fused, x, dy)
+    assert_ran(fused, "triton")
+    for name, true in truth.items():
+        assert of_fused[name].dtype == of_stock[name].dtype, name
+        bound = max(1.2 * distance(of_stock[name], true), 8 * torch.finfo(dtype).eps)
+        assert distance(of_fused[name], true) <= bound, name
+    for seen, expected in zip(fused.buffers(), stock.buffers(), strict=True):
+        torch.testing.assert_close(seen, expected, rtol=1e-5 if dtype == SINGLE else 1e-2, atol=1e-2)
+    with torch.no_grad():
+        assert distance(fused(x), truth["output"]) <= max(1.2 * distance(stock(x), truth["output"]), 1e-6)
+
+
+def test_a_block_in_float64_is_exact(ops, randomise, gradients, assert_ran):
+    stock = randomise(network()).double().to(DEVICE)
+    x = torch.randn(2, 10, 7, 6, device=DEVICE).double()
+    fused = fuse(deepcopy(stock), "triton")
+    torch.testing.assert_close(gradients(fused, x), gradients(stock, x), rtol=1e-9, atol=1e-10)
+    assert_ran(fused, "triton")
