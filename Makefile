@@ -18,8 +18,13 @@ test: $(INSTALLED)  ## lint, types, import contract, all tests
 test-frameworks: $(INSTALLED) $(FRAMEWORKS:%=.venv-frameworks/%/installed)  ## exports to Keras and MXNet, computed there
 	DENSEKIT_FRAMEWORKS=$(CURDIR)/.venv-frameworks OMP_NUM_THREADS=1 $(BIN)/pytest tests/export/test_frameworks.py
 
-bench: $(INSTALLED)  ## figures of this machine
-	$(BIN)/python benchmarks/bench_startup.py
+bench: $(INSTALLED)  ## figures of this machine, in under 10 minutes on two cores
+	$(BIN)/python benchmarks/bench_startup.py --runs 5
+	$(BIN)/python benchmarks/bench_dense_block.py --runs 3
+	$(BIN)/python benchmarks/bench_train_step.py --no-compiled --runs 3
+	$(BIN)/python benchmarks/bench_train_step.py --no-compiled --no-memory --networks densenet_bc100_k12_cifar --batch 64 --runs 3
+	$(BIN)/python benchmarks/bench_train_step.py --no-compiled --no-memory --infer --runs 3
+	$(BIN)/python benchmarks/bench_train_step.py --no-compiled --no-memory --infer --batch 1 --runs 9
 
 # Made again only when what is to be installed changes, so that everything works without network afterwards.
 $(INSTALLED): pyproject.toml constraints.txt
