@@ -1,6 +1,6 @@
 """Speed of one DenseNet-121 in every runtime: densekit's export beside torchvision's own of the same weights.
 
-    python benchmarks/bench_runtimes.py [--runs 15] [--quick] [--write]
+    python benchmarks/bench_runtimes.py [--runs 15] [--quick] [--no-compiled] [--write]
 
 The rows take turns, so that whatever else the machine does hits them alike. Weights are random: speed does not depend
 on them. torchvision's rows are what `torch.onnx.export`, `openvino.convert_model` and NNCF make of it as it is.
@@ -10,8 +10,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from common import setting, summarise, write_results
+from common import interleave, setting, summarise, write_results
 from densekit.classifier import Classifier
 from densekit.data.transforms import Preprocessing
 from densekit.engine.swap import fuse
@@ -119,37 +119,30 @@ def make_rows(size: int, folder: Path, *, compiled: bool) -> tuple[dict[str, Row
 
 
 def time_rows(rows: dict[str, Row], batch: int, size: int, runs: int) -> list[dict[str, object]]:
-    """Let the rows take turns."""
+    """Let the rows take turns, after one that compiles and reserves memory."""
     pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(runs + 1):
-        for name, row in rows.items():
-            start = time.perf_counter()
-            row(pictures)
-            if turn:  # the first one compiles and reserves memory
-                seconds[name].append(time.perf_counter() - start)
-    return [{"row": name, "batch": batch, **summarise(times, "s")} for name, times in seconds.items()]
+    calls = {name: partial(row, pictures) for name, row in rows.items()}
+    interleave(calls, 1)
+    samples = interleave(calls, runs)
+    return [{"row": name, "batch": batch, **summarise(times, "s")} for name, times in samples.items()]
 
 
 def time_starts(files: dict[str, Path], size: int, runs: int) -> list[dict[str, object]]:
     """From the start of a process to its first answer for one picture."""
-    seconds: dict[str, list[float]] = {name: [] for name in STARTS}
-    for turn in range(runs + 1):
-        for name, code in STARTS.items():
-            whole = (
-                f"import numpy\npath, pictures = {str(files[name])!r}, numpy.zeros((1, 3, {size}, {size}), 'f')\n{code}"
-            )
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", whole], check=True)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return [{"row": f"start {name}", "batch": 1, **summarise(times, "s")} for name, times in seconds.items()]
+    calls = {}
+    for name, code in STARTS.items():
+        whole = f"import numpy\npath, pictures = {str(files[name])!r}, numpy.zeros((1, 3, {size}, {size}), 'f')\n{code}"
+        calls[name] = partial(subprocess.run, [sys.executable, "-c", whole], check=True)
+    interleave(calls, 1)
+    samples = interleave(calls, runs)
+    return [{"row": f"start {name}", "batch": 1, **summarise(times, "s")} for name, times in samples.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time DenseNet-121 in every runtime.")
     parser.add_argument("--runs", type=int, default=15, help="of each row and batch size, after one that warms up")
     parser.add_argument("--quick", action="store_true", help="64x64 pixels, two runs, nothing compiled: does it work?")
+    parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="leave torch.compile out")
     parser.add_argument("--write", action="store_true", help="write results/runtimes.csv")
     arguments = parser.parse_args()
     size, runs = (64, 2) if arguments.quick else (224, arguments.runs)
@@ -157,7 +150,7 @@ def main() -> None:
     where = setting("torch", "torchvision", "onnxruntime", "openvino", "nncf") | {"threads": torch.get_num_threads()}
     print(*(f"{name} {value}" for name, value in where.items()), sep=", ")
     with tempfile.TemporaryDirectory() as folder:
-        rows, files = make_rows(size, Path(folder), compiled=not arguments.quick)
+        rows, files = make_rows(size, Path(folder), compiled=arguments.compiled and not arguments.quick)
         table = [line for batch in (1, 16) for line in time_rows(rows, batch, size, runs)]
         table += time_starts(files, size, min(runs, 5))
     for line in table:

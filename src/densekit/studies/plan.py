@@ -90,7 +90,7 @@ def vary(choices: Mapping[str, Sequence[Any]], base: TrainSettings) -> dict[str,
     Raises:
         SettingsError: a name that is neither, or has no values, or one twice.
 
-    >>> vary({"lr": [0.1, 0.2], "growth_rate": [8]}, TrainSettings(model="densenet121"))["lr=0.1, growth_rate=8"]
+    >>> vary({"lr": [0.1, 0.2], "growth_rate": [8, 12]}, TrainSettings(model="densenet121"))["lr=0.1, growth_rate=8"]
     {'lr': 0.1, 'model_options': {'growth_rate': 8}}
     """
     choices = {name.replace("-", "_"): values for name, values in choices.items()}
