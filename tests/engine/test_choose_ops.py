@@ -67,3 +67,14 @@ def test_the_library_is_kept_for_the_next_process(tmp_path, writable):
     ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert ran.stdout == "True\n", ran.stderr
     assert len(list(cache.rglob("*.so"))) == int(writable)
+
+
+def test_a_library_that_cannot_be_loaded_is_told(monkeypatch, tmp_path, forget):
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\necho "no library" > "$last"\n')  # succeeds, and is useless
+    compiler.chmod(0o755)
+    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert choose_ops("auto", "cpu").name == "torch"
+    with pytest.raises(CannotCompile, match="the compiled steps cannot be loaded: "):
+        load_steps()

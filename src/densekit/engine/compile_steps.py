@@ -40,8 +40,12 @@ def load_steps() -> ctypes.CDLL:
     try:
         return _load(library, compiler)
     except OSError:  # a folder that cannot be written, or from which nothing may be loaded
+        pass
+    try:
         with tempfile.TemporaryDirectory(prefix="densekit-") as folder:
             return _load(Path(folder, library.name), compiler)
+    except OSError as error:
+        raise CannotCompile(f"the compiled steps cannot be loaded: {error}") from None
 
 
 def _load(library: Path, compiler: str) -> ctypes.CDLL:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from densekit.classifier import classifier_folder
 from densekit.console import Screen
 from densekit.data.loaders import Workers
 from densekit.evaluation.evaluate import evaluate
@@ -64,5 +65,5 @@ def write_report(
         screen=screen,
     )
     path = evaluation.folder / "report.html"
-    write_text(path, render_page(evaluation, RunFolder(Path(run).expanduser()), screen))
+    write_text(path, render_page(evaluation, RunFolder(classifier_folder(run)), screen))
     return path
