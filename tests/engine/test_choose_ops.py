@@ -71,7 +71,7 @@ def test_the_library_is_kept_for_the_next_process(tmp_path, writable):
 
 def test_a_library_that_cannot_be_loaded_is_told(monkeypatch, tmp_path, forget):
     compiler = tmp_path / "c++"
-    compiler.write_text('#!/bin/sh\nfor last; do :; done\necho "no library" > "$last"\n')  # succeeds, and is useless
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nfor last; do :; done\necho useless > "$last"\n')
     compiler.chmod(0o755)
     compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
