@@ -1,4 +1,4 @@
-"""steps.cpp as a library: compiled on first use by the machine's own compiler, for its own processor, and kept."""
+"""The C++ files beside this one as a library: compiled on first use, for the machine's own processor, and kept."""
 
 import ctypes
 import hashlib
@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 
 from densekit.files import write_atomically
 
-_SOURCE = Path(__file__).with_name("steps.cpp")
+_HEADER, *_SOURCES = (Path(__file__).with_name(name) for name in ("rows.hpp", "steps.cpp", "winograd.cpp"))
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -55,17 +55,18 @@ def _load(library: Path, compiler: str) -> ctypes.CDLL:
 
 
 def _key(compiler: str) -> str:
-    """Return a name for the library of this source, compiler and processor."""
+    """Return a name for the library of these sources, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     about = Path("/proc/cpuinfo")
     flags = [line for line in about.read_text().splitlines() if line.startswith("flags")][:1] if about.exists() else []
-    parts = [_SOURCE.read_text(), compiler, version, platform.machine(), platform.processor(), *_FLAGS, *flags]
+    texts = [source.read_text() for source in (_HEADER, *_SOURCES)]
+    parts = [*texts, compiler, version, platform.machine(), platform.processor(), *_FLAGS, *flags]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def _compile(compiler: str, path: Path) -> None:
     for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP
-        command = [compiler, *_FLAGS, *threads, str(_SOURCE), "-o", str(path)]
+        command = [compiler, *_FLAGS, *threads, *map(str, _SOURCES), "-o", str(path)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode == 0:
             return

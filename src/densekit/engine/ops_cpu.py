@@ -1,4 +1,4 @@
-"""The steps of the fused dense block on a CPU: the memory-bound ones from steps.cpp, products by PyTorch."""
+"""The steps of the fused dense block on a CPU: compiled, but for products, which are PyTorch's."""
 
 import ctypes
 from collections.abc import Callable
@@ -10,21 +10,26 @@ from torch import Tensor
 from densekit.engine.ops import TorchOps, flat
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_CONVOLUTION_TYPES = {torch.float64: "float64", torch.float32: "float32"}  # bfloat16 is what oneDNN is good at
 _ARGUMENTS = {
     "bnrelu": "mvvm",
     "drelu_sums": "mmvvvmmv",
     "bn_gradient": "mmvvvvm",
     "tile_moments": "mmv",
-    "neighbours": "vvii",
 }
-"""Of each step, before its size: m is a matrix, v a vector, i a number."""
+_CONVOLUTIONS = {
+    "bnrelu_convolve": "mvvvmv",
+    "bnrelu_convolve_gradient": "mmvvvvmmv",
+    "weight_gradient": "mmvvv",
+}
+"""Arguments of each step, before its size: m is a matrix (of pixels), v a vector or other contiguous values."""
 
 
 class CompiledOps(TorchOps):
     """Steps that pass over the rows once; float16 and mixed types run as in `TorchOps`.
 
     Args:
-        library: steps.cpp, compiled.
+        library: steps.cpp and winograd.cpp, compiled.
     """
 
     name = "cpu"
@@ -32,18 +37,19 @@ class CompiledOps(TorchOps):
 
     def __init__(self, library: ctypes.CDLL):
         self._steps = {
-            (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments)
-            for step, arguments in _ARGUMENTS.items()
-            for dtype, name in _TYPES.items()
+            (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
+            for steps, types, numbers in ((_ARGUMENTS, _TYPES, 2), (_CONVOLUTIONS, _CONVOLUTION_TYPES, 5))
+            for step, arguments in steps.items()
+            for dtype, name in types.items()
         }
 
     def _find(self, step: str, *matrices: Tensor | None) -> Callable[..., None] | None:
         """Return the compiled step for these matrices, or None where it has to be PyTorch's."""
         given = [matrix for matrix in matrices if matrix is not None]
         dtype = given[0].dtype
-        if dtype not in _TYPES or any(m.dtype != dtype or m.stride(1) != 1 for m in given):
+        if any(m.dtype != dtype or m.stride(-1) != 1 for m in given):
             return None
-        return self._steps[step, dtype]
+        return self._steps.get((step, dtype))
 
     def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """As `RowSteps.tile_moments`."""
@@ -93,29 +99,78 @@ class CompiledOps(TorchOps):
         step(*_matrix(gradient), *_matrix(x), *vectors, *_matrix(out), *_size(x))
         return out
 
-    def convolve_backward(
-        self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
+    def bnrelu_convolve(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
+    ) -> Tensor | None:
+        """As `TorchOps.bnrelu_convolve`."""
+        step = self._find("bnrelu_convolve", x, out, weight)
+        if step is None:
+            return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
+        moments = torch.empty(2, out.shape[-1], dtype=torch.float64) if measure else None
+        kernel = weight.contiguous()
+        vectors = (_vector(scale), _vector(shift), _vector(kernel))
+        step(*_pixels(x), *vectors, *_pixels(out), _vector(moments), *x.shape, len(weight), torch.get_num_threads())
+        return moments if moments is None else moments.to(scale.dtype)
+
+    def bnrelu_convolve_backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        weight: Tensor,
+        *,
+        source: Tensor | None = None,
+        out: Tensor | None,
+        wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """As `TorchOps.convolve_backward`, but the weight's gradient as one product, twice as fast in float32.
+        """As `TorchOps.bnrelu_convolve_backward`."""
+        step = self._find("bnrelu_convolve_gradient", dy, x, weight, source, out)
+        if step is None:
+            onto = {"source": source, "out": out}
+            return super().bnrelu_convolve_backward(
+                dy, x, scale, shift, mean, weight, **onto, wants_weight=wants_weight
+            )
+        vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
+        sums = dweight = None
+        if wants_weight:
+            dweight = torch.empty(weight.shape, dtype=weight.dtype)
+            self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, _vector(dweight), *size)
+            if not dweight.isfinite().all():  # stock's has the same places so
+                onto = {"out": None, "wants_weight": True}
+                _, dweight = super().bnrelu_convolve_backward(dy, x, scale, shift, mean, weight, **onto)
+        if out is not None:
+            sums, kernel = torch.empty(2, len(mean), dtype=mean.dtype), weight.contiguous()
+            vectors = (*vectors, _vector(mean), _vector(kernel))
+            step(*_pixels(dy), *_pixels(x), *vectors, *_pixels(source), *_pixels(out), _vector(sums), *size)
+        return sums, dweight
 
-        With the nine neighbours' gradients of each pixel beside each other it is (P, 9k)^T @ (P, c).
-        """
-        step = self._find("neighbours", flat(dy)) if dy.dtype != torch.bfloat16 else None  # which oneDNN is good at
-        if step is None or not wants_weight:
-            return super().convolve_backward(dy, x, weight, wants_x, wants_weight)
-        N, H, W, k = dy.shape
-        dy = dy.contiguous()
-        nine = dy.new_empty(N * H * W, 9 * k)
-        step(_vector(dy), _vector(nine), *dy.shape, torch.get_num_threads())
-        dweight = (nine.t() @ flat(x)).view(3, 3, k, -1).permute(2, 3, 0, 1)
-        dx = super().convolve_backward(dy, x, weight, True, False)[0] if wants_x else None
-        return dx, dweight
+    def infer_layer(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        scale2: Tensor,
+        shift2: Tensor,
+        weight2: Tensor,
+        out: Tensor,
+    ) -> None:
+        """As `TorchOps.infer_layer`."""
+        if self._find("bnrelu_convolve", x, weight, weight2, out) is None:
+            super().infer_layer(x, scale, shift, weight, scale2, shift2, weight2, out)
+            return
+        for pictures in self.tiles(x):
+            product, _ = self.bnrelu_product(flat(x[pictures]), scale, shift, weight, measure=False)
+            product = product.view(*x[pictures].shape[:3], -1)
+            self.bnrelu_convolve(product, scale2, shift2, weight2, out[pictures], measure=False)
 
 
-def _declared(step: Any, arguments: str) -> Callable[..., None]:
-    """Tell ctypes the types of a step's arguments, so that it takes plain numbers."""
-    kinds = {"m": (ctypes.c_void_p, ctypes.c_int64), "v": (ctypes.c_void_p,), "i": (ctypes.c_int64,)}
-    size = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int)  # see `_size`
+def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
+    """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow."""
+    kinds = {"m": (ctypes.c_void_p, ctypes.c_int64), "v": (ctypes.c_void_p,)}
+    size = (*[ctypes.c_int64] * numbers, ctypes.c_int)
     step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
     step.restype = None
     return step
@@ -126,9 +181,14 @@ def _matrix(x: Tensor | None) -> tuple[int | None, int]:
     return (None, 0) if x is None else (x.data_ptr(), x.stride(0))
 
 
-def _vector(x: Tensor) -> int:
-    assert x.is_contiguous()
-    return x.data_ptr()
+def _pixels(x: Tensor | None) -> tuple[int | None, int]:
+    """Return address and pixel stride of (N, H, W, c), whose pixels follow one another at one distance."""
+    return _matrix(None if x is None else flat(x))
+
+
+def _vector(x: Tensor | None) -> int | None:
+    assert x is None or x.is_contiguous()
+    return None if x is None else x.data_ptr()
 
 
 def _size(x: Tensor) -> tuple[int, int, int]:

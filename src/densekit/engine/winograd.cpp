@@ -1,0 +1,476 @@
+// The 3x3 convolution of the fused dense block on a CPU, and its gradients, with 16 multiplications where the definition
+// has 36: F(2x2, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016, section 4.1.
+//
+// Every 2x2 tile of the result comes from a 4x4 patch of the input. Patches, weights and tiles each have 16 transformed
+// values ("frequencies"), and for each of these the convolution is a matrix product over channels. A block of tiles goes
+// through all of it while it is in the second-level cache: batch norm and ReLU of its pixels, transforms, products, and
+// what becomes of the result. Layouts: patches (16, tiles, channels in), weights (16, in, out), results (16, tiles, out).
+
+#include "rows.hpp"
+
+using namespace densekit;
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int64_t kLanes = kVectorBytes / sizeof(T);
+
+template <class T>
+Vector<T> get(const T* from) {
+  return *reinterpret_cast<const Vector<T>*>(from);
+}
+
+template <class T>
+void put(T* to, Vector<T> value) {
+  *reinterpret_cast<Vector<T>*>(to) = value;
+}
+
+template <class T>
+int64_t whole_vectors(int64_t values) {
+  return (values + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// At least so many values, and an odd number of cache lines: steps of this length use all sets of a cache.
+template <class T>
+int64_t spread(int64_t values) {
+  constexpr int64_t line = 64 / sizeof(T);
+  return ((values + line - 1) / line | 1) * line;
+}
+
+// ---- products -----------------------------------------------------------------------------------------------------
+
+template <class T>
+struct Strided {  // element (i, j) is data[i * row + j * column]
+  const T* data;
+  int64_t row, column;
+};
+
+// out (rows, vectors) = a (rows, depth) b (depth, vectors), or added to it; all sums stay in registers.
+template <int rows, int vectors, bool add, class T>
+void multiply_tile(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t depth) {
+  Vector<T> sums[rows][vectors];
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < vectors; ++v) sums[i][v] = add ? get(out.row(i) + v * kLanes<T>) : Vector<T>{};
+  for (int64_t d = 0; d < depth; ++d) {
+    Vector<T> values[vectors];
+    for (int v = 0; v < vectors; ++v) values[v] = get(b.row(d) + v * kLanes<T>);
+    for (int i = 0; i < rows; ++i) {
+      const T factor = a.data[i * a.row + d * a.column];
+      for (int v = 0; v < vectors; ++v) sums[i][v] += factor * values[v];
+    }
+  }
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < vectors; ++v) put(out.row(i) + v * kLanes<T>, sums[i][v]);
+}
+
+template <int rows, int vectors, bool add, class T>
+void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, int64_t depth) {
+  for (; m >= rows; m -= rows, a.data += rows * a.row, out.data = out.row(rows))
+    multiply_tile<rows, vectors, add>(a, b, out, depth);
+  if constexpr (rows > 1)
+    if (m) multiply_rows<rows - 1, vectors, add>(a, b, out, m, depth);
+}
+
+// out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes. 6 by 2 vectors of sums, with the
+// operands of a step, fit into the 16 registers that there are at least.
+template <bool add, class T>
+void multiply(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, int64_t n, int64_t depth) {
+  const int64_t pairs = n / (2 * kLanes<T>) * 2 * kLanes<T>;
+  for (int64_t j = 0; j < pairs; j += 2 * kLanes<T>)
+    multiply_rows<6, 2, add, T>(a, {b.data + j, b.stride}, {out.data + j, out.stride}, m, depth);
+  if (pairs < n) multiply_rows<6, 1, add, T>(a, {b.data + pairs, b.stride}, {out.data + pairs, out.stride}, m, depth);
+}
+
+// ---- pictures and tiles -------------------------------------------------------------------------------------------
+
+struct Size {
+  int64_t N, H, W, in, out;  // channels in and out
+  int threads;
+};
+
+template <class T>
+struct Pixels {  // (N, H, W, channels), pixels `stride` values apart
+  T* data;
+  int64_t stride;
+  Matrix<T> at(const Size& size, int64_t n, int64_t h, int64_t w) const {
+    return {data ? data + ((n * size.H + h) * size.W + w) * stride : nullptr, stride};
+  }
+};
+
+struct Block {  // a rectangle of tiles of one picture; all numbers but the first in tiles
+  int64_t picture, top, left, height, width;
+  int64_t tiles() const { return height * width; }
+};
+
+// How pictures are divided into blocks.
+struct Grid {
+  int64_t H, W, height, width, down, across, count;  // tiles of a picture and of a block; blocks of a picture and in all
+
+  // As many tiles as have patches and results of 256 KiB, but something to do for every thread.
+  template <class T>
+  static Grid of(const Size& size, T) {
+    const int64_t tiles = std::max<int64_t>(1, (1 << 18) / (16 * sizeof(T) * spread<T>(std::max(size.in, size.out))));
+    Grid grid;
+    grid.H = (size.H + 1) / 2;
+    grid.W = (size.W + 1) / 2;
+    grid.across = (grid.W + tiles - 1) / tiles;
+    grid.width = (grid.W + grid.across - 1) / grid.across;
+    const int64_t share = (size.N * grid.H + size.threads - 1) / size.threads;
+    grid.height = std::max<int64_t>(1, std::min({grid.H, tiles / grid.width, share}));
+    grid.down = (grid.H + grid.height - 1) / grid.height;
+    grid.count = size.N * grid.down * grid.across;
+    return grid;
+  }
+
+  Block block(int64_t number) const {
+    const int64_t top = number / across % down * height, left = number % across * width;
+    return {number / (down * across), top, left, std::min(height, H - top), std::min(width, W - left)};
+  }
+};
+
+// ---- transforms ---------------------------------------------------------------------------------------------------
+
+template <class V>
+void transform_patch(V a, V b, V c, V d, V* to) {
+  to[0] = a - c, to[1] = b + c, to[2] = c - b, to[3] = b - d;
+}
+
+template <class V>
+void transform_weight(V a, V b, V c, V* to) {
+  to[0] = a, to[1] = (a + c + b) / 2, to[2] = (a + c - b) / 2, to[3] = c;
+}
+
+template <class T>
+struct Activation {  // relu(x * scale + shift), or without a scale x itself
+  const T *scale, *shift;
+  void apply(Matrix<const T> x, Matrix<T> out, int64_t rows, int64_t channels) const {
+    if (scale)
+      bnrelu_rows<T>(x, scale, shift, out, rows, channels);
+    else
+      for (int64_t row = 0; row < rows; ++row) std::copy_n(x.row(row), channels, out.row(row));
+  }
+};
+
+// The input of one block: its pixels and a border of one, activated, with zeros outside of the picture; and its patches.
+template <class T>
+class Patches {
+ public:
+  Patches(const Size& size, const Grid& grid)
+      : size_(size), width_(spread<T>(size.in)), pixels_((2 * grid.height + 2) * (2 * grid.width + 2) * width_),
+        patches_(16 * spread<T>(grid.height * grid.width * width_)) {}
+
+  void read(Pixels<const T> x, Activation<T> activation, Block block) {
+    columns_ = 2 * block.width + 2;
+    plane_ = spread<T>(block.tiles() * width_);
+    const int64_t left = 2 * block.left - 1, first = std::max<int64_t>(0, -left);
+    const int64_t last = std::min(columns_, size_.W - left);
+    for (int64_t i = 0; i < 2 * block.height + 2; ++i) {
+      const int64_t h = 2 * block.top - 1 + i;
+      const bool inside = h >= 0 && h < size_.H;
+      T* line = &pixels_[i * columns_ * width_];
+      std::fill(line, line + (inside ? first : columns_) * width_, T(0));
+      if (!inside) continue;
+      activation.apply(x.at(size_, block.picture, h, left + first), {line + first * width_, width_}, last - first,
+                       size_.in);
+      std::fill(line + last * width_, line + columns_ * width_, T(0));
+    }
+    for (int64_t tile = 0; tile < block.tiles(); ++tile)
+      transform(&pixels_[(tile / block.width * columns_ + tile % block.width) * 2 * width_], &patches_[tile * width_]);
+  }
+
+  Matrix<const T> frequency(int number) const { return {&patches_[number * plane_], width_}; }
+
+  // Pixel (i, j) of the block and its border.
+  const T* pixel(int64_t i, int64_t j) const { return &pixels_[(i * columns_ + j) * width_]; }
+
+ private:
+  void transform(const T* patch, T* to) const {
+    const int64_t below = columns_ * width_;
+    for (int64_t c = 0; c < size_.in; c += kLanes<T>) {
+      Vector<T> rows[4][4], values[4];
+      for (int j = 0; j < 4; ++j) {
+        const T* top = patch + j * width_ + c;
+        transform_patch(get(top), get(top + below), get(top + 2 * below), get(top + 3 * below), rows[j]);
+      }
+      for (int i = 0; i < 4; ++i) {
+        transform_patch(rows[0][i], rows[1][i], rows[2][i], rows[3][i], values);
+        for (int j = 0; j < 4; ++j) put(to + (4 * i + j) * plane_ + c, values[j]);
+      }
+    }
+  }
+
+  Size size_;
+  int64_t width_, columns_ = 0, plane_ = 0;
+  std::vector<T> pixels_, patches_;
+};
+
+// The weights (out, in, 3, 3) of a convolution; or `mirrored`, (in, out, 3, 3) of the one whose gradient it takes back.
+template <class T>
+class Weights {
+ public:
+  Weights(const Size& size, const T* weights, bool mirrored)
+      : size_(size), weights_(weights), mirrored_(mirrored), width_(whole_vectors<T>(size.out)),
+        frequencies_(16 * size.in * width_) {}
+
+  T at(int64_t out, int64_t in, int tap) const {
+    return mirrored_ ? weights_[(in * size_.out + out) * 9 + 8 - tap] : weights_[(out * size_.in + in) * 9 + tap];
+  }
+
+  void transform(int64_t in) {
+    const int64_t step = size_.in * width_;
+    T* to = &frequencies_[in * width_];
+    for (int64_t out = 0; out < size_.out; ++out) {
+      T rows[3][4], values[4];
+      for (int j = 0; j < 3; ++j) transform_weight(at(out, in, j), at(out, in, 3 + j), at(out, in, 6 + j), rows[j]);
+      for (int i = 0; i < 4; ++i) {
+        transform_weight(rows[0][i], rows[1][i], rows[2][i], values);
+        for (int j = 0; j < 4; ++j) to[(4 * i + j) * step + out] = values[j];
+      }
+    }
+  }
+
+  Matrix<const T> frequency(int number) const { return {&frequencies_[number * size_.in * width_], width_}; }
+  int64_t width() const { return width_; }
+
+ private:
+  Size size_;
+  const T* weights_;
+  bool mirrored_;
+  int64_t width_;
+  std::vector<T> frequencies_;
+};
+
+// The convolution of one block: frequencies, and pixels in lines of 2 * block.width.
+template <class T>
+class Result {
+ public:
+  Result(const Size& size, const Grid& grid)
+      : size_(size), width_(spread<T>(size.out)), frequencies_(16 * spread<T>(grid.height * grid.width * width_)),
+        pixels_(4 * grid.height * grid.width * width_) {}
+
+  void compute(const Patches<T>& patches, const Weights<T>& weights, Block block) {
+    const int64_t plane = spread<T>(block.tiles() * width_);
+    for (int f = 0; f < 16; ++f) {
+      const Matrix<const T> patch = patches.frequency(f);
+      multiply<false, T>({patch.data, patch.stride, 1}, weights.frequency(f), {&frequencies_[f * plane], width_},
+                         block.tiles(), weights.width(), size_.in);
+    }
+    Vector<T> check{};
+    for (int64_t tile = 0; tile < block.tiles(); ++tile) {
+      T* to = &pixels_[(tile / block.width * 2 * block.width + tile % block.width) * 2 * width_];
+      transform(&frequencies_[tile * width_], plane, to, 2 * block.width * width_, check);
+    }
+    bool finite = true;
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) finite &= check[lane] == 0;
+    if (!finite) compute_by_definition(patches, weights, block);
+  }
+
+  Matrix<const T> line(Block block, int64_t number) const {
+    return {&pixels_[number * 2 * block.width * width_], width_};
+  }
+
+ private:
+  void transform(const T* from, int64_t plane, T* to, int64_t below, Vector<T>& check) const {
+    for (int64_t c = 0; c < size_.out; c += kLanes<T>) {
+      Vector<T> rows[2][4];
+      for (int j = 0; j < 4; ++j) {
+        const T* column = from + j * plane + c;
+        const Vector<T> plus = get(column + 4 * plane), minus = get(column + 8 * plane);
+        rows[0][j] = get(column) + (plus + minus);
+        rows[1][j] = (plus - minus) - get(column + 12 * plane);
+      }
+      for (int i = 0; i < 2; ++i) {
+        const Vector<T> left = rows[i][0] + (rows[i][1] + rows[i][2]), right = (rows[i][1] - rows[i][2]) - rows[i][3];
+        put(to + i * below + c, left);
+        put(to + i * below + width_ + c, right);
+        check += (left + right) * T(0);  // NaN after what is not finite
+      }
+    }
+  }
+
+  // What is not finite, or too large for sums of it, stays in its own places only so.
+  void compute_by_definition(const Patches<T>& patches, const Weights<T>& weights, Block block) {
+    for (int64_t i = 0; i < 2 * block.height; ++i) {
+      for (int64_t j = 0; j < 2 * block.width; ++j) {
+        T* to = &pixels_[(i * 2 * block.width + j) * width_];
+        for (int64_t out = 0; out < size_.out; ++out) {
+          T sum = 0;
+          for (int tap = 0; tap < 9; ++tap) {
+            const T* pixel = patches.pixel(i + tap / 3, j + tap % 3);
+            for (int64_t in = 0; in < size_.in; ++in) sum += pixel[in] * weights.at(out, in, tap);
+          }
+          to[out] = sum;
+        }
+      }
+    }
+  }
+
+  Size size_;
+  int64_t width_;
+  std::vector<T> frequencies_, pixels_;
+};
+
+// ---- convolutions -------------------------------------------------------------------------------------------------
+
+// Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels of every block.
+template <class T, class Finish>
+void convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Weights<T> weights, Finish finish) {
+  const Grid grid = Grid::of(size, T());
+#pragma omp parallel num_threads(size.threads)
+  {
+    Patches<T> patches(size, grid);
+    Result<T> result(size, grid);
+#pragma omp for schedule(static)
+    for (int64_t in = 0; in < size.in; ++in) weights.transform(in);
+#pragma omp for schedule(static)
+    for (int64_t number = 0; number < grid.count; ++number) {
+      const Block block = grid.block(number);
+      patches.read(x, activation, block);
+      result.compute(patches, weights, block);
+      const int64_t w = 2 * block.left, pixels = std::min(2 * block.width, size.W - w);
+      for (int64_t line = 0; line < 2 * block.height && 2 * block.top + line < size.H; ++line)
+        finish(omp_get_thread_num(), result.line(block, line), block.picture, 2 * block.top + line, w, pixels);
+    }
+  }
+}
+
+template <class T>
+void bnrelu_convolve(const Size& size, Pixels<const T> x, Activation<T> activation, const T* weights, Pixels<T> out,
+                     double* moments) {
+  std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
+  convolve<T>(size, x, activation, {size, weights, false},
+              [&](int thread, Matrix<const T> line, int64_t n, int64_t h, int64_t w, int64_t pixels) {
+                const Matrix<T> to = out.at(size, n, h, w);
+                if (moments)
+                  threads[thread].add(line, to, pixels);
+                else
+                  for (int64_t pixel = 0; pixel < pixels; ++pixel)
+                    std::copy_n(line.row(pixel), size.out, to.row(pixel));
+              });
+  if (moments) RowMoments<T>::write(threads, moments);
+}
+
+// The gradient of x, up to batch norm. `size` is that of the convolution of dy: its channels out are those of x.
+template <class T>
+void bnrelu_convolve_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
+                              const T* mean, const T* weights, Pixels<const T> source, Pixels<T> out, T* sums) {
+  const auto step = source.data ? drelu_rows<T, true> : drelu_rows<T, false>;
+  Sums<T> totals(size.out, size.threads);
+  convolve<T>(size, dy, {nullptr, nullptr}, {size, weights, true},
+              [&](int thread, Matrix<const T> line, int64_t n, int64_t h, int64_t w, int64_t pixels) {
+                step(line, x.at(size, n, h, w), activation.scale, activation.shift, mean, source.at(size, n, h, w),
+                     out.at(size, n, h, w), totals.chunk(thread), pixels, size.out);
+                totals.add(thread);
+              });
+  totals.write(sums);
+}
+
+// A tile of dy as frequencies: the transpose of what makes pixels of them.
+template <class T>
+void transform_gradient(const Size& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w, const T* zeros, T* to,
+                        int64_t plane) {
+  const bool right = w + 1 < size.W, below = h + 1 < size.H;
+  const T* a = dy.at(size, n, h, w).data;
+  const T* b = right ? a + dy.stride : zeros;
+  const T* c = below ? dy.at(size, n, h + 1, w).data : zeros;
+  const T* d = right && below ? c + dy.stride : zeros;
+#pragma omp simd
+  for (int64_t i = 0; i < size.out; ++i) {
+    const T rows[4][2] = {{a[i], b[i]}, {a[i] + c[i], b[i] + d[i]}, {a[i] - c[i], b[i] - d[i]}, {-c[i], -d[i]}};
+    for (int r = 0; r < 4; ++r) {
+      T* line = to + 4 * r * plane + i;
+      line[0] = rows[r][0];
+      line[plane] = rows[r][0] + rows[r][1];
+      line[2 * plane] = rows[r][0] - rows[r][1];
+      line[3 * plane] = -rows[r][1];
+    }
+  }
+}
+
+// Sums of products of frequencies (16, out, in), back to weights (out, in, 3, 3).
+template <class T>
+void write_weights(const Size& size, const T* sums, int64_t width, T* weights) {
+  const auto back = [](T a, T b, T c, T d, T* to) {
+    to[0] = a + (b + c) / 2, to[1] = (b - c) / 2, to[2] = (b + c) / 2 + d;
+  };
+  const int64_t step = size.out * width;
+  for (int64_t out = 0; out < size.out; ++out) {
+    for (int64_t in = 0; in < size.in; ++in) {
+      T columns[4][3], *to = weights + (out * size.in + in) * 9;
+      for (int j = 0; j < 4; ++j) {
+        const T* f = sums + j * step + out * width + in;
+        back(f[0], f[4 * step], f[8 * step], f[12 * step], columns[j]);
+      }
+      for (int i = 0; i < 3; ++i) back(columns[0][i], columns[1][i], columns[2][i], columns[3][i], to + 3 * i);
+    }
+  }
+}
+
+template <class T>
+void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation, T* weights) {
+  const Grid grid = Grid::of(size, T());
+  const int64_t width = spread<T>(size.in), dy_width = spread<T>(size.out), length = 16 * size.out * width;
+  std::vector<T> sums(size.threads * length);
+  const std::vector<T> zeros(size.out);
+#pragma omp parallel num_threads(size.threads)
+  {
+    Patches<T> patches(size, grid);
+    std::vector<T> gradients(16 * spread<T>(grid.height * grid.width * dy_width));
+    T* own = &sums[omp_get_thread_num() * length];
+#pragma omp for schedule(static)
+    for (int64_t number = 0; number < grid.count; ++number) {
+      const Block block = grid.block(number);
+      const int64_t plane = spread<T>(block.tiles() * dy_width);
+      patches.read(x, activation, block);
+      for (int64_t tile = 0; tile < block.tiles(); ++tile)
+        transform_gradient(size, dy, block.picture, 2 * (block.top + tile / block.width),
+                           2 * (block.left + tile % block.width), zeros.data(), &gradients[tile * dy_width], plane);
+      for (int f = 0; f < 16; ++f)
+        multiply<true, T>({&gradients[f * plane], 1, dy_width}, patches.frequency(f),
+                          {own + f * size.out * width, width}, size.out, whole_vectors<T>(size.in), block.tiles());
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < length; ++i)
+      for (int thread = 1; thread < size.threads; ++thread) sums[i] += sums[thread * length + i];
+  }
+  write_weights(size, sums.data(), width, weights);
+}
+
+}  // namespace
+
+#define DEFINE(T, NAME)                                                                                                \
+  extern "C" void bnrelu_convolve_##NAME(const T* x, int64_t x_stride, const T* scale, const T* shift,                 \
+                                         const T* weights, T* out, int64_t out_stride, double* moments, int64_t N,     \
+                                         int64_t H, int64_t W, int64_t in, int64_t out_channels, int threads) {        \
+    bnrelu_convolve<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights,                   \
+                       {out, out_stride}, moments);                                                                    \
+  }                                                                                                                    \
+  extern "C" void bnrelu_convolve_gradient_##NAME(                                                                     \
+      const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const T* scale, const T* shift, const T* mean,     \
+      const T* weights, const T* source, int64_t source_stride, T* out, int64_t out_stride, T* sums, int64_t N,        \
+      int64_t H, int64_t W, int64_t in, int64_t out_channels, int threads) {                                           \
+    bnrelu_convolve_gradient<T>({N, H, W, out_channels, in, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},  \
+                                mean, weights, {source, source_stride}, {out, out_stride}, sums);                      \
+  }                                                                                                                    \
+  extern "C" void weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const T* scale, \
+                                         const T* shift, T* weights, int64_t N, int64_t H, int64_t W, int64_t in,      \
+                                         int64_t out_channels, int threads) {                                          \
+    weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift}, weights); \
+  }
+
+DEFINE(double, float64)
+DEFINE(float, float32)
