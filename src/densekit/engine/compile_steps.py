@@ -14,7 +14,8 @@ from platformdirs import user_cache_path
 
 from densekit.files import write_atomically
 
-_HEADER, *_SOURCES = (Path(__file__).with_name(name) for name in ("rows.hpp", "steps.cpp", "winograd.cpp"))
+_HEADERS = [Path(__file__).with_name(name) for name in ("rows.hpp", "multiply.hpp")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
@@ -59,7 +60,7 @@ def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     about = Path("/proc/cpuinfo")
     flags = [line for line in about.read_text().splitlines() if line.startswith("flags")][:1] if about.exists() else []
-    texts = [source.read_text() for source in (_HEADER, *_SOURCES)]
+    texts = [source.read_text() for source in (*_HEADERS, *_SOURCES)]
     parts = [*texts, compiler, version, platform.machine(), platform.processor(), *_FLAGS, *flags]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 

@@ -1,4 +1,4 @@
-"""The steps of the fused dense block on a CPU: compiled, but for products, which are PyTorch's."""
+"""The steps of the fused dense block on a CPU, compiled."""
 
 import ctypes
 from collections.abc import Callable
@@ -10,12 +10,16 @@ from torch import Tensor
 from densekit.engine.ops import TorchOps, flat
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_CONVOLUTION_TYPES = {torch.float64: "float64", torch.float32: "float32"}  # bfloat16 is what oneDNN is good at
-_ARGUMENTS = {
+_PRODUCT_TYPES = {torch.float64: "float64", torch.float32: "float32"}  # bfloat16 is what oneDNN is good at
+_ROW_STEPS = {
     "bnrelu": "mvvm",
     "drelu_sums": "mmvvvmmv",
     "bn_gradient": "mmvvvvm",
     "tile_moments": "mmv",
+}
+_PRODUCTS = {
+    "bnrelu_product": "mvvvvv",
+    "product_backward": "mvmvvvmmvv",
 }
 _CONVOLUTIONS = {
     "bnrelu_convolve": "mvvvmv",
@@ -29,7 +33,7 @@ class CompiledOps(TorchOps):
     """Steps that pass over the rows once; float16 and mixed types run as in `TorchOps`.
 
     Args:
-        library: steps.cpp and winograd.cpp, compiled.
+        library: the C++ files, compiled.
     """
 
     name = "cpu"
@@ -38,7 +42,11 @@ class CompiledOps(TorchOps):
     def __init__(self, library: ctypes.CDLL):
         self._steps = {
             (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
-            for steps, types, numbers in ((_ARGUMENTS, _TYPES, 2), (_CONVOLUTIONS, _CONVOLUTION_TYPES, 5))
+            for steps, types, numbers in (
+                (_ROW_STEPS, _TYPES, 2),
+                (_PRODUCTS, _PRODUCT_TYPES, 3),
+                (_CONVOLUTIONS, _PRODUCT_TYPES, 5),
+            )
             for step, arguments in steps.items()
             for dtype, name in types.items()
         }
@@ -99,15 +107,52 @@ class CompiledOps(TorchOps):
         step(*_matrix(gradient), *_matrix(x), *vectors, *_matrix(out), *_size(x))
         return out
 
+    def bnrelu_product(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `TorchOps.bnrelu_product`."""
+        matrix = weight.contiguous()
+        step = self._find("bnrelu_product", x, matrix)
+        if step is None:
+            return super().bnrelu_product(x, scale, shift, weight, measure=measure)
+        product = x.new_empty(len(x), len(matrix))
+        moments = torch.empty(2, len(matrix), dtype=torch.float64) if measure else None
+        vectors = map(_vector, (scale, shift, matrix, product, moments))
+        step(*_matrix(x), *vectors, *x.shape, len(matrix), torch.get_num_threads())
+        return product, moments if moments is None else moments.to(scale.dtype)
+
+    def product_backward(
+        self,
+        dz: Tensor,
+        weight: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        *,
+        source: Tensor,
+        out: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `TorchOps.product_backward`."""
+        matrix = weight.contiguous()
+        step = self._find("product_backward", dz, matrix, x, source, out)
+        if step is None:
+            return super().product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
+        dweight, sums = torch.empty_like(matrix), torch.empty(2, len(mean), dtype=mean.dtype)
+        vectors, onto = map(_vector, (scale, shift, mean)), (*_matrix(source), *_matrix(out))
+        results = (_vector(dweight), _vector(sums), *x.shape, len(matrix), torch.get_num_threads())
+        step(*_matrix(dz), _vector(matrix), *_matrix(x), *vectors, *onto, *results)
+        return dweight, sums
+
     def bnrelu_convolve(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
     ) -> Tensor | None:
         """As `TorchOps.bnrelu_convolve`."""
-        step = self._find("bnrelu_convolve", x, out, weight)
+        kernel = weight.contiguous()
+        step = self._find("bnrelu_convolve", x, out, kernel)
         if step is None:
             return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
         moments = torch.empty(2, out.shape[-1], dtype=torch.float64) if measure else None
-        kernel = weight.contiguous()
         vectors = (_vector(scale), _vector(shift), _vector(kernel))
         step(*_pixels(x), *vectors, *_pixels(out), _vector(moments), *x.shape, len(weight), torch.get_num_threads())
         return moments if moments is None else moments.to(scale.dtype)
@@ -126,7 +171,8 @@ class CompiledOps(TorchOps):
         wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """As `TorchOps.bnrelu_convolve_backward`."""
-        step = self._find("bnrelu_convolve_gradient", dy, x, weight, source, out)
+        kernel = weight.contiguous()
+        step = self._find("bnrelu_convolve_gradient", dy, x, kernel, source, out)
         if step is None:
             onto = {"source": source, "out": out}
             return super().bnrelu_convolve_backward(
@@ -135,13 +181,13 @@ class CompiledOps(TorchOps):
         vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
         sums = dweight = None
         if wants_weight:
-            dweight = torch.empty(weight.shape, dtype=weight.dtype)
+            dweight = torch.empty_like(kernel)
             self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, _vector(dweight), *size)
             if not dweight.isfinite().all():  # stock's has the same places so
                 onto = {"out": None, "wants_weight": True}
                 _, dweight = super().bnrelu_convolve_backward(dy, x, scale, shift, mean, weight, **onto)
         if out is not None:
-            sums, kernel = torch.empty(2, len(mean), dtype=mean.dtype), weight.contiguous()
+            sums = torch.empty(2, len(mean), dtype=mean.dtype)
             vectors = (*vectors, _vector(mean), _vector(kernel))
             step(*_pixels(dy), *_pixels(x), *vectors, *_pixels(source), *_pixels(out), _vector(sums), *size)
         return sums, dweight
@@ -158,7 +204,7 @@ class CompiledOps(TorchOps):
         out: Tensor,
     ) -> None:
         """As `TorchOps.infer_layer`."""
-        if self._find("bnrelu_convolve", x, weight, weight2, out) is None:
+        if self._find("bnrelu_convolve", x, weight, weight2.contiguous(), out) is None:
             super().infer_layer(x, scale, shift, weight, scale2, shift2, weight2, out)
             return
         for pictures in self.tiles(x):

@@ -151,15 +151,13 @@ void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Ma
   });
 }
 
-// D is the gradient where the ReLU was on, else zero; add it to the sums, plain and times x - mean. `out` becomes D or,
+// D is the gradient where the ReLU was on, else zero; add it to sums, plain and weighted with x - mean. `out` becomes D or,
 // where there is a source, source + scale * D.
 template <class T, bool onto_source>
 void drelu_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
-                const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums, int64_t rows,
+                const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* plain, Acc<T>* weighted, int64_t rows,
                 int64_t channels) {
   using A = Acc<T>;
-  A* plain = sums;
-  A* weighted = sums + channels;
   by_four<T>(rows, [=](auto number, int64_t row) {
     const auto ds = rows_from<number>(gradient, row);
     const auto xs = rows_from<number>(x, row);

@@ -42,8 +42,9 @@ void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale
   const auto step = source.data ? drelu_rows<T, true> : drelu_rows<T, false>;
   Sums<Acc<T>> totals(size.channels, size.threads);
   for_chunks(size, [&](int thread, int64_t first, int64_t rows) {
-    step(from(gradient, first), from(x, first), scale, shift, mean, from(source, first), from(out, first),
-         totals.chunk(thread), rows, size.channels);
+    Acc<T>* plain = totals.chunk(thread);
+    step(from(gradient, first), from(x, first), scale, shift, mean, from(source, first), from(out, first), plain,
+         plain + size.channels, rows, size.channels);
     totals.add(thread);
   });
   totals.write(sums);

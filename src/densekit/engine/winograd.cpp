@@ -6,94 +6,11 @@
 // through all of it while it is in the second-level cache: batch norm and ReLU of its pixels, transforms, products, and
 // what becomes of the result. Layouts: patches (16, tiles, channels in), weights (16, in, out), results (16, tiles, out).
 
-#include "rows.hpp"
+#include "multiply.hpp"
 
 using namespace densekit;
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-template <class T>
-constexpr int64_t kLanes = kVectorBytes / sizeof(T);
-
-template <class T>
-Vector<T> get(const T* from) {
-  return *reinterpret_cast<const Vector<T>*>(from);
-}
-
-template <class T>
-void put(T* to, Vector<T> value) {
-  *reinterpret_cast<Vector<T>*>(to) = value;
-}
-
-template <class T>
-int64_t whole_vectors(int64_t values) {
-  return (values + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-}
-
-// At least so many values, and an odd number of cache lines: steps of this length use all sets of a cache.
-template <class T>
-int64_t spread(int64_t values) {
-  constexpr int64_t line = 64 / sizeof(T);
-  return ((values + line - 1) / line | 1) * line;
-}
-
-// ---- products -----------------------------------------------------------------------------------------------------
-
-template <class T>
-struct Strided {  // element (i, j) is data[i * row + j * column]
-  const T* data;
-  int64_t row, column;
-};
-
-// out (rows, vectors) = a (rows, depth) b (depth, vectors), or added to it; all sums stay in registers.
-template <int rows, int vectors, bool add, class T>
-void multiply_tile(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t depth) {
-  Vector<T> sums[rows][vectors];
-  for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) sums[i][v] = add ? get(out.row(i) + v * kLanes<T>) : Vector<T>{};
-  for (int64_t d = 0; d < depth; ++d) {
-    Vector<T> values[vectors];
-    for (int v = 0; v < vectors; ++v) values[v] = get(b.row(d) + v * kLanes<T>);
-    for (int i = 0; i < rows; ++i) {
-      const T factor = a.data[i * a.row + d * a.column];
-      for (int v = 0; v < vectors; ++v) sums[i][v] += factor * values[v];
-    }
-  }
-  for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) put(out.row(i) + v * kLanes<T>, sums[i][v]);
-}
-
-template <int rows, int vectors, bool add, class T>
-void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, int64_t depth) {
-  for (; m >= rows; m -= rows, a.data += rows * a.row, out.data = out.row(rows))
-    multiply_tile<rows, vectors, add>(a, b, out, depth);
-  if constexpr (rows > 1)
-    if (m) multiply_rows<rows - 1, vectors, add>(a, b, out, m, depth);
-}
-
-// out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes. 6 by 2 vectors of sums, with the
-// operands of a step, fit into the 16 registers that there are at least.
-template <bool add, class T>
-void multiply(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, int64_t n, int64_t depth) {
-  const int64_t pairs = n / (2 * kLanes<T>) * 2 * kLanes<T>;
-  for (int64_t j = 0; j < pairs; j += 2 * kLanes<T>)
-    multiply_rows<6, 2, add, T>(a, {b.data + j, b.stride}, {out.data + j, out.stride}, m, depth);
-  if (pairs < n) multiply_rows<6, 1, add, T>(a, {b.data + pairs, b.stride}, {out.data + pairs, out.stride}, m, depth);
-}
 
 // ---- pictures and tiles -------------------------------------------------------------------------------------------
 
@@ -243,7 +160,9 @@ class Weights {
     }
   }
 
-  Matrix<const T> frequency(int number) const { return {&frequencies_[number * size_.in * width_], width_}; }
+  Panels<T> frequency(int number) const {
+    return Panels<T>::of({&frequencies_[number * size_.in * width_], width_});
+  }
   int64_t width() const { return width_; }
 
  private:
@@ -372,8 +291,9 @@ void bnrelu_convolve_gradient(const Size& size, Pixels<const T> dy, Pixels<const
   Sums<T> totals(size.out, size.threads);
   convolve<T>(size, dy, {nullptr, nullptr}, {size, weights, true},
               [&](int thread, Matrix<const T> line, int64_t n, int64_t h, int64_t w, int64_t pixels) {
+                T* plain = totals.chunk(thread);
                 step(line, x.at(size, n, h, w), activation.scale, activation.shift, mean, source.at(size, n, h, w),
-                     out.at(size, n, h, w), totals.chunk(thread), pixels, size.out);
+                     out.at(size, n, h, w), plain, plain + size.out, pixels, size.out);
                 totals.add(thread);
               });
   totals.write(sums);
@@ -440,7 +360,7 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
         transform_gradient(size, dy, block.picture, 2 * (block.top + tile / block.width),
                            2 * (block.left + tile % block.width), zeros.data(), &gradients[tile * dy_width], plane);
       for (int f = 0; f < 16; ++f)
-        multiply<true, T>({&gradients[f * plane], 1, dy_width}, patches.frequency(f),
+        multiply<true, T>({&gradients[f * plane], 1, dy_width}, Panels<T>::of(patches.frequency(f)),
                           {own + f * size.out * width, width}, size.out, whole_vectors<T>(size.in), block.tiles());
     }
 #pragma omp for schedule(static)

@@ -1,0 +1,127 @@
+// Products of matrices that lie in the cache, and the vectors they are made of.
+
+#pragma once
+
+#include "rows.hpp"
+
+namespace densekit {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int64_t kLanes = kVectorBytes / sizeof(T);
+
+template <class T>
+Vector<T> get(const T* from) {
+  return *reinterpret_cast<const Vector<T>*>(from);
+}
+
+template <class T>
+void put(T* to, Vector<T> value) {
+  *reinterpret_cast<Vector<T>*>(to) = value;
+}
+
+template <class T>
+int64_t whole_vectors(int64_t values) {
+  return (values + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// At least so many values, and an odd number of cache lines: steps of this length use all sets of a cache.
+template <class T>
+int64_t spread(int64_t values) {
+  constexpr int64_t line = 64 / sizeof(T);
+  return ((values + line - 1) / line | 1) * line;
+}
+
+template <class T>
+struct Strided {  // element (i, j) is data[i * row + j * column]
+  const T* data;
+  int64_t row, column;
+};
+
+template <class T>
+constexpr int64_t kPanel = 2 * kLanes<T>;  // columns
+
+template <class T>
+struct Panels {  // column j of row i is data[j / kPanel * panel + i * row + j % kPanel]
+  const T* data;
+  int64_t row, panel;
+  static Panels of(Matrix<const T> matrix) { return {matrix.data, matrix.stride, kPanel<T>}; }
+};
+
+// A matrix (depth, columns) in panels one after the other, each (depth, kPanel), zero behind the last column: walking down
+// a panel touches neighbouring memory only.
+template <class T>
+class Packed {
+ public:
+  Packed(int64_t depth, int64_t columns)
+      : depth_(depth), columns_(columns), values_((columns + kPanel<T> - 1) / kPanel<T> * kPanel<T> * depth) {}
+
+  int64_t count() const { return int64_t(values_.size()) / (kPanel<T> * std::max<int64_t>(1, depth_)); }
+
+  // Fill one of `count` panels with read(row, column).
+  template <class Read>
+  void pack(int64_t panel, Read read) {
+    const int64_t first = panel * kPanel<T>, number = std::min(kPanel<T>, columns_ - first);
+    for (int64_t row = 0; row < depth_; ++row)
+      for (int64_t j = 0; j < number; ++j) values_[(panel * depth_ + row) * kPanel<T> + j] = read(row, first + j);
+  }
+
+  // From a column on that begins a panel.
+  Panels<T> panels(int64_t column = 0) const { return {&values_[column * depth_], kPanel<T>, kPanel<T> * depth_}; }
+
+ private:
+  int64_t depth_, columns_;
+  std::vector<T> values_;
+};
+
+// out (rows, vectors) = a (rows, depth) b (depth, vectors), or added to it; all sums stay in registers.
+template <int rows, int vectors, bool add, class T>
+void multiply_tile(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t depth) {
+  Vector<T> sums[rows][vectors];
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < vectors; ++v) sums[i][v] = add ? get(out.row(i) + v * kLanes<T>) : Vector<T>{};
+  for (int64_t d = 0; d < depth; ++d) {
+    Vector<T> values[vectors];
+    for (int v = 0; v < vectors; ++v) values[v] = get(b.row(d) + v * kLanes<T>);
+    for (int i = 0; i < rows; ++i) {
+      const T factor = a.data[i * a.row + d * a.column];
+      for (int v = 0; v < vectors; ++v) sums[i][v] += factor * values[v];
+    }
+  }
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < vectors; ++v) put(out.row(i) + v * kLanes<T>, sums[i][v]);
+}
+
+template <int rows, int vectors, bool add, class T>
+void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, int64_t depth) {
+  for (; m >= rows; m -= rows, a.data += rows * a.row, out.data = out.row(rows))
+    multiply_tile<rows, vectors, add>(a, b, out, depth);
+  if constexpr (rows > 1)
+    if (m) multiply_rows<rows - 1, vectors, add>(a, b, out, m, depth);
+}
+
+// out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes. 6 by 2 vectors of sums, with the
+// operands of a step, fit into the 16 registers that there are at least.
+template <bool add, class T>
+void multiply(Strided<T> a, Panels<T> b, Matrix<T> out, int64_t m, int64_t n, int64_t depth) {
+  for (int64_t j = 0; j < n; j += kPanel<T>) {
+    const Matrix<const T> panel{b.data + j / kPanel<T> * b.panel, b.row};
+    const auto rows = n - j < kPanel<T> ? multiply_rows<6, 1, add, T> : multiply_rows<6, 2, add, T>;
+    rows(a, panel, {out.data + j, out.stride}, m, depth);
+  }
+}
+
+}  // namespace densekit
