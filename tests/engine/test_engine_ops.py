@@ -34,6 +34,10 @@ def nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+# rows, channels in and out: the second is several blocks of rows, slices of columns, and no whole vectors
+PRODUCTS = pytest.mark.parametrize("size", [(23, 6, 4), (777, 147, 29)], ids=["one_block", "many_blocks"])
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 131])
 @pytest.mark.parametrize("copies", [True, False], ids=["copies", "measures_only"])
 def test_moments_are_numpys(ops, rows, copies):
@@ -64,12 +68,14 @@ def test_equal_values_have_no_variance(ops):
 
 
 @pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
-def test_bnrelu_and_products_are_numpys(ops, measure):
-    x, scale, shift = matrix(23, 6), vector(6), vector(6)
-    weight = torch.randn(4, 6, dtype=torch.float64)
+@PRODUCTS
+def test_bnrelu_and_products_are_numpys(ops, size, measure):
+    rows, c, m = size
+    x, scale, shift = matrix(rows, c), vector(c), vector(c)
+    weight = torch.randn(m, c, dtype=torch.float64)
     activated = np.maximum(x.numpy() * scale.numpy() + shift.numpy(), 0)
     product = activated @ weight.numpy().T
-    seen = ops.bnrelu(x, scale, shift, out=torch.empty(23, 6, dtype=torch.float64))
+    seen = ops.bnrelu(x, scale, shift, out=torch.empty(rows, c, dtype=torch.float64))
     assert_allclose(seen, activated, rtol=1e-13, atol=1e-15)
     seen, moments = ops.bnrelu_product(x, scale, shift, weight, measure=measure)
     assert_allclose(seen, product, rtol=1e-12, atol=1e-14)
@@ -113,9 +119,11 @@ def test_bn_gradient_is_its_formula(ops):
 
 
 @pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
-def test_product_backward_is_autograds(ops, onto):
-    x, scale, shift, mean, source = matrix(23, 6), vector(6), vector(6), vector(6), matrix(23, 6)
-    weight, dz = torch.randn(4, 6, dtype=torch.float64), matrix(23, 4)
+@PRODUCTS
+def test_product_backward_is_autograds(ops, size, onto):
+    rows, c, m = size
+    x, scale, shift, mean, source = matrix(rows, c), vector(c), vector(c), vector(c), matrix(rows, c)
+    weight, dz = torch.randn(m, c, dtype=torch.float64), matrix(rows, m)
     normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
     (normalised.relu() @ w.t()).backward(dz)
     before = source.clone()
@@ -124,42 +132,87 @@ def test_product_backward_is_autograds(ops, onto):
     assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
     assert_allclose(sums[0], normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
     assert_allclose(sums[1], (normalised.grad * (x - mean)).sum(0), rtol=1e-12, atol=1e-13)
-    assert_allclose(source if out is None else out, before + (onto != "nowhere") * scale * normalised.grad, rtol=1e-12)
+    expected = before + (onto != "nowhere") * scale * normalised.grad
+    assert_allclose(source if out is None else out, expected, rtol=1e-12, atol=1e-13)
 
 
-SIZES = pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (1, 1, 1)], ids=["even", "odd", "one_pixel"])
+SIZES = pytest.mark.parametrize(
+    "size",
+    [(3, 4, 6, 6, 4), (2, 5, 7, 6, 4), (1, 1, 1, 6, 4), (1, 31, 45, 37, 13), (1, 5, 37, 70, 150)],
+    ids=["even", "odd", "one_pixel", "many_lines_of_tiles", "divided_lines"],
+)
 
 
 @SIZES
 @pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
 def test_convolutions_are_autograds(ops, size, measure):
     """Forward, and all ways to ask for the gradient."""
-    x, out, dy, source = images(*size, 6), images(*size, 4), images(*size, 4), images(*size, 6)
-    scale, shift, mean = vector(6), vector(6), vector(6)
-    weight = torch.randn(4, 6, 3, 3, dtype=torch.float64)
+    *pixels, c, k = size
+    x, out, dy, source = images(*pixels, c), images(*pixels, k), images(*pixels, k), images(*pixels, c)
+    scale, shift, mean = vector(c), vector(c), vector(c)
+    weight = torch.randn(k, c, 3, 3, dtype=torch.float64)
     normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
     y = torch.nn.functional.conv2d(nchw(normalised.relu()), w, padding=1)
     y.backward(nchw(dy))
     moments = ops.bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
-    assert_allclose(nchw(out), y.detach(), rtol=1e-12, atol=1e-13)
+    assert_allclose(nchw(out), y.detach(), rtol=1e-12, atol=1e-12)
     if measure:
         y = y.detach().transpose(0, 1).flatten(1).numpy()
-        assert_allclose(moments, [y.mean(1), y.var(1)], rtol=1e-12, atol=1e-13)
+        assert_allclose(moments, [y.mean(1), y.var(1)], rtol=1e-12, atol=1e-12)
     vectors = (scale, shift, mean)
     for onto, wants_weight in ((None, True), (source, True), (None, False)):
-        d = torch.empty(*size, 6, dtype=torch.float64)
+        d = torch.empty(*pixels, c, dtype=torch.float64)
         kinds = {"wants_weight": wants_weight, "source": onto, "out": d}
         sums, dweight = ops.bnrelu_convolve_backward(dy, x, *vectors, weight, **kinds)
         expected = normalised.grad if onto is None else source + scale * normalised.grad
-        assert_allclose(d, expected, rtol=1e-12, atol=1e-13)
-        assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
-        assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+        assert_allclose(d, expected, rtol=1e-12, atol=1e-12)
+        assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-12)
+        assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-12)
         assert (dweight is not None) == wants_weight
         if dweight is not None:
-            assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
+            assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
     sums, dweight = ops.bnrelu_convolve_backward(dy, x, *vectors, weight, out=None, wants_weight=True)
     assert sums is None
-    assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
+    assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_bad_pixel_spoils_what_sees_it_only(ops, value):
+    """A convolution by tiles would spoil the whole tile."""
+    x, weight, dy = torch.randn(1, 8, 9, 12), torch.rand(5, 12, 3, 3) / 9, torch.randn(1, 8, 9, 5)
+    one, zero = torch.ones(12), torch.zeros(12)
+    x[0, 3, 4, 2] = value
+    out, d = torch.empty(1, 8, 9, 5), torch.empty_like(x)
+    ops.bnrelu_convolve(x, one, zero, weight, out, measure=False)
+    expected = torch.nn.functional.conv2d(nchw(x).relu(), weight, padding=1)
+    torch.testing.assert_close(nchw(out), expected, equal_nan=True)
+    dy[0, 3, 4, 2] = value
+    ops.bnrelu_convolve_backward(dy, torch.ones_like(x), one, zero, zero, weight, out=d, wants_weight=False)
+    expected = torch.nn.functional.conv_transpose2d(nchw(dy), weight, padding=1)
+    torch.testing.assert_close(nchw(d), expected, equal_nan=True)
+
+
+def test_large_values_overflow_only_where_the_definition_does(ops):
+    x, weight, out = torch.full((1, 6, 6, 12), 2e38), torch.full((4, 12, 3, 3), 0.01), torch.empty(1, 6, 6, 4)
+    ops.bnrelu_convolve(x, torch.ones(12), torch.zeros(12), weight, out, measure=False)
+    torch.testing.assert_close(nchw(out), torch.nn.functional.conv2d(nchw(x), weight, padding=1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_computes_the_same(ops, threads):
+    x, scale, shift, weight = images(2, 9, 7, 6), vector(6), vector(6), torch.randn(4, 6, 3, 3, dtype=torch.float64)
+    dy, before = images(2, 9, 7, 4), torch.get_num_threads()
+    expected = ops.bnrelu_convolve_backward(
+        dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), wants_weight=True
+    )
+    torch.set_num_threads(threads)
+    try:
+        seen = ops.bnrelu_convolve_backward(
+            dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), wants_weight=True
+        )
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
