@@ -21,11 +21,6 @@ int64_t block_rows(const Size& size, int64_t wanted) {
 }
 
 template <class T>
-struct Activation {  // relu(x * scale + shift)
-  const T *scale, *shift;
-};
-
-template <class T>
 void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
                     double* moments) {
   const int64_t in_width = spread<T>(size.in), out_width = spread<T>(size.out);
@@ -41,8 +36,7 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
-      bnrelu_rows<T>({x.row(first), x.stride}, activation.scale, activation.shift, {activated.data(), in_width}, rows,
-                     size.in);
+      activation.apply({x.row(first), x.stride}, {activated.data(), in_width}, rows, size.in);
       multiply<false, T>({activated.data(), in_width, 1}, packed.panels(), {result.data(), out_width}, rows,
                          whole_vectors<T>(size.out), size.in);
       const Matrix<T> to{out + first * size.out, size.out};
@@ -84,14 +78,15 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
       for (int64_t c = 0; c < size.in; c += kSlice) {
         const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<T>(columns);
         const Matrix<const T> from{x.row(first) + c, x.stride};
-        bnrelu_rows<T>(from, activation.scale + c, activation.shift + c, buffer, rows, columns);
+        const T *scale = activation.scale + c, *shift = activation.shift + c;
+        bnrelu_rows<T>(from, scale, shift, buffer, rows, columns);
         multiply<true, T>({gradient.data(), 1, dz_width}, Panels<T>::of({activated.data(), width}), {own + c, own_width},
                           size.out, n, rows);
         multiply<false, T>({gradient.data(), dz_width, 1}, packed.panels(c), buffer, rows, n, size.out);
         const Matrix<const T> onto{out.data ? source.row(first) + c : nullptr, source.stride};
         const Matrix<T> to = out.data ? Matrix<T>{out.row(first) + c, out.stride} : buffer;
-        step({activated.data(), width}, from, activation.scale + c, activation.shift + c, mean + c, onto, to, plain + c,
-             plain + size.in + c, rows, columns);
+        step({activated.data(), width}, from, scale, shift, mean + c, onto, to, plain + c, plain + size.in + c, rows,
+             columns);
       }
       totals.add(thread);
     }

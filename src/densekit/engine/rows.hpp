@@ -151,6 +151,17 @@ void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Ma
   });
 }
 
+template <class T>
+struct Activation {  // relu(x * scale + shift), or without a scale x itself
+  const T *scale, *shift;
+  void apply(Matrix<const T> x, Matrix<T> out, int64_t rows, int64_t channels) const {
+    if (scale)
+      bnrelu_rows<T>(x, scale, shift, out, rows, channels);
+    else
+      for (int64_t row = 0; row < rows; ++row) std::copy_n(x.row(row), channels, out.row(row));
+  }
+};
+
 // D is the gradient where the ReLU was on, else zero; add it to sums, plain and weighted with x - mean. `out` becomes D or,
 // where there is a source, source + scale * D.
 template <class T, bool onto_source>

@@ -61,26 +61,15 @@ struct Grid {
 
 // ---- transforms ---------------------------------------------------------------------------------------------------
 
-template <class V>
-void transform_patch(V a, V b, V c, V d, V* to) {
+template <class T>
+void transform_patch(Vector<T> a, Vector<T> b, Vector<T> c, Vector<T> d, Vector<T>* to) {
   to[0] = a - c, to[1] = b + c, to[2] = c - b, to[3] = b - d;
 }
 
-template <class V>
-void transform_weight(V a, V b, V c, V* to) {
+template <class T>
+void transform_weight(T a, T b, T c, T* to) {
   to[0] = a, to[1] = (a + c + b) / 2, to[2] = (a + c - b) / 2, to[3] = c;
 }
-
-template <class T>
-struct Activation {  // relu(x * scale + shift), or without a scale x itself
-  const T *scale, *shift;
-  void apply(Matrix<const T> x, Matrix<T> out, int64_t rows, int64_t channels) const {
-    if (scale)
-      bnrelu_rows<T>(x, scale, shift, out, rows, channels);
-    else
-      for (int64_t row = 0; row < rows; ++row) std::copy_n(x.row(row), channels, out.row(row));
-  }
-};
 
 // The input of one block: its pixels and a border of one, activated, with zeros outside of the picture; and its patches.
 template <class T>
@@ -121,10 +110,10 @@ class Patches {
       Vector<T> rows[4][4], values[4];
       for (int j = 0; j < 4; ++j) {
         const T* top = patch + j * width_ + c;
-        transform_patch(get(top), get(top + below), get(top + 2 * below), get(top + 3 * below), rows[j]);
+        transform_patch<T>(get(top), get(top + below), get(top + 2 * below), get(top + 3 * below), rows[j]);
       }
       for (int i = 0; i < 4; ++i) {
-        transform_patch(rows[0][i], rows[1][i], rows[2][i], rows[3][i], values);
+        transform_patch<T>(rows[0][i], rows[1][i], rows[2][i], rows[3][i], values);
         for (int j = 0; j < 4; ++j) put(to + (4 * i + j) * plane_ + c, values[j]);
       }
     }
