@@ -35,7 +35,9 @@ def nchw(x: Tensor) -> Tensor:
 
 
 # rows, channels in and out: the second is several blocks of rows, slices of columns, and no whole vectors
-PRODUCTS = pytest.mark.parametrize("size", [(23, 6, 4), (777, 147, 29)], ids=["one_block", "many_blocks"])
+PRODUCTS = pytest.mark.parametrize(
+    "size", [(23, 6, 4), (1, 6, 4), (777, 147, 29)], ids=["one_block", "one_row", "many_blocks"]
+)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 131])
@@ -196,6 +198,15 @@ def test_large_values_overflow_only_where_the_definition_does(ops):
     x, weight, out = torch.full((1, 6, 6, 12), 2e38), torch.full((4, 12, 3, 3), 0.01), torch.empty(1, 6, 6, 4)
     ops.bnrelu_convolve(x, torch.ones(12), torch.zeros(12), weight, out, measure=False)
     torch.testing.assert_close(nchw(out), torch.nn.functional.conv2d(nchw(x), weight, padding=1))
+
+
+def test_no_rows_are_no_product(ops):
+    one, weight = torch.ones(6), torch.ones(4, 6)
+    assert ops.bnrelu_product(torch.empty(0, 6), one, one, weight, measure=False)[0].shape == (0, 4)
+    nothing = {"source": torch.empty(0, 6), "out": torch.empty(0, 6)}
+    dweight, sums = ops.product_backward(torch.empty(0, 4), weight, torch.empty(0, 6), one, one, one, **nothing)
+    assert not dweight.any()
+    assert not sums.any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

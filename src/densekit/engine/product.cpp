@@ -16,7 +16,7 @@ struct Size {
 
 // Rows of a block: about as many as wanted, and the same number of blocks for every thread.
 int64_t block_rows(const Size& size, int64_t wanted) {
-  const int64_t rounds = (size.rows + wanted * size.threads - 1) / (wanted * size.threads);
+  const int64_t rounds = std::max<int64_t>(1, (size.rows + wanted * size.threads - 1) / (wanted * size.threads));
   return std::max<int64_t>(1, (size.rows + rounds * size.threads - 1) / (rounds * size.threads));
 }
 
