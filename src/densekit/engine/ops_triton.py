@@ -24,8 +24,8 @@ _STRIPE = 1024  # rows that share one part of a weight's gradient: its traffic s
 class TritonOps(TorchOps):
     """Steps that pass over the rows once, without waiting for the device; float64 runs as in `TorchOps`.
 
-    Matrices of a half type and of float32 may be mixed. Products of float32 are those of IEEE 754 unless
-    ``torch.backends.cuda.matmul`` allows TF32.
+    Matrices of a half type and of float32 may be mixed. Products of float32 are computed as PyTorch computes the 1x1
+    convolutions that they replace: in TF32, unless ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
     """
 
     name = "triton"
@@ -206,7 +206,7 @@ def _join(moments: Tensor, rows: int, P: int) -> Tensor:
 
 
 def _precision() -> str:
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
 def _launch(kernel: Any, shape: tuple[int, ...], *operands: Any, **sizes: Any) -> None:
