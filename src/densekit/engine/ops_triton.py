@@ -18,7 +18,7 @@ from densekit.engine.ops import TorchOps, flat
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_ROWS = 1 << 30  # of which the kernels' row numbers, of 32 bits, are sure to hold twice as many
 _GROUP = 128  # tiles whose moments are joined at a time: the largest matrix there is takes three rounds
-_STRIPE = 1024  # rows that share one part of a weight's gradient: its traffic stays below a fifth of what 128 outputs cost
+_STRIPE = 1024  # rows that share one part of a weight's gradient: 128 outputs add less than a fifth to the traffic
 
 
 class TritonOps(TorchOps):
