@@ -206,7 +206,8 @@ def _join(moments: Tensor, rows: int, P: int) -> Tensor:
 
 
 def _precision() -> str:
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+    return "tf32" if convolutions.fp32_precision == "tf32" else "ieee"
 
 
 def _launch(kernel: Any, shape: tuple[int, ...], *operands: Any, **sizes: Any) -> None:
