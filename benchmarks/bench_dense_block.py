@@ -43,7 +43,7 @@ def make_pass(block: nn.Module, size: tuple[int, ...], dtype: torch.dtype, devic
     def both_ways() -> None:
         block(x).backward(upstream)
         if x.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(x.device)
 
     return both_ways
 
@@ -78,7 +78,7 @@ def main() -> None:
                       f"({row['q1_s']:.4f} to {row['q3_s']:.4f}), {row['times_stock']:.2f} times stock")  # fmt: skip
     where = setting("torch")
     if arguments.device != "cpu":
-        where["machine"] = torch.cuda.get_device_name()
+        where["machine"] = torch.cuda.get_device_name(arguments.device)
     if arguments.write:
         print(f"written to {write_results(arguments.write, [{**where, **row} for row in rows])}")
 

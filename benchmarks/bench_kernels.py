@@ -5,7 +5,8 @@
 The steps are those of four layers of DenseNet-121 at 224x224 pixels, one in the middle of each block, and of the three
 transitions, in bfloat16. The bytes are those of each matrix that goes in or out of the device's memory, once; vectors,
 weights and sums of tiles are left out. What a device's cache holds, as in the last block, moves faster than memory. The
-Triton kernels and plain PyTorch take turns and count the same bytes, however many PyTorch moves.
+Triton kernels and plain PyTorch take turns and count the same bytes, however many PyTorch moves. What Python needs to
+launch the steps is not in these figures but in those of bench_dense_block.py and bench_train_step.py.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from densekit.errors import SettingsError
 BOTTLENECK, GROWTH = 128, 32
 BLOCKS = ((56, 160, 256), (28, 320, 512), (14, 640, 1024), (7, 768, 1024))  # side, channels read, channels in all
 TYPE = torch.bfloat16
-CALLS = 10  # timed together, so that the device never waits for Python
+CALLS = 10  # timed together
+AHEAD = 20_000_000  # cycles, 10 ms or more
 
 
 def steps(ops: TorchOps, batch: int, side: int, c: int, channels: int) -> Iterator[tuple[str, int, Callable[[], Any]]]:
@@ -52,9 +54,14 @@ def steps(ops: TorchOps, batch: int, side: int, c: int, channels: int) -> Iterat
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Time of a call on the device."""
+    """Time of a call on the device, without that of launching it.
+
+    The device is kept busy while Python hands it the calls: a step of the last blocks takes it a few microseconds, a
+    launch takes Python more, and would be all that is measured.
+    """
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    torch.cuda._sleep(AHEAD)
     start.record()
     for _ in range(CALLS):
         call()

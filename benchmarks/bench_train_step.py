@@ -46,7 +46,7 @@ def make_step(model: nn.Module, x: Tensor, precision: str, infer: bool) -> Calla
             loss.backward()
             optimizer.step()
         if x.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(x.device)
 
     return step
 
@@ -75,15 +75,17 @@ def saved_bytes(model: nn.Module, step: Callable[[], None]) -> int:
 
 
 def peak_bytes(arguments: argparse.Namespace, contender: str, network: str, precision: str) -> int:
-    """Peak memory of three steps above what network and optimizer take."""
+    """Peak memory of a step, on a CPU of three, above what network and optimizer take."""
     if arguments.device != "cpu":
         x = pictures(arguments.batch, network, arguments.device)
-        step = make_step(build(contender, network, arguments.device), x, precision, arguments.infer)
+        model = build(contender, network, arguments.device)
+        step = make_step(model, x, precision, arguments.infer)
         step()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        model.zero_grad()  # gradients are part of a step
+        torch.cuda.reset_peak_memory_stats(x.device)
+        before = torch.cuda.memory_allocated(x.device)
         step()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(x.device) - before
     command = [sys.executable, __file__, "--only-memory", contender, "--networks", network, "--precisions", precision]
     command += ["--batch", str(arguments.batch), *(["--infer"] if arguments.infer else [])]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -109,7 +111,7 @@ def _resident(entry: str) -> int:
 def measure(arguments: argparse.Namespace, network: str, precision: str) -> list[dict]:
     """Measure all contenders at one network and precision; return their rows."""
     x = pictures(arguments.batch, network, arguments.device)
-    names = contenders_of(network, training=not arguments.infer, compiled=arguments.compiled)
+    names = contenders_of(network, arguments.device, training=not arguments.infer, compiled=arguments.compiled)
     steps, rows = {}, {}
     for name in names:
         model = build(name, network, arguments.device)
@@ -152,7 +154,8 @@ def main() -> None:
         print_peak(arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # first steps compile
+        for cache in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):  # first steps compile
+            os.environ[cache] = folder
         rows = [
             row
             for network in arguments.networks
@@ -161,7 +164,7 @@ def main() -> None:
         ]
     where = setting("torch", "torchvision", "timm")
     if arguments.device != "cpu":
-        where["machine"] = torch.cuda.get_device_name()
+        where["machine"] = torch.cuda.get_device_name(arguments.device)
     if arguments.write:
         print(f"written to {write_results(arguments.write, [{**where, **row} for row in rows])}")
 

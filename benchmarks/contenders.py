@@ -8,6 +8,8 @@ import torchvision
 from torch import nn
 
 import densekit as dk
+from densekit.engine.choose_ops import choose_ops
+from densekit.errors import SettingsError
 
 CIFAR = {"block_config": (16, 16, 16), "growth_rate": 12, "num_init_features": 24, "num_classes": 10}
 NETWORKS = {"densenet121": 224, "densenet201": 224, "densenet_bc100_k12_cifar": 32}
@@ -32,7 +34,8 @@ def timms(name: str) -> nn.Module:
 
 
 CONTENDERS: dict[str, Callable[[str], nn.Module]] = {
-    "densekit fused": lambda name: dk.fuse(densekits(name)),
+    "densekit fused": densekits,
+    "densekit fused, triton": densekits,
     "densekit stock": densekits,
     "torchvision eager": torchvisions,
     "torchvision memory_efficient": lambda name: torchvisions(name, memory_efficient=True),
@@ -41,16 +44,26 @@ CONTENDERS: dict[str, Callable[[str], nn.Module]] = {
 }
 
 
+ENGINES = {"densekit fused": "auto", "densekit fused, triton": "triton"}
+"""Of the contenders that are fused; "auto" is plain PyTorch on a GPU."""
+
+
 def build(contender: str, network: str, device: str) -> nn.Module:
     """Build a contender in channels-last memory, which is the faster layout for all of them."""
     torch.manual_seed(0)
     model = CONTENDERS[contender](network).to(device, memory_format=torch.channels_last)
+    if contender in ENGINES:
+        dk.fuse(model, ENGINES[contender])
     return torch.compile(model) if "compiled" in contender else model
 
 
-def contenders_of(network: str, *, training: bool, compiled: bool) -> list[str]:
-    """Return the contenders that make sense for a network."""
+def contenders_of(network: str, device: str, *, training: bool, compiled: bool) -> list[str]:
+    """Return the contenders that make sense for a network, and can run on a device."""
     left_out = set() if compiled else {"torchvision compiled"}
+    try:
+        choose_ops("triton", torch.device(device).type)
+    except SettingsError:
+        left_out.add("densekit fused, triton")
     if network == "densenet_bc100_k12_cifar":
         left_out.add("timm eager")  # which has no stem for small pictures
     if not training:

@@ -77,3 +77,19 @@ def gradients() -> Callable[..., dict[str, Tensor]]:
         return {"output": y.detach(), "input": x.grad, **named}
 
     return gradients
+
+
+@pytest.fixture
+def errors() -> Callable[..., dict[str, float]]:
+    """Return the distance from the truth of each kind of tensor, all layers together, relative to its size."""
+
+    def errors(seen: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
+        sums = {}
+        for name, tensor in seen.items():
+            kind = "conv" if "conv" in name else "scale" if name.endswith("weight") else name.rpartition(".")[2]
+            wrong, size = sums.get(kind, (0.0, 0.0))
+            difference = tensor.double() - truth[name]
+            sums[kind] = (wrong + difference.square().sum().item(), size + truth[name].square().sum().item())
+        return {kind: (wrong / size) ** 0.5 for kind, (wrong, size) in sums.items()}
+
+    return errors

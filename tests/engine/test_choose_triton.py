@@ -32,8 +32,8 @@ def refused(reason: str) -> None:
 
 def test_only_a_cuda_device_will_do():
     for device in ("cpu", "mps"):
-        expected = f"^engine 'triton' cannot run on {device}: it needs a CUDA device; try auto or torch$"
-        with pytest.raises(SettingsError, match=expected):
+        reason = f"cannot run on {device}: it needs a CUDA device, with the network on it; try auto or torch"
+        with pytest.raises(SettingsError, match=f"^engine 'triton' {reason}$"):
             choose_ops("triton", device)
         assert choose_ops("auto", device).name != "triton"
 

@@ -65,7 +65,7 @@ def choose_ops(engine: str, device: str) -> Choice:
             return Choice(TorchOps(), f"the compiled steps cannot run: {reason}")
     if engine == "cpu":
         raise SettingsError(f"engine 'cpu' cannot run on {device}: try auto or torch")
-    return Choice(TorchOps(), f"the only one proven on {device}")  # the Triton kernels have not run on a GPU yet
+    return Choice(TorchOps(), f"nothing faster is proven on {device}")  # the Triton kernels have not run on a GPU yet
 
 
 def _load_triton(device: str) -> TorchOps:
@@ -77,7 +77,7 @@ def _load_triton(device: str) -> TorchOps:
         if major < 8:
             raise _CannotRun(f"it needs compute capability 8.0, there is {major}.{minor}")
     elif device != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":  # which is how it is tested without a device
-        raise _CannotRun("it needs a CUDA device")
+        raise _CannotRun("it needs a CUDA device, with the network on it")
     try:
         from densekit.engine.ops_triton import TritonOps
     except ImportError as reason:

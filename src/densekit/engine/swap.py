@@ -38,7 +38,8 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
         engine: "auto" takes the fastest implementation that is proven on the device, and runs the stock modules where
             it cannot compute a call. One asked for by name raises there instead: "cpu" compiles the steps for this
             processor on first use (needs a C++ compiler); "triton" are kernels for CUDA devices, so far proven in
-            Triton's interpreter only; "torch" is plain PyTorch.
+            Triton's interpreter only, for a network that is on the device already; "torch" is plain PyTorch, which
+            keeps as little memory but is slower than stock on a CPU and untimed on a GPU, where "auto" takes it.
 
     Returns:
         ``model``, or where that itself is a dense block or transition, the module to use in its place.

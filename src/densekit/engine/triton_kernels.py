@@ -218,7 +218,8 @@ def product_backward(
         gradient = tl.load(_at(dz, dz_stride, rows, outputs), mask=inner, other=0.0)
         values = _load(x, x_stride, rows, cols, mask)
         before = _affine(values, factors, shifts)
-        activated = _where_on(before, before).to(matrix.dtype)  # where rows stick out, the gradient is zero
+        # where rows stick out the gradient is zero, but zero times what float16 cannot hold would be NaN
+        activated = tl.where(mask, _where_on(before, before), 0.0).to(matrix.dtype)
         transposed = tl.dot(tl.trans(gradient), activated, transposed, input_precision=PRECISION)
         d = _where_on(before, tl.dot(gradient, matrix, input_precision=PRECISION))
         sum0 += tl.sum(d, 0)
