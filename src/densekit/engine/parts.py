@@ -177,6 +177,8 @@ def check_call(x: Any) -> None:
         raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
     if x.dim() != 4 or not x.is_floating_point():
         raise OtherInput("input other than (N, C, H, W) of floating point")
+    if x.device.type == "mps":
+        raise OtherInput("a device without float64, in which moments are joined")
     if x.numel() == 0 or x.is_meta:
         raise OtherInput("an empty batch, or one without values")
 
