@@ -12,6 +12,7 @@ from densekit.data.folders import Entry, check_headers, natural_key, read_table,
 from densekit.data.picture_set import DataSet, PictureSet, Split
 from densekit.data.pictures import PictureHeader, Skipped
 from densekit.data.seeding import seed_from
+from densekit.data.settings import DataSettings
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
 from densekit.errors import DataError, SettingsError
@@ -67,6 +68,11 @@ def open_data(
     if "val" not in parts:
         _cut(parts, "val", val_fraction, seed_from(seed, _VAL))
     return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
+
+
+def open_chosen(chosen: DataSettings, *, screen: Screen | None = None) -> DataSet:
+    """Open the data that settings name (those of a training too), cut as they say; raises what `open_data` does."""
+    return open_data(**chosen.model_dump(include=set(DataSettings.model_fields)), screen=screen)
 
 
 def open_labelled(
