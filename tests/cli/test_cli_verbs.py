@@ -84,7 +84,7 @@ class TestEvaluate:
         paint(tmp_path / "x" / "red", "red", 2)
         (tmp_path / "x" / "red" / "bad.png").write_bytes(b"no picture")
         answer = densekit("evaluate", colour_run, tmp_path / "x", "--out", tmp_path, "--quiet")
-        assert answer.err.startswith("warning: 1 pictures cannot be read")
+        assert answer.err.startswith("warning: 1 picture cannot be read")
         assert "warning:" not in answer.out
 
 

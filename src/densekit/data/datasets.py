@@ -16,6 +16,7 @@ from densekit.data.settings import DataSettings
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
 from densekit.errors import DataError, SettingsError
+from densekit.units import counted
 
 _TEST, _LIMIT, _LIMIT_TEST, _VAL = range(4)  # each cut has its own random numbers
 
@@ -162,7 +163,8 @@ def _tell_skipped(unlisted: Sequence[Skipped], unreadable: Sequence[Skipped], sc
         screen.say(f"left out because they are no pictures of a class: {len(unlisted) - len(empty)}")
     if unreadable:
         first = unreadable[0]
-        screen.warn(f"{len(unreadable)} pictures cannot be read and are left out, first {first.path}: {first.reason}")
+        which = counted(len(unreadable), "picture cannot be read and is", "pictures cannot be read and are")
+        screen.warn(f"{which} left out, first {first.path}: {first.reason}")
 
 
 def _class_names(source: Path, entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, make_settings, read_settings
+from densekit.units import counted
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
 
@@ -224,6 +225,7 @@ def _tell_end(job: Job, dataset: DataSet) -> None:
             f"{len(dataset.val or ())} pictures"
         )
     if left_out := len(job.reporter.skipped) + len(progress.unreadable):
-        job.screen.say(f"{left_out} files were left out: {job.run.path / 'skipped.csv'}")
+        which = counted(left_out, "file was", "files were")
+        job.screen.say(f"{which} left out: {job.run.path / 'skipped.csv'}")
     hint = f"densekit evaluate {job.run.path}" if dataset.test is not None else f"densekit predict {job.run.path} IMAGE"
     job.screen.say(f"curves: {job.run.curves}   next: {hint}")
