@@ -88,15 +88,15 @@ def test_every_error_is_a_densekit_error_and_a_builtin_one():
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
-        ("densnet121", "densenet121, densenet161?"),
-        ("DENSENET121", "densenet121, densenet161?"),
-        ("zzz", "alexnet, densenet121, densenet161, vgg?"),
+        ("densnet121", "did you mean: densenet121, densenet161?"),
+        ("DENSENET121", "did you mean: densenet121, densenet161?"),
+        ("zzz", "there are: alexnet, densenet121, densenet161, vgg"),
     ],
     ids=["typo", "upper_case", "nothing_near"],
 )
 def test_unknown_names_get_the_nearest_ones(given, hint):
     error = errors.UnknownNameError("model", given, ["vgg", "densenet121", "alexnet", "densenet161"])
-    assert str(error) == f"unknown model {given!r}; did you mean: {hint}"
+    assert str(error) == f"unknown model {given!r}; {hint}"
 
 
 def test_missing_part_of_an_optional_package_is_named_itself(tmp_path, monkeypatch):

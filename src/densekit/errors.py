@@ -14,14 +14,16 @@ class SettingsError(DensekitError, ValueError):
 
 
 class UnknownNameError(DensekitError, LookupError):
-    """A name (model, data set, recipe, ...) that is in no table; the message offers the nearest ones."""
+    """A name (model, data set, recipe, ...) that is in no table; the message offers the nearest ones, or the first."""
 
     def __init__(self, kind: str, name: str, known: list[str]):
         from difflib import get_close_matches
 
-        near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) or sorted(known)
-        hint = ", ".join(near[:8]) + (", ..." if len(near) > 8 else "")
-        super().__init__(f"unknown {kind} {name!r}; did you mean: {hint}?")
+        if near := get_close_matches(name.lower(), known, n=3, cutoff=0.5):
+            hint = f"did you mean: {', '.join(near)}?"
+        else:
+            hint = f"there are: {', '.join(sorted(known)[:8])}" + (", ..." if len(known) > 8 else "")
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 
 class ShapeError(DensekitError, ValueError):

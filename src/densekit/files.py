@@ -48,22 +48,34 @@ def free_path(path: Path) -> Path:
     return path if not path.exists() else next(name for name in names if not name.exists())
 
 
-def new_folder(out: str | Path | None, default: Path) -> Path:
+def refuse_used(out: str | Path | None, *, resumable: bool = False) -> None:
+    """Raise SettingsError if there is something already where results shall go; None names no place.
+
+    Args:
+        out: the folder.
+        resumable: the message also offers to go on with what is there.
+    """
+    if out is None:
+        return
+    folder = Path(out).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = ", or go on with --resume" if resumable else ""
+        raise SettingsError(f"{folder} exists already: choose another --out{hint}")
+
+
+def new_folder(out: str | Path | None, default: Path, *, resumable: bool = False) -> Path:
     """Return a folder for results that is new or empty; it is not made yet.
 
     Args:
         out: where somebody wants it.
         default: taken where ``out`` is None, numbered if it exists.
+        resumable: as `refuse_used` takes it.
 
     Raises:
         SettingsError: there is something in ``out`` already.
     """
-    if out is None:
-        return free_path(default)
-    folder = Path(out).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} exists already: choose another --out")
-    return folder
+    refuse_used(out, resumable=resumable)
+    return free_path(default) if out is None else Path(out).expanduser()
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -19,6 +19,8 @@ def test_help_names_every_verb_and_imports_next_to_nothing(shell):
         assert verb in answer.out
         assert summary in " ".join(answer.out.split())
     assert not {*HEAVY, "pydantic", "numpy"} & set(answer.err.split())
+    shown = [line.split()[1] for line in answer.out.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert shown == [*TABLE, "--help", "--version"]  # in the order in which they are used
 
 
 @pytest.mark.parametrize("verb", TABLE)

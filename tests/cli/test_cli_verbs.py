@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from densekit.classifier import load_classifier
+from densekit.cli.main import app
 from densekit.models.catalogue import list_models
-from densekit.training.settings import list_recipes
+from densekit.training.settings import list_recipes, make_settings
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ class TestEvaluate:
         paint(tmp_path / "x" / "red", "red", 2)
         (tmp_path / "x" / "red" / "bad.png").write_bytes(b"no picture")
         answer = densekit("evaluate", colour_run, tmp_path / "x", "--out", tmp_path, "--quiet")
-        assert answer.err.startswith("warning: 1 pictures cannot be read")
+        assert answer.err.startswith("warning: 1 picture cannot be read")
         assert "warning:" not in answer.out
 
 
@@ -112,6 +113,24 @@ class TestTrain:
         assert ("epoch 1/1" in answer.err) != quiet
         if quiet:
             assert answer.err == ""
+
+    def test_flags_of_every_kind_become_the_settings_given(self):
+        flags = "--mean 0.1 0.2 0.3 --std 1 1 1 --size 28x32 --lr auto --workers 2 --no-fused --clip 1.5 "
+        flags += "--model-options.block-config [2,2] --model-options.activation prelu"
+        _, bound, _ = app.parse_args(["train", "photos", *flags.split()])
+        given = bound.kwargs
+        settings = make_settings(**given)
+        assert settings == make_settings(
+            mean=(0.1, 0.2, 0.3),
+            std=(1, 1, 1),
+            size=(28, 32),
+            lr="auto",
+            workers=2,
+            fused=False,
+            clip=1.5,
+            model_options={"block_config": [2, 2], "activation": "prelu"},
+        )
+        assert settings.model_fields_set == set(given)
 
 
 class TestListings:

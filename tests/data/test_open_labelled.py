@@ -66,7 +66,7 @@ def test_unreadable_header_is_left_out(make_folder, screen):
     assert [(skipped.path, skipped.reason) for skipped in pictures.skipped] == [
         (root / "cat" / "0.png", "not a picture of a known format")
     ]
-    assert "1 pictures cannot be read and are left out" in screen.console.export_text()
+    assert "1 picture cannot be read and is left out" in screen.console.export_text()
     with pytest.raises(PictureError, match=r"0\.png: not a picture"):
         open_labelled(root, classes=CLASSES, strict=True, screen=screen)
 

@@ -143,7 +143,7 @@ def test_damaged_picture_is_left_out_and_named(colour_run, flat, tmp_path, scree
     damaged.write_bytes(damaged.read_bytes()[:300])  # the header is whole
     evaluation = evaluate(colour_run, flat, out=tmp_path, screen=screen)
     assert evaluation.metrics.pictures == 29
-    assert f"1 pictures left out, first {damaged}: damaged" in screen.console.export_text()
+    assert f"1 picture left out, first {damaged}: damaged" in screen.console.export_text()
     with pytest.raises(PictureError, match=r"300\.png: damaged"):
         evaluate(colour_run, flat, out=tmp_path, strict=True, screen=screen)
 

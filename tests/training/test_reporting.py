@@ -7,7 +7,6 @@ from rich.console import Console
 
 from densekit.console import Screen
 from densekit.training.curves import draw_curves
-from densekit.training.reporting import duration
 from densekit.training.train import train
 
 
@@ -86,11 +85,3 @@ def test_curves_are_drawn(epochs, val, tmp_path):
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     blue, orange = ((pixels == colour).all(1).any() for colour in ((0x5B, 0x7F, 0xB5), (0xD1, 0x60, 0x3D)))
     assert (blue, orange) == (True, val)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3599.4, "59:59 min"), (3600, "1:00 h"), (90061, "25:01 h")],
-)
-def testdurations(seconds, text):
-    assert duration(seconds) == text

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import Device, Quiet
+from densekit.cli.options import DataRoot, Device, Quiet, Strict
+
+Out = Annotated[
+    Path | None,
+    Parameter(
+        help="Where to write metrics.json, confusion.csv and confusion.png. "
+        "[the run folder, or RUN/evaluation-NAME for another split or other data]"
+    ),
+]
 
 
 def evaluate(
@@ -14,11 +22,11 @@ def evaluate(
     /,
     *,
     split: Literal["test", "val", "train"] = "test",
-    out: Path | None = None,
-    data_root: str | None = None,
+    out: Out = None,
+    data_root: DataRoot = None,
     batch_size: int = 128,
     device: Device = "auto",
-    strict: Annotated[bool, Parameter(negative="")] = False,
+    strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Test a trained classifier on pictures it has not learned from.
@@ -26,20 +34,13 @@ def evaluate(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder or exported folder.
     data
         Other pictures than the run's own, with the same class names.
     split
         Of the run's own data.
-    out
-        Where to write metrics.json, confusion.csv and confusion.png. [the run folder, or RUN/evaluation-NAME for
-        another split or other data]
-    data_root
-        Where named data sets are kept.
     batch_size
         Pictures at a time.
-    strict
-        A picture that cannot be read is an error.
     """
     from rich.console import Console
 

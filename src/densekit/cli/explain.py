@@ -9,12 +9,20 @@ from cyclopts import Parameter
 from densekit.cli.options import Device, Quiet
 from densekit.cli.predict import write_predictions
 
+Method = Annotated[
+    Literal["cam", "gradcam", "occlusion", "integrated-gradients"] | None,
+    Parameter(
+        help='How to find it; the last two need pip install "densekit[explain]". '
+        "[cam, which is exact, where the network ends in global pooling and a linear layer, else gradcam]"
+    ),
+]
+
 
 def explain(
     run: Path,
     /,
     *images: str,
-    method: Literal["cam", "gradcam", "occlusion", "integrated-gradients"] | None = None,
+    method: Method = None,
     top: int = 3,
     feature_reuse: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
@@ -30,9 +38,6 @@ def explain(
         Run folder.
     images
         Picture files, folders and patterns.
-    method
-        How to find it; the last two need pip install "densekit[explain]". [cam, which is exact, where the network
-        ends in global pooling and a linear layer, else gradcam]
     top
         How many of the likeliest classes to explain.
     feature_reuse

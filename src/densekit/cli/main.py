@@ -6,6 +6,7 @@ import sys
 
 from cyclopts import App, CycloptsError, Parameter
 
+from densekit.cli.options import shown_default
 from densekit.errors import DensekitError
 from densekit.version import __version__
 
@@ -31,10 +32,10 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main tells it
-    default_parameter=Parameter(negative_iterable=()),
+    default_parameter=Parameter(negative_iterable=(), show_default=shown_default),
 )
-for _verb, (_function, _help) in TABLE.items():
-    app.command(_function, name=_verb, help=_help)
+for _place, (_verb, (_function, _help)) in enumerate(TABLE.items()):
+    app.command(_function, name=_verb, help=_help, sort_key=_place)
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
         sys.stdout.flush()  # a closed pipe or a full disk must show here, not while Python shuts down
         sys.exit(status)
     except (DensekitError, CycloptsError) as error:
-        print(f"densekit: {_one_line(error)}", file=sys.stderr)
+        print(f"densekit: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("densekit: interrupted", file=sys.stderr)
@@ -69,12 +70,3 @@ def _print_any_name() -> None:
 def _forget_output() -> None:
     """Let Python flush the rest of the output into nothing when it shuts down."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(error: Exception) -> str:
-    cause = error.__cause__
-    if type(cause).__name__ == "ValidationError":  # of the settings; pydantic writes a paragraph, with links
-        from densekit.training.settings import one_line
-
-        return one_line(cause)  # pyright: ignore[reportArgumentType]
-    return " ".join(str(error).split())

@@ -1,8 +1,22 @@
-"""Command-line options that several verbs share."""
+"""Command-line options that several verbs share, and how defaults are shown.
 
-from typing import Annotated
+Help of more than one line stands beside the type, because line breaks of a docstring would show in the help page.
+"""
+
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="No progress, results only.")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")]
+DataRoot = Annotated[str | None, Parameter(help="Where named data sets are kept. [the platform's cache folder]")]
+Recipe = Annotated[
+    str | None, Parameter(help="Settings to start from: a name (see `densekit recipes`) or a YAML file.")
+]
+Strict = Annotated[bool, Parameter(negative="", help="A picture that cannot be read is an error.")]
+Several = Parameter(consume_multiple=True)
+
+
+def shown_default(value: Any) -> str | None:
+    """Return how the help shows a default; nothing of flags that are off and of values that need none."""
+    return None if value in (None, {}) or value is False else str(value)

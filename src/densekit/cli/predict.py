@@ -29,7 +29,7 @@ def predict(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder or exported folder.
     images
         Picture files, folders and patterns.
     top

@@ -5,15 +5,22 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import Device, Quiet
+from densekit.cli.options import Device, Quiet, Several
 
 Switch = Annotated[bool, Parameter(negative="")]
-Several = Parameter(consume_multiple=True)
+Size = Annotated[
+    list[str] | None,
+    Several,
+    Parameter(
+        help="Pixels: one number, or HEIGHTxWIDTH. Memory is predicted for all sizes, the first is also measured. "
+        "[what each network was made for]"
+    ),
+]
 
 
 def profile(
     *models: str,
-    size: Annotated[list[str] | None, Several] = None,
+    size: Size = None,
     batch: Annotated[list[int] | None, Several] = None,
     memory: str | None = None,
     fused: Switch = False,
@@ -31,9 +38,6 @@ def profile(
     ----------
     models
         Names from `densekit models`, run folders, torchvision:NAME, timm:NAME.
-    size
-        Pixels: one number, or HEIGHTxWIDTH. Memory is predicted for all sizes, the first is also measured.
-        [what each network was made for]
     batch
         Pictures in a step. Memory is predicted for all batches, the first is also measured. [16]
     memory

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import Device, Quiet
+from densekit.cli.options import DataRoot, Device, Quiet, Strict
+
+Out = Annotated[
+    Path | None,
+    Parameter(
+        help="Where to write report.html and the files of `densekit evaluate`. "
+        "[the run folder, or RUN/evaluation-NAME for another split or other data]"
+    ),
+]
 
 
 def report(
@@ -14,11 +22,11 @@ def report(
     /,
     *,
     split: Literal["test", "val", "train"] = "test",
-    out: Path | None = None,
-    data_root: str | None = None,
+    out: Out = None,
+    data_root: DataRoot = None,
     batch_size: int = 128,
     device: Device = "auto",
-    strict: Annotated[bool, Parameter(negative="")] = False,
+    strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Show all there is to know about a trained classifier on one HTML page.
@@ -31,15 +39,8 @@ def report(
         Other pictures than the run's own, with the same class names.
     split
         Of the run's own data.
-    out
-        Where to write report.html and the files of `densekit evaluate`. [the run folder, or RUN/evaluation-NAME for
-        another split or other data]
-    data_root
-        Where named data sets are kept.
     batch_size
         Pictures at a time.
-    strict
-        A picture that cannot be read is an error.
     """
     from densekit.console import Screen
     from densekit.report.write import write_report

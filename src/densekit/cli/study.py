@@ -1,38 +1,57 @@
 """densekit study."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Unpack
 
 from cyclopts import App, Parameter
 
-from densekit.cli.options import Quiet
+from densekit.cli.options import Quiet, Recipe
 from densekit.cli.train import Flags
 
 app = App(name="study")
 
+What = Annotated[
+    str | None,
+    Parameter(
+        help="growth-rate, learning-rate, depth, activation, pooling or optimizer; or a YAML file of variants. "
+        "May be left out where --vary says it."
+    ),
+]
+Space = Annotated[
+    Literal["small", "default", "densenet"] | None,
+    Parameter(
+        help="small: learning rate, weight decay, label smoothing. default: also optimizer, batch size, mixup, "
+        "TrivialAugment. densenet: as small, and growth rate, dropout, compression. [small]"
+    ),
+]
+Storage = Annotated[
+    str | None,
+    Parameter(
+        help="URL of a database, postgresql://USER:PASSWORD@HOST/NAME, that several workers share, each with an --out "
+        "of its own. [trials.sqlite in the folder]"
+    ),
+]
+
 
 @app.default
 def study(
-    what: str | None = None,
+    what: What = None,
     data: str | None = None,
     /,
     *,
     vary: list[str] | None = None,
     seeds: int | None = None,
     test: Annotated[bool, Parameter(negative="")] = False,
-    recipe: str | None = None,
+    recipe: Recipe = None,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     quiet: Quiet = False,
-    settings: Annotated[Flags | None, Parameter(name="*")] = None,  # pyright: ignore[reportInvalidTypeForm]
+    **settings: Unpack[Flags],
 ) -> None:
     """Train variants of a network, several seeds each, and compare them.
 
     Parameters
     ----------
-    what
-        growth-rate, learning-rate, depth, activation, pooling or optimizer; or a YAML file of variants. May be left
-        out where --vary says it.
     data
         As for `densekit train`. [the recipe's, or digits]
     vary
@@ -41,8 +60,6 @@ def study(
         Runs of each variant. [3]
     test
         Also test each trained network. Otherwise the test pictures are never looked at.
-    recipe
-        Settings to start from: a name (see `densekit recipes`) or a YAML file.
     out
         Folder to make. [studies/DATA-WHAT]
     resume
@@ -67,14 +84,10 @@ def study(
         out=out,
         resume=resume,
         screen=Screen(quiet=quiet),
-        **_given(settings),
+        **settings,
     )
     Console(soft_wrap=True, highlight=False).print(found.table())
     print(f"written to {found.folder}: study.yaml, results.csv, study.png, runs")
-
-
-def _given(settings: Any) -> dict[str, Any]:
-    return {} if settings is None else settings.model_dump(include=settings.model_fields_set)
 
 
 @app.command
@@ -82,17 +95,17 @@ def search(
     data: str | None = None,
     /,
     *,
-    space: Literal["small", "default", "densenet"] | None = None,
+    space: Space = None,
     trials: int | None = None,
-    storage: str | None = None,
+    storage: Storage = None,
     name: str | None = None,
     heartbeat: int | None = None,
     test: Annotated[bool, Parameter(negative="")] = False,
-    recipe: str | None = None,
+    recipe: Recipe = None,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     quiet: Quiet = False,
-    settings: Annotated[Flags | None, Parameter(name="*")] = None,  # pyright: ignore[reportInvalidTypeForm]
+    **settings: Unpack[Flags],
 ) -> None:
     """Search settings with a high validation accuracy; trials that fall behind are pruned.
 
@@ -100,22 +113,14 @@ def search(
     ----------
     data
         As for `densekit train`. [the recipe's, or digits]
-    space
-        small: learning rate, weight decay, label smoothing. default: also optimizer, batch size, mixup,
-        TrivialAugment. densenet: as small, and growth rate, dropout, compression. [small]
     trials
         Trials to finish, all workers together. [30]
-    storage
-        URL of a database, postgresql://USER:PASSWORD@HOST/NAME, that several workers share, each with an --out of its
-        own. [trials.sqlite in the folder]
     name
         Of the search in the database. [densekit]
     heartbeat
         Seconds between a worker's signs of life; after three without one its trial goes to another. [60]
     test
         Also test the network of the best trial. Otherwise the test pictures are never looked at.
-    recipe
-        Settings to start from: a name (see `densekit recipes`) or a YAML file.
     out
         Folder to make. [studies/DATA-search]
     resume
@@ -138,7 +143,7 @@ def search(
         out=out,
         resume=resume,
         screen=Screen(quiet=quiet),
-        **_given(settings),
+        **settings,
     )
     Console(soft_wrap=True, highlight=False).print(found.table())
     print(f"written to {found.folder}: study.yaml, results.csv, study.png, best.yaml (a recipe), runs")

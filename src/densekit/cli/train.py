@@ -1,51 +1,49 @@
 """densekit train."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, Unpack, get_type_hints
 
 from cyclopts import Parameter
-from pydantic import BaseModel, create_model
 
-from densekit.cli.options import Quiet
+from densekit.cli.options import Quiet, Recipe, Several, shown_default
 from densekit.data.settings import Augmentation, DataSettings
 from densekit.training.settings import TrainSettings
 
+_TYPES = get_type_hints(TrainSettings)  # plain: what is possible is checked with the recipe's settings
 _GROUPS = {"Augmentation": Augmentation.model_fields, "Data": DataSettings.model_fields}
 
 
 def _flag(name: str) -> Any:
-    """The type of one setting, with the heading it stands under in the help."""
+    """The type of one setting, with what the help says of it."""
     group = next((title for title, fields in _GROUPS.items() if name in fields), "Training")
     field = TrainSettings.model_fields[name]
-    kind = str | None if name == "size" else field.rebuild_annotation()  # HEIGHTxWIDTH is one word
-    return Annotated[kind, Parameter(group=group)], field
+    kind = str | None if name == "size" else _TYPES[name]  # HEIGHTxWIDTH is one word
+    shown = shown_default(field.get_default(call_default_factory=True))
+    return Annotated[kind, Several, Parameter(help=field.description, show_default=shown, group=group)]
 
 
 # every setting is a flag, but for the data, which is the argument
-Flags: type[BaseModel] = create_model(
-    "Flags", **{name: _flag(name) for name in TrainSettings.model_fields if name != "data"}
-)
+_FLAGS = {name: _flag(name) for name in TrainSettings.model_fields if name != "data"}
+Flags = TypedDict("Flags", _FLAGS, total=False)  # pyright: ignore[reportArgumentType]
+
+_DATA = TrainSettings.model_fields["data"].description
+Data = Annotated[str | None, Parameter(help=f"{_DATA} [the recipe's, or digits]")]
 
 
 def train(
-    data: str | None = None,
+    data: Data = None,
     /,
     *,
-    recipe: str | None = None,
+    recipe: Recipe = None,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     quiet: Quiet = False,
-    settings: Annotated[Flags | None, Parameter(name="*")] = None,  # pyright: ignore[reportInvalidTypeForm]
+    **settings: Unpack[Flags],
 ) -> None:
     """Train a classifier on a folder of labelled pictures, a CSV or a named set.
 
     Parameters
     ----------
-    data
-        Folder (train/CLASS/*, val/CLASS/*, test/CLASS/*, or CLASS/*), CSV of path,label[,split], or a name:
-        digits, mnist, fashion-mnist, cifar10, cifar100. [the recipe's, or digits]
-    recipe
-        Settings to start from: a name (see `densekit recipes`) or a YAML file.
     out
         Run folder to make. [runs/DATA-MODEL]
     resume
@@ -54,6 +52,5 @@ def train(
     from densekit.console import Screen
     from densekit.training.train import train as run_training
 
-    given = {} if settings is None else settings.model_dump(include=settings.model_fields_set)
-    run = run_training(data, recipe=recipe, out=out, resume=resume, screen=Screen(quiet=quiet), **given)
+    run = run_training(data, recipe=recipe, out=out, resume=resume, screen=Screen(quiet=quiet), **settings)
     print(run.folder)

@@ -12,9 +12,11 @@ from densekit.data.folders import Entry, check_headers, natural_key, read_table,
 from densekit.data.picture_set import DataSet, PictureSet, Split
 from densekit.data.pictures import PictureHeader, Skipped
 from densekit.data.seeding import seed_from
+from densekit.data.settings import DataSettings
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
 from densekit.errors import DataError, SettingsError
+from densekit.units import counted
 
 _TEST, _LIMIT, _LIMIT_TEST, _VAL = range(4)  # each cut has its own random numbers
 
@@ -67,6 +69,11 @@ def open_data(
     if "val" not in parts:
         _cut(parts, "val", val_fraction, seed_from(seed, _VAL))
     return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
+
+
+def open_chosen(chosen: DataSettings, *, screen: Screen | None = None) -> DataSet:
+    """Open the data that settings name (those of a training too), cut as they say; raises what `open_data` does."""
+    return open_data(**chosen.model_dump(include=set(DataSettings.model_fields)), screen=screen)
 
 
 def open_labelled(
@@ -156,7 +163,8 @@ def _tell_skipped(unlisted: Sequence[Skipped], unreadable: Sequence[Skipped], sc
         screen.say(f"left out because they are no pictures of a class: {len(unlisted) - len(empty)}")
     if unreadable:
         first = unreadable[0]
-        screen.warn(f"{len(unreadable)} pictures cannot be read and are left out, first {first.path}: {first.reason}")
+        which = counted(len(unreadable), "picture cannot be read and is", "pictures cannot be read and are")
+        screen.warn(f"{which} left out, first {first.path}: {first.reason}")
 
 
 def _class_names(source: Path, entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ def scan_folder(root: Path) -> Listing:
     else:
         _scan_classes(tops.values(), None, listing)
     if not listing.entries:
-        raise DataError(f"{root}: no pictures found; {_LAYOUTS}")
+        others = [skipped for skipped in listing.skipped if skipped.path.is_file()]
+        there = f"; it holds {others[0].path.relative_to(root)}: {others[0].reason}" if others else ""
+        raise DataError(f"{root}: no pictures found; {_LAYOUTS}{there}")
     return listing
 
 

@@ -9,6 +9,7 @@ from densekit.console import Screen
 from densekit.data.picture_set import PackedPictures, PictureSet
 from densekit.data.pictures import Skipped, read_picture
 from densekit.errors import PictureError
+from densekit.units import counted
 
 
 def load_into_memory(
@@ -59,5 +60,6 @@ def load_into_memory(
             else:
                 bad.append(Skipped.because(pictures.pictures[i], error))
     if bad:
-        screen.warn(f"{len(bad)} pictures are damaged and left out, first {bad[0].path}: {bad[0].reason}")
+        which = counted(len(bad), "picture is", "pictures are")
+        screen.warn(f"{which} damaged and left out, first {bad[0].path}: {bad[0].reason}")
     return replace(pictures, decoded=packed).select(good), bad

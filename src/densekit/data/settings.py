@@ -11,7 +11,7 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 class DataSettings(BaseModel):
     """Which pictures, and how they are cut into training, validation and test."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     data: str = Field(
         "digits",
@@ -32,7 +32,7 @@ class DataSettings(BaseModel):
 class Augmentation(BaseModel):
     """Random changes to training pictures; all are off by default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     crop_padding: int = Field(0, ge=0, description="pad each side by so many black pixels, then cut the size out again")
     flip: bool = Field(False, description="mirror left and right, every second time")

@@ -16,6 +16,7 @@ from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import open_own_data, own_data
 from densekit.evaluation.report import write_evaluation
+from densekit.units import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,8 @@ def evaluate(
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
     write_evaluation(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
     if outcomes.unreadable:
-        screen.warn(f"{len(outcomes.unreadable)} pictures left out, first {outcomes.unreadable[0]}")
+        which = counted(len(outcomes.unreadable), "picture", "pictures")
+        screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
     return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
 
 

@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from densekit.console import Screen
-from densekit.data.datasets import open_data
+from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.data.settings import DataSettings
 from densekit.errors import CheckpointError
@@ -42,7 +42,5 @@ def open_own_data(
     Raises:
         DataError: it is not there any more.
     """
-    choices: dict[str, Any] = own.model_dump() | {"strict": own.strict or strict}
-    if data_root is not None:
-        choices["data_root"] = data_root
-    return open_data(**choices, screen=screen)
+    here = {"strict": own.strict or strict, "data_root": own.data_root if data_root is None else data_root}
+    return open_chosen(own.model_copy(update=here), screen=screen)

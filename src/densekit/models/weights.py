@@ -94,7 +94,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; name a run folder or an export") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
     if not isinstance(record, dict) or not isinstance(record.get("architecture"), dict):

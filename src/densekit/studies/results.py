@@ -1,7 +1,6 @@
 """The figures of a study: one line for each run, and what they amount to for each variant."""
 
 import csv
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from densekit.errors import CheckpointError
 from densekit.files import write_csv
+from densekit.units import short
 
 
 class Result(BaseModel):
@@ -137,17 +137,7 @@ def results_table(summaries: Sequence[Summary], caption: str) -> Table:
             runs,
             *("-" if spread is None else str(spread) for spread in accuracies),
             f"{summary.parameters:,}",
-            _engineering(summary.macs),
+            short(summary.macs),
             "-" if summary.seconds is None else f"{summary.seconds.mean:.0f} s",
         )
     return table
-
-
-def _engineering(count: int) -> str:
-    """Write a large number with three digits.
-
-    >>> _engineering(261_000_000)
-    '261 M'
-    """
-    power = min(int(math.log10(max(count, 1))) // 3, 4)
-    return f"{count / 1000**power:.3g} {' kMGT'[power]}".rstrip()

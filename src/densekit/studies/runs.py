@@ -8,9 +8,7 @@ from typing import Any
 import torch
 
 from densekit.console import Screen
-from densekit.data.datasets import open_data
 from densekit.data.picture_set import DataSet
-from densekit.data.settings import DataSettings
 from densekit.errors import SettingsError, ShapeError, TrainingError
 from densekit.evaluation.evaluate import evaluate
 from densekit.files import write_atomically
@@ -25,11 +23,6 @@ from densekit.training.resolve import resolve_network
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings
 from densekit.training.train import Run, train
-
-
-def open_for(settings: TrainSettings, screen: Screen) -> DataSet:
-    """Open the data of settings."""
-    return open_data(**settings.model_dump(include=set(DataSettings.model_fields)), screen=screen)
 
 
 def network_cost(settings: TrainSettings, dataset: DataSet) -> dict[str, int]:

@@ -8,17 +8,18 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from rich.table import Table
 
 from densekit.console import Screen
+from densekit.data.datasets import open_chosen
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.files import new_folder, refuse_used
 from densekit.optional import require
-from densekit.studies.runs import network_cost, open_for
+from densekit.studies.runs import network_cost
 from densekit.studies.search_space import SPACES
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.studies.trial_storage import open_trials, quiet_optuna, without_password
 from densekit.studies.trial_worker import Worker
 from densekit.studies.trials import ranked, trials_table
 from densekit.training.resolve import resolve_network
-from densekit.training.run_folder import free_path, refuse_used
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
 from densekit.training.train import absolute
 
@@ -132,15 +133,16 @@ def search(
         if data is not None or recipe is not None or settings or chosen.keys() - {"trials"}:
             raise SettingsError("resume takes all but --trials, --storage and --test from study.yaml: leave it out")
         folder, plan = _reopen(out, storage)
-        dataset = open_for(plan.base(), screen)
+        dataset = open_chosen(plan.base(), screen=screen)
     else:
-        refuse_used(out)  # before the data is looked at, which may take minutes
+        refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
         base = make_settings(recipe, **(settings if data is None else {"data": absolute(data), **settings}))
-        dataset = open_for(base, screen)
+        dataset = open_chosen(base, screen=screen)
         base = base.model_copy(update={"model": resolve_network(base, dataset).model})
+        default = Path("studies") / f"{Path(base.data).stem}-search"
         place = None if storage is None else without_password(storage)
         plan = make_search_plan(settings=base.model_dump(mode="json"), storage=place)
-        folder = StudyFolder(Path(out).expanduser() if out is not None else _free_folder(plan))
+        folder = StudyFolder(new_folder(out, default, resumable=True))
     plan = make_search_plan(**{**plan.model_dump(), **chosen})
     if dataset.val is None:
         raise SettingsError("a search goes by validation accuracy: give a --val-fraction above 0")
@@ -191,7 +193,3 @@ def _reopen(out: str | Path | None, storage: str | None) -> tuple[StudyFolder, S
     if (None if storage is None else without_password(storage)) != plan.storage:
         raise SettingsError(f"the trials are in {plan.storage or folder.database}: resume with the same --storage")
     return folder, plan
-
-
-def _free_folder(plan: SearchPlan) -> Path:
-    return free_path(Path("studies") / f"{Path(plan.settings['data']).stem}-search")

@@ -8,15 +8,16 @@ from typing import Any
 from rich.table import Table
 
 from densekit.console import Screen
+from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.files import new_folder, refuse_used
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
 from densekit.studies.ready import ready_study
 from densekit.studies.results import Result, Summary, best_variant, results_table, summarise
-from densekit.studies.runs import network_cost, open_for, train_missing
+from densekit.studies.runs import network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.training.resolve import resolve_network
-from densekit.training.run_folder import free_path, refuse_used
 from densekit.training.settings import make_settings
 from densekit.training.train import absolute
 
@@ -89,12 +90,12 @@ def study(
         if data is not None or what is not None or choices or recipe is not None or settings:
             raise SettingsError("resume takes everything but --seeds and --test from study.yaml: leave out the rest")
         folder, plan = _reopen(out)
-        dataset = open_for(plan.base(), screen)
+        dataset = open_chosen(plan.base(), screen=screen)
     else:
-        refuse_used(out)  # before the data is looked at, which may take minutes
+        refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
         given = settings if data is None else {"data": absolute(data), **settings}
         plan, dataset = _new_plan(what, choices, recipe, given, screen)
-        folder = StudyFolder(Path(out).expanduser() if out is not None else _free_folder(plan, what))
+        folder = StudyFolder(new_folder(out, _default_folder(plan, what), resumable=True))
     asked = {name: value for name, value in {"seeds": seeds, "test": test}.items() if value is not None}
     plan = make_plan(**{**plan.model_dump(), **asked})
     if dataset.val is None:
@@ -133,7 +134,7 @@ def _new_plan(
     if file is not None and choices:
         raise SettingsError(f"{what} has variants of its own: leave out what else to vary")
     base = make_settings(recipe, **{**(file.settings if file else {}), **given})
-    dataset = open_for(base, screen)
+    dataset = open_chosen(base, screen=screen)
     base = base.model_copy(update={"model": resolve_network(base, dataset).model})
     shared = base.model_dump(mode="json")
     if file is not None:
@@ -144,6 +145,6 @@ def _new_plan(
     return make_plan(settings=shared, variants=vary(choices, base)), dataset
 
 
-def _free_folder(plan: Plan, what: str | Path | None) -> Path:
+def _default_folder(plan: Plan, what: str | Path | None) -> Path:
     name = Path(what).stem if what is not None else next(iter(plan.variants)).partition("=")[0]
-    return free_path(Path("studies") / f"{Path(plan.settings['data']).stem}-{name}")
+    return Path("studies") / f"{Path(plan.settings['data']).stem}-{name}"

@@ -11,6 +11,7 @@ from densekit.training.checkpoint import Progress
 from densekit.training.curves import draw_curves
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings
+from densekit.units import duration
 
 
 class Reporter:
@@ -75,15 +76,3 @@ class Reporter:
         """Finish the TensorBoard files."""
         if self.writer is not None:
             self.writer.close()
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people say it.
-
-    >>> duration(75)
-    '1:15 min'
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"

@@ -9,7 +9,7 @@ from typing import Any
 
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError
-from densekit.files import free_path, write_csv, write_text
+from densekit.files import new_folder, write_csv, write_text
 from densekit.models.transfer import Transfer
 from densekit.training.settings import TrainSettings, read_settings
 
@@ -96,15 +96,6 @@ class RunFolder:
         return [Skipped(Path(row["path"]), row["reason"]) for row in _rows(self._skipped)]
 
 
-def refuse_used(out: str | Path | None) -> None:
-    """Raise SettingsError if there is something already where a new run shall go."""
-    if out is None:
-        return
-    path = Path(out).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SettingsError(f"{path} exists already: choose another --out, or go on with --resume")
-
-
 def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder:
     """Make the folder of a new run.
 
@@ -115,13 +106,9 @@ def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder
     Raises:
         SettingsError: there is something in the folder already.
     """
-    refuse_used(out)
-    if out is not None:
-        path = Path(out).expanduser()
-    else:
-        data = Path(settings.data)
-        base = re.sub(r"[^\w.-]+", "_", f"{data.stem or data.resolve().name}-{settings.model}")
-        path = free_path(Path("runs") / base)
+    data = Path(settings.data)
+    name = re.sub(r"[^\w.-]+", "_", f"{data.stem or data.resolve().name}-{settings.model}")
+    path = new_folder(out, Path("runs") / name, resumable=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
@@ -21,6 +19,7 @@ from pydantic import (
 from densekit.data.settings import Augmentation, DataSettings
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 
+_RECIPES = Path(__file__).with_name("recipes")
 _DEFAULTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}  # learning rate, weight decay
 
 
@@ -32,7 +31,7 @@ class TrainSettings(Augmentation, DataSettings):
         description="a name from `densekit models` [densenet121; densenet12_wide_cifar for pictures up to 64 px]",
     )
     model_options: dict[str, Any] = Field(
-        default_factory=dict, description="further arguments of the network, e.g. growth_rate"
+        default_factory=dict, description="further arguments of the network, e.g. --model-options.growth-rate 24"
     )
 
     weights: str | None = Field(
@@ -67,13 +66,15 @@ class TrainSettings(Augmentation, DataSettings):
     accumulate: PositiveInt = Field(
         1, description="work through each batch in so many parts: the same step in less memory"
     )
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="what turns gradients into steps")
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         None, description="highest learning rate; auto searches one [sgd 0.1, adam and adamw 0.001]"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(True, description="Nesterov momentum for sgd")
-    weight_decay: float | None = Field(None, ge=0, description="[sgd 0.0005, adam 0, adamw 0.05]")
+    weight_decay: float | None = Field(
+        None, ge=0, description="pull of all weights towards zero [sgd 0.0005, adam 0, adamw 0.05]"
+    )
     schedule: Literal["constant", "step", "multistep", "cosine", "one-cycle"] = Field(
         "one-cycle", description="course of the learning rate"
     )
@@ -149,6 +150,8 @@ class TrainSettings(Augmentation, DataSettings):
 
     def to_yaml(self) -> str:
         """Return the settings as YAML, each below its description."""
+        import yaml
+
         lines = []
         for name, value in self.model_dump(mode="json").items():
             description = type(self).model_fields[name].description
@@ -200,13 +203,9 @@ def one_line(error: ValidationError, model: type[BaseModel] = TrainSettings) -> 
     return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _recipe_folder() -> Any:
-    return files("densekit.training") / "recipes"
-
-
 def list_recipes() -> list[str]:
     """Return the names of the recipes that come with densekit."""
-    return sorted(p.name.removesuffix(".yaml") for p in _recipe_folder().iterdir() if p.name.endswith(".yaml"))
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
 
 
 def load_recipe(name: str) -> dict[str, Any]:
@@ -219,17 +218,17 @@ def load_recipe(name: str) -> dict[str, Any]:
         UnknownNameError: neither.
         SettingsError: the file is no YAML mapping of settings.
     """
-    path: Any = Path(name)
+    path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         if name not in list_recipes():
             raise UnknownNameError("recipe", name, list_recipes())
-        path = _recipe_folder() / f"{name}.yaml"
+        path = _RECIPES / f"{name}.yaml"
     return read_mapping(path, SettingsError)
 
 
 def describe_recipe(name: str) -> str:
     """Return the first line of a recipe, a comment that says what it is for."""
-    return (_recipe_folder() / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    return (_RECIPES / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def read_settings(path: Path) -> TrainSettings:
@@ -245,8 +244,10 @@ def read_settings(path: Path) -> TrainSettings:
         raise CheckpointError(f"{path} does not hold the settings of a run: {error}") from None
 
 
-def read_mapping(path: Any, error_type: type[Exception]) -> dict[str, Any]:
+def read_mapping(path: Path, error_type: type[Exception]) -> dict[str, Any]:
     """Read a YAML file that must hold names with values; else raise ``error_type``, which says what it holds."""
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

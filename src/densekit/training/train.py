@@ -13,15 +13,15 @@ from accelerate.utils import broadcast_object_list
 
 from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
-from densekit.data.datasets import open_data
+from densekit.data.datasets import open_chosen
 from densekit.data.downloads import NAMED_SETS
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.pictures import Skipped
-from densekit.data.settings import DataSettings
 from densekit.errors import SettingsError
+from densekit.files import refuse_used
 from densekit.hardware import choose_device, choose_precision
-from densekit.models.catalogue import model_options
+from densekit.models.catalogue import count_parameters, model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
@@ -30,8 +30,9 @@ from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import Job, OnEpoch, run_epochs
 from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
-from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder, refuse_used
+from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, make_settings, read_settings
+from densekit.units import counted
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
 
@@ -88,7 +89,7 @@ def train(
         run, chosen = _resume(out, recipe, given)
     else:
         run, chosen = None, make_settings(recipe, **given)
-        refuse_used(out)  # before the data is looked at, which may take minutes
+        refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
         if chosen.model is not None:
             model_options(chosen.model)
     with _own_random_numbers(chosen):
@@ -103,8 +104,7 @@ def _train(
     accelerator = make_accelerator(device, precision, freezes=chosen.freeze_epochs > 0)
     screen = Screen(screen.quiet or not accelerator.is_main_process, screen.console)
     weights = _weights(chosen, accelerator, screen) if run is None else None  # else they are in its checkpoint
-    fields = chosen.model_dump(include=set(DataSettings.model_fields))
-    dataset = open_data(**fields, screen=screen)
+    dataset = open_chosen(chosen, screen=screen)
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
     resolved, preprocessing = resolve(chosen, dataset, weights)
@@ -208,13 +208,12 @@ def _own_random_numbers(settings: TrainSettings) -> Iterator[None]:
 
 def _tell_start(job: Job, dataset: DataSet, precision: str) -> None:
     settings, progress = job.settings, job.state.progress
-    parameters = sum(parameter.numel() for parameter in job.state.network.parameters())
     validation = f"{len(dataset.val)} to validate" if dataset.val is not None else "none to validate"
     if progress.epoch or progress.step:
         job.screen.say(f"going on after epoch {progress.epoch}, step {progress.step}")
     job.screen.say(
-        f"{settings.model}, {parameters:,} parameters, on {len(dataset.train)} pictures of {len(dataset.classes)} "
-        f"classes ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
+        f"{settings.model}, {count_parameters(job.state.network):,} parameters, on {len(dataset.train)} pictures of "
+        f"{len(dataset.classes)} classes ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
     )
 
 
@@ -226,6 +225,7 @@ def _tell_end(job: Job, dataset: DataSet) -> None:
             f"{len(dataset.val or ())} pictures"
         )
     if left_out := len(job.reporter.skipped) + len(progress.unreadable):
-        job.screen.say(f"{left_out} files were left out: {job.run.path / 'skipped.csv'}")
+        which = counted(left_out, "file was", "files were")
+        job.screen.say(f"{which} left out: {job.run.path / 'skipped.csv'}")
     hint = f"densekit evaluate {job.run.path}" if dataset.test is not None else f"densekit predict {job.run.path} IMAGE"
     job.screen.say(f"curves: {job.run.curves}   next: {hint}")
