@@ -22,11 +22,11 @@ _PRODUCTS = {
     "product_backward": "mvmvvvmmvv",
 }
 _CONVOLUTIONS = {
-    "bnrelu_convolve": "mvvvmv",
-    "bnrelu_convolve_gradient": "mmvvvvmmv",
+    "bnrelu_convolve": "mvvkmv",
+    "bnrelu_convolve_gradient": "mmvvvkmmv",
     "weight_gradient": "mmvvv",
 }
-"""Arguments of each step, before its size: m is a matrix (of pixels), v a vector or other contiguous values."""
+"""Arguments of each step, before its size: m is a matrix (of pixels), k 3x3 kernels, v contiguous values."""
 
 
 class CompiledOps(TorchOps):
@@ -148,13 +148,12 @@ class CompiledOps(TorchOps):
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
     ) -> Tensor | None:
         """As `TorchOps.bnrelu_convolve`."""
-        kernel = weight.contiguous()
-        step = self._find("bnrelu_convolve", x, out, kernel)
-        if step is None:
+        step = self._find("bnrelu_convolve", x, out)
+        if step is None or weight.dtype != x.dtype:
             return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
         moments = torch.empty(2, out.shape[-1], dtype=torch.float64) if measure else None
-        vectors = (_vector(scale), _vector(shift), _vector(kernel))
-        step(*_pixels(x), *vectors, *_pixels(out), _vector(moments), *x.shape, len(weight), torch.get_num_threads())
+        vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
+        step(*_pixels(x), *vectors, *_kernels(weight), *_pixels(out), _vector(moments), *size)
         return moments if moments is None else moments.to(scale.dtype)
 
     def bnrelu_convolve_backward(
@@ -171,9 +170,8 @@ class CompiledOps(TorchOps):
         wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """As `TorchOps.bnrelu_convolve_backward`."""
-        kernel = weight.contiguous()
-        step = self._find("bnrelu_convolve_gradient", dy, x, kernel, source, out)
-        if step is None:
+        step = self._find("bnrelu_convolve_gradient", dy, x, source, out)
+        if step is None or weight.dtype != x.dtype:
             onto = {"source": source, "out": out}
             return super().bnrelu_convolve_backward(
                 dy, x, scale, shift, mean, weight, **onto, wants_weight=wants_weight
@@ -181,15 +179,15 @@ class CompiledOps(TorchOps):
         vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
         sums = dweight = None
         if wants_weight:
-            dweight = torch.empty_like(kernel)
+            dweight = torch.empty(weight.shape, dtype=weight.dtype)
             self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, _vector(dweight), *size)
             if not dweight.isfinite().all():  # stock's has the same places so
                 onto = {"out": None, "wants_weight": True}
                 _, dweight = super().bnrelu_convolve_backward(dy, x, scale, shift, mean, weight, **onto)
         if out is not None:
             sums = torch.empty(2, len(mean), dtype=mean.dtype)
-            vectors = (*vectors, _vector(mean), _vector(kernel))
-            step(*_pixels(dy), *_pixels(x), *vectors, *_pixels(source), *_pixels(out), _vector(sums), *size)
+            arguments = (*vectors, _vector(mean), *_kernels(weight), *_pixels(source), *_pixels(out), _vector(sums))
+            step(*_pixels(dy), *_pixels(x), *arguments, *size)
         return sums, dweight
 
     def infer_layer(
@@ -204,7 +202,7 @@ class CompiledOps(TorchOps):
         out: Tensor,
     ) -> None:
         """As `TorchOps.infer_layer`."""
-        if self._find("bnrelu_convolve", x, weight, weight2.contiguous(), out) is None:
+        if x.dtype not in _PRODUCT_TYPES:
             super().infer_layer(x, scale, shift, weight, scale2, shift2, weight2, out)
             return
         for pictures in self.tiles(x):
@@ -215,8 +213,9 @@ class CompiledOps(TorchOps):
 
 def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
     """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow."""
-    kinds = {"m": (ctypes.c_void_p, ctypes.c_int64), "v": (ctypes.c_void_p,)}
-    size = (*[ctypes.c_int64] * numbers, ctypes.c_int)
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    kinds = {"m": (address, number), "k": (address, *[number] * 4), "v": (address,)}
+    size = (*[number] * numbers, ctypes.c_int)
     step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
     step.restype = None
     return step
@@ -230,6 +229,11 @@ def _matrix(x: Tensor | None) -> tuple[int | None, int]:
 def _pixels(x: Tensor | None) -> tuple[int | None, int]:
     """Return address and pixel stride of (N, H, W, c), whose pixels follow one another at one distance."""
     return _matrix(None if x is None else flat(x))
+
+
+def _kernels(weight: Tensor) -> tuple[int, ...]:
+    """Return address and strides of (k, c, 3, 3)."""
+    return weight.data_ptr(), *weight.stride()
 
 
 def _vector(x: Tensor | None) -> int | None:

@@ -35,7 +35,7 @@ void convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Wei
 }
 
 template <class T>
-void bnrelu_convolve(const Size& size, Pixels<const T> x, Activation<T> activation, const T* weights, Pixels<T> out,
+void bnrelu_convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Kernels<T> weights, Pixels<T> out,
                      double* moments) {
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
   convolve<T>(size, x, activation, {size, weights, false},
@@ -53,7 +53,7 @@ void bnrelu_convolve(const Size& size, Pixels<const T> x, Activation<T> activati
 // The gradient of x, up to batch norm. `size` is that of the convolution of dy: its channels out are those of x.
 template <class T>
 void bnrelu_convolve_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
-                              const T* mean, const T* weights, Pixels<const T> source, Pixels<T> out, T* sums) {
+                              const T* mean, Kernels<T> weights, Pixels<const T> source, Pixels<T> out, T* sums) {
   const auto step = source.data ? drelu_rows<T, true> : drelu_rows<T, false>;
   Sums<T> totals(size.out, size.threads);
   convolve<T>(size, dy, {nullptr, nullptr}, {size, weights, true},
@@ -141,17 +141,19 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
 
 #define DEFINE(T, NAME)                                                                                                \
   extern "C" void bnrelu_convolve_##NAME(const T* x, int64_t x_stride, const T* scale, const T* shift,                 \
-                                         const T* weights, T* out, int64_t out_stride, double* moments, int64_t N,     \
-                                         int64_t H, int64_t W, int64_t in, int64_t out_channels, int threads) {        \
-    bnrelu_convolve<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights,                   \
-                       {out, out_stride}, moments);                                                                    \
+                                         const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out,     \
+                                         int64_t out_stride, double* moments, int64_t N, int64_t H, int64_t W,         \
+                                         int64_t in, int64_t out_channels, int threads) {                              \
+    bnrelu_convolve<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift},                            \
+                       {weights, {s0, s1, s2, s3}}, {out, out_stride}, moments);                                       \
   }                                                                                                                    \
   extern "C" void bnrelu_convolve_gradient_##NAME(                                                                     \
       const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const T* scale, const T* shift, const T* mean,     \
-      const T* weights, const T* source, int64_t source_stride, T* out, int64_t out_stride, T* sums, int64_t N,        \
-      int64_t H, int64_t W, int64_t in, int64_t out_channels, int threads) {                                           \
+      const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, const T* source, int64_t source_stride,        \
+      T* out, int64_t out_stride, T* sums, int64_t N, int64_t H, int64_t W, int64_t in, int64_t out_channels,          \
+      int threads) {                                                                                                   \
     bnrelu_convolve_gradient<T>({N, H, W, out_channels, in, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},  \
-                                mean, weights, {source, source_stride}, {out, out_stride}, sums);                      \
+                                mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums);  \
   }                                                                                                                    \
   extern "C" void weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const T* scale, \
                                          const T* shift, T* weights, int64_t N, int64_t H, int64_t W, int64_t in,      \

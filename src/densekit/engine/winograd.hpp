@@ -57,7 +57,7 @@ void transform_patch(Vector<T> a, Vector<T> b, Vector<T> c, Vector<T> d, Vector<
 }
 
 template <class T>
-void transform_weight(T a, T b, T c, T* to) {
+void transform_weight(Vector<T> a, Vector<T> b, Vector<T> c, Vector<T>* to) {
   to[0] = a, to[1] = (a + c + b) / 2, to[2] = (a + c - b) / 2, to[3] = c;
 }
 
@@ -114,27 +114,40 @@ class Patches {
   std::vector<T> pixels_, patches_;
 };
 
-// The weights (out, in, 3, 3) of a convolution; or `mirrored`, (in, out, 3, 3) of the one whose gradient it takes back.
+template <class T>
+struct Kernels {  // (out, in, 3, 3), in any memory layout
+  const T* data;
+  int64_t strides[4];
+};
+
+// The weights of a convolution; or `mirrored`, of the one that takes the gradient of its result back to its input.
 template <class T>
 class Weights {
  public:
-  Weights(const Size& size, const T* weights, bool mirrored)
-      : size_(size), weights_(weights), mirrored_(mirrored), width_(whole_vectors<T>(size.out)),
-        frequencies_(16 * size.in * width_) {}
+  Weights(const Size& size, Kernels<T> kernels, bool mirrored)
+      : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<T>(size.out)),
+        frequencies_(16 * size.in * width_) {
+    if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
+  }
 
   T at(int64_t out, int64_t in, int tap) const {
-    return mirrored_ ? weights_[(in * size_.out + out) * 9 + 8 - tap] : weights_[(out * size_.in + in) * 9 + tap];
+    const int64_t* strides = kernels_.strides;
+    const int from = mirrored_ ? 8 - tap : tap;
+    return kernels_.data[out * strides[0] + in * strides[1] + from / 3 * strides[2] + from % 3 * strides[3]];
   }
 
   void transform(int64_t in) {
     const int64_t step = size_.in * width_;
-    T* to = &frequencies_[in * width_];
-    for (int64_t out = 0; out < size_.out; ++out) {
-      T rows[3][4], values[4];
-      for (int j = 0; j < 3; ++j) transform_weight(at(out, in, j), at(out, in, 3 + j), at(out, in, 6 + j), rows[j]);
+    for (int64_t first = 0; first < size_.out; first += kLanes<T>) {
+      const int64_t number = std::min(kLanes<T>, size_.out - first);
+      T* to = &frequencies_[in * width_ + first];
+      Vector<T> taps[9] = {}, rows[3][4], values[4];
+      for (int tap = 0; tap < 9; ++tap)
+        for (int64_t i = 0; i < number; ++i) taps[tap][i] = at(first + i, in, tap);
+      for (int j = 0; j < 3; ++j) transform_weight<T>(taps[j], taps[3 + j], taps[6 + j], rows[j]);
       for (int i = 0; i < 4; ++i) {
-        transform_weight(rows[0][i], rows[1][i], rows[2][i], values);
-        for (int j = 0; j < 4; ++j) to[(4 * i + j) * step + out] = values[j];
+        transform_weight<T>(rows[0][i], rows[1][i], rows[2][i], values);
+        for (int j = 0; j < 4; ++j) put(to + (4 * i + j) * step, values[j]);
       }
     }
   }
@@ -146,7 +159,7 @@ class Weights {
 
  private:
   Size size_;
-  const T* weights_;
+  Kernels<T> kernels_;
   bool mirrored_;
   int64_t width_;
   std::vector<T> frequencies_;
