@@ -5,8 +5,8 @@
 
 All contenders take turns (A B C A B C ...), so that whatever else the machine does hits them alike. A training step is
 forward, backward and SGD with momentum. The first step is told apart: it holds what torch.compile and Triton compile.
-Memory is what is kept for the backward pass (every distinct storage once), and the peak: of the allocator on a GPU; on a CPU of the
-resident set of a process of its own, less what it holds with the network and the optimizer built.
+Memory is what is kept for the backward pass (every distinct storage once), and the peak: of the allocator on a GPU; on
+a CPU of the resident set of a process of its own, less what it holds with the network and the optimizer built.
 """
 
 import argparse
