@@ -4,19 +4,52 @@
 
 #include "rows.hpp"
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 namespace densekit {
 
+// Bytes of a vector, and rows of a product whose sums stay in registers: by 2 vectors, with the operands of a step.
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
+constexpr int kVectorBytes = 64, kRows = 12;
 #elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
+constexpr int kVectorBytes = 32, kRows = 6;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kVectorBytes = 16, kRows = 6;
 #endif
+
+struct Pair {  // two values that follow one another in the depth of a product, where bfloat16 is multiplied
+  bfloat16 first, second;
+};
+
+// What products are made of: values, or pairs of them.
+template <class T>
+using Operand = std::conditional_t<std::is_same_v<T, bfloat16>, Pair, T>;
+template <class T>
+constexpr int64_t kDepth = sizeof(Operand<T>) / sizeof(T);  // values of an operand
+
+template <class T>
+int64_t operands(int64_t values) {
+  return (values + kDepth<T> - 1) / kDepth<T>;
+}
+
+// Operand `number` of `count` values that are `step` apart; behind the last there are zeros.
+template <class T>
+Operand<T> operand(const T* values, int64_t step, int64_t number, int64_t count) {
+  if constexpr (kDepth<T> == 1)
+    return values[number * step];
+  else
+    return {values[2 * number * step], 2 * number + 1 < count ? values[(2 * number + 1) * step] : T{}};
+}
 
 template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <>
+struct VectorOf<Pair> {
+  typedef uint32_t type __attribute__((vector_size(kVectorBytes), aligned(sizeof(Pair)), may_alias));
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
@@ -50,6 +83,12 @@ struct Strided {  // element (i, j) is data[i * row + j * column]
   const T* data;
   int64_t row, column;
 };
+
+// The values of rows as operands; the stride is a multiple of kDepth, and there are zeros behind the last value.
+template <class T>
+Strided<Operand<T>> along_rows(const T* rows, int64_t stride) {
+  return {reinterpret_cast<const Operand<T>*>(rows), stride / kDepth<T>, 1};
+}
 
 template <class T>
 constexpr int64_t kPanel = 2 * kLanes<T>;  // columns
@@ -87,26 +126,42 @@ class Packed {
   std::vector<T> values_;
 };
 
+template <class T>
+void multiply_add(Vector<T>& sums, T factor, Vector<T> values) {
+  sums += factor * values;
+}
+
+inline void multiply_add(Vector<float>& sums, Pair factor, Vector<Pair> values) {
+#ifdef __AVX512BF16__
+  const auto both = std::bit_cast<__m512bh>(Vector<Pair>{} + std::bit_cast<uint32_t>(factor));
+  sums = std::bit_cast<Vector<float>>(
+      _mm512_dpbf16_ps(std::bit_cast<__m512>(sums), both, std::bit_cast<__m512bh>(values)));
+#else
+  sums += load(factor.first) * std::bit_cast<Vector<float>>(values << 16);
+  sums += load(factor.second) * std::bit_cast<Vector<float>>(values & 0xffff0000);
+#endif
+}
+
 // out (rows, vectors) = a (rows, depth) b (depth, vectors), or added to it; all sums stay in registers.
-template <int rows, int vectors, bool add, class T>
-void multiply_tile(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t depth) {
-  Vector<T> sums[rows][vectors];
+template <int rows, int vectors, bool add, class T, class A>
+void multiply_tile(Strided<T> a, Matrix<const T> b, Matrix<A> out, int64_t depth) {
+  Vector<A> sums[rows][vectors];
   for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) sums[i][v] = add ? get(out.row(i) + v * kLanes<T>) : Vector<T>{};
+    for (int v = 0; v < vectors; ++v) sums[i][v] = add ? get(out.row(i) + v * kLanes<A>) : Vector<A>{};
   for (int64_t d = 0; d < depth; ++d) {
     Vector<T> values[vectors];
     for (int v = 0; v < vectors; ++v) values[v] = get(b.row(d) + v * kLanes<T>);
     for (int i = 0; i < rows; ++i) {
       const T factor = a.data[i * a.row + d * a.column];
-      for (int v = 0; v < vectors; ++v) sums[i][v] += factor * values[v];
+      for (int v = 0; v < vectors; ++v) multiply_add(sums[i][v], factor, values[v]);
     }
   }
   for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) put(out.row(i) + v * kLanes<T>, sums[i][v]);
+    for (int v = 0; v < vectors; ++v) put(out.row(i) + v * kLanes<A>, sums[i][v]);
 }
 
-template <int rows, int vectors, bool add, class T>
-void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, int64_t depth) {
+template <int rows, int vectors, bool add, class T, class A>
+void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<A> out, int64_t m, int64_t depth) {
   for (; m >= rows; m -= rows, a.data += rows * a.row, out.data = out.row(rows))
     multiply_tile<rows, vectors, add>(a, b, out, depth);
   if constexpr (rows > 1)
@@ -115,11 +170,11 @@ void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<T> out, int64_t m, in
 
 // out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes. 6 by 2 vectors of sums, with the
 // operands of a step, fit into the 16 registers that there are at least.
-template <bool add, class T>
-void multiply(Strided<T> a, Panels<T> b, Matrix<T> out, int64_t m, int64_t n, int64_t depth) {
+template <bool add, class T, class A>
+void multiply(Strided<T> a, Panels<T> b, Matrix<A> out, int64_t m, int64_t n, int64_t depth) {
   for (int64_t j = 0; j < n; j += kPanel<T>) {
     const Matrix<const T> panel{b.data + j / kPanel<T> * b.panel, b.row};
-    const auto rows = n - j < kPanel<T> ? multiply_rows<6, 1, add, T> : multiply_rows<6, 2, add, T>;
+    const auto rows = n - j < kPanel<T> ? multiply_rows<kRows, 1, add, T, A> : multiply_rows<kRows, 2, add, T, A>;
     rows(a, panel, {out.data + j, out.stride}, m, depth);
   }
 }

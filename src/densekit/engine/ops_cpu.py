@@ -10,7 +10,6 @@ from torch import Tensor
 from densekit.engine.ops import TorchOps, flat
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_PRODUCT_TYPES = {torch.float64: "float64", torch.float32: "float32"}  # bfloat16 is what oneDNN is good at
 _ROW_STEPS = {
     "bnrelu": "mvvm",
     "drelu_sums": "mmvvvmmv",
@@ -42,13 +41,10 @@ class CompiledOps(TorchOps):
     def __init__(self, library: ctypes.CDLL):
         self._steps = {
             (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
-            for steps, types, numbers in (
-                (_ROW_STEPS, _TYPES, 2),
-                (_PRODUCTS, _PRODUCT_TYPES, 3),
-                (_CONVOLUTIONS, _PRODUCT_TYPES, 5),
-            )
+            for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5))
             for step, arguments in steps.items()
-            for dtype, name in types.items()
+            for dtype, name in _TYPES.items()
+            if hasattr(library, f"{step}_{name}")
         }
 
     def _find(self, step: str, *matrices: Tensor | None) -> Callable[..., None] | None:
@@ -138,7 +134,7 @@ class CompiledOps(TorchOps):
         step = self._find("product_backward", dz, matrix, x, source, out)
         if step is None:
             return super().product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
-        dweight, sums = torch.empty_like(matrix), torch.empty(2, len(mean), dtype=mean.dtype)
+        dweight, sums = mean.new_empty(matrix.shape), mean.new_empty(2, len(mean))
         vectors, onto = map(_vector, (scale, shift, mean)), (*_matrix(source), *_matrix(out))
         results = (_vector(dweight), _vector(sums), *x.shape, len(matrix), torch.get_num_threads())
         step(*_matrix(dz), _vector(matrix), *_matrix(x), *vectors, *onto, *results)
@@ -179,7 +175,7 @@ class CompiledOps(TorchOps):
         vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
         sums = dweight = None
         if wants_weight:
-            dweight = torch.empty(weight.shape, dtype=weight.dtype)
+            dweight = mean.new_empty(weight.shape)
             self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, _vector(dweight), *size)
             if not dweight.isfinite().all():  # stock's has the same places so
                 onto = {"out": None, "wants_weight": True}
@@ -202,7 +198,7 @@ class CompiledOps(TorchOps):
         out: Tensor,
     ) -> None:
         """As `TorchOps.infer_layer`."""
-        if x.dtype not in _PRODUCT_TYPES:
+        if ("bnrelu_product", x.dtype) not in self._steps:
             super().infer_layer(x, scale, shift, weight, scale2, shift2, weight2, out)
             return
         for pictures in self.tiles(x):

@@ -23,76 +23,101 @@ int64_t block_rows(const Size& size, int64_t wanted) {
 template <class T>
 void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
                     double* moments) {
-  const int64_t in_width = spread<T>(size.in), out_width = spread<T>(size.out);
+  using A = Acc<T>;
+  const int64_t in_width = spread<T>(size.in), out_width = spread<A>(size.out), depth = operands<T>(size.in);
   const int64_t length = block_rows(size, std::clamp<int64_t>((1 << 18) / (in_width * sizeof(T)), 24, 192));
-  Packed<T> packed(size.in, size.out);
+  Packed<Operand<T>> packed(depth, size.out);
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
 #pragma omp parallel num_threads(size.threads)
   {
-    std::vector<T> activated(length * in_width), result(length * out_width);
+    std::vector<T> activated(length * in_width);
+    std::vector<A> result(length * out_width);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < packed.count(); ++panel)
-      packed.pack(panel, [=](int64_t in, int64_t out) { return weights[out * size.in + in]; });
+      packed.pack(panel, [=](int64_t d, int64_t out) { return operand(weights + out * size.in, 1, d, size.in); });
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
-      activation.apply({x.row(first), x.stride}, {activated.data(), in_width}, rows, size.in);
-      multiply<false, T>({activated.data(), in_width, 1}, packed.panels(), {result.data(), out_width}, rows,
-                         whole_vectors<T>(size.out), size.in);
+      activation.apply({x.row(first), x.stride}, Matrix<T>{activated.data(), in_width}, rows, size.in);
+      multiply<false>(along_rows(activated.data(), in_width), packed.panels(), Matrix<A>{result.data(), out_width},
+                      rows, whole_vectors<A>(size.out), depth);
       const Matrix<T> to{out + first * size.out, size.out};
-      if (moments)
-        threads[omp_get_thread_num()].add({result.data(), out_width}, to, rows);
-      else
-        for (int64_t row = 0; row < rows; ++row) std::copy_n(&result[row * out_width], size.out, to.row(row));
+      copy_rows(Matrix<const A>{result.data(), out_width}, to, rows, size.out);
+      if (moments) threads[omp_get_thread_num()].add({to.data, to.stride}, {}, rows);
     }
   }
   if (moments) RowMoments<T>::write(threads, moments);
+}
+
+// Rows, activated, as operands of a product over them.
+template <class T>
+void activate_over_rows(Matrix<const T> x, Activation<T> activation, Operand<T>* out, int64_t stride, int64_t rows,
+                        int64_t channels) {
+  if constexpr (kDepth<T> == 1) {
+    activation.apply(x, Matrix<T>{out, stride}, rows, channels);
+  } else {
+    std::vector<T> lines(2 * channels);
+    for (int64_t row = 0; row < rows; row += 2, out += stride) {
+      const int64_t number = std::min<int64_t>(2, rows - row);
+      activation.apply({x.row(row), x.stride}, Matrix<T>{lines.data(), channels}, number, channels);
+      if (number == 1) std::fill_n(&lines[channels], channels, T{});
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) out[c] = {lines[c], lines[channels + c]};
+    }
+  }
 }
 
 constexpr int64_t kSlice = 128;  // columns: slices of x, of the weights and of both gradients are in the cache together
 
 template <class T>
 void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
-                      Activation<T> activation, const T* mean, Matrix<const T> source, Matrix<T> out, T* dweights,
-                      T* sums) {
-  const int64_t length = block_rows(size, 192), dz_width = spread<T>(size.out), width = spread<T>(kSlice);
-  const auto step = out.data ? drelu_rows<T, true> : drelu_rows<T, false>;
-  Packed<T> packed(size.out, size.in);
-  const int64_t own_width = spread<T>(size.in);
-  std::vector<T> products(size.threads * size.out * own_width);  // every thread's gradient of the weights
-  Sums<T> totals(size.in, size.threads);
+                      Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
+                      Acc<T>* dweights, Acc<T>* sums) {
+  using A = Acc<T>;
+  const int64_t length = block_rows(size, 192), dz_width = spread<T>(size.out), width = spread<A>(kSlice);
+  const auto step = out.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
+  Packed<Operand<T>> packed(operands<T>(size.out), size.in);
+  const int64_t own_width = spread<A>(size.in);
+  std::vector<A> products(size.threads * size.out * own_width);  // every thread's gradient of the weights
+  Sums<A> totals(size.in, size.threads);
 #pragma omp parallel num_threads(size.threads)
   {
     const int thread = omp_get_thread_num();
-    std::vector<T> activated(length * width), gradient(length * dz_width);
-    const Matrix<T> buffer{activated.data(), width};
-    T* own = &products[thread * size.out * own_width];
+    std::vector<T> dz_rows(length * dz_width), unwanted(out.data ? 0 : length * width);
+    std::vector<Operand<T>> dz_over_rows(operands<T>(length) * dz_width);
+    std::vector<A> buffer(length * width);  // first of what is activated, then of its gradient
+    auto* const activated = reinterpret_cast<Operand<T>*>(buffer.data());
+    A* own = &products[thread * size.out * own_width];
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < packed.count(); ++panel)
-      packed.pack(panel, [=](int64_t out, int64_t in) { return weights[out * size.in + in]; });
+      packed.pack(panel, [=](int64_t d, int64_t in) { return operand(weights + in, size.in, d, size.out); });
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
-      for (int64_t row = 0; row < rows; ++row) std::copy_n(dz.row(first + row), size.out, &gradient[row * dz_width]);
-      T* plain = totals.chunk(thread);
+      const Matrix<const T> incoming{dz.row(first), dz.stride};
+      copy_rows(incoming, Matrix<T>{dz_rows.data(), dz_width}, rows, size.out);
+      activate_over_rows<T>(incoming, {}, dz_over_rows.data(), dz_width, rows, size.out);
+      A* plain = totals.chunk(thread);
       for (int64_t c = 0; c < size.in; c += kSlice) {
-        const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<T>(columns);
+        const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<A>(columns);
         const Matrix<const T> from{x.row(first) + c, x.stride};
-        const T *scale = activation.scale + c, *shift = activation.shift + c;
-        bnrelu_rows<T>(from, scale, shift, buffer, rows, columns);
-        multiply<true, T>({gradient.data(), 1, dz_width}, Panels<T>::of({activated.data(), width}), {own + c, own_width},
-                          size.out, n, rows);
-        multiply<false, T>({gradient.data(), dz_width, 1}, packed.panels(c), buffer, rows, n, size.out);
+        const Activation<T> here = activation.from(c);
+        activate_over_rows(from, here, activated, width, rows, columns);
+        multiply<true>(Strided<Operand<T>>{dz_over_rows.data(), 1, dz_width},
+                       Panels<Operand<T>>::of({activated, width}), Matrix<A>{own + c, own_width}, size.out, n,
+                       operands<T>(rows));
+        multiply<false>(along_rows(dz_rows.data(), dz_width), packed.panels(c), Matrix<A>{buffer.data(), width}, rows,
+                        n, operands<T>(size.out));
         const Matrix<const T> onto{out.data ? source.row(first) + c : nullptr, source.stride};
-        const Matrix<T> to = out.data ? Matrix<T>{out.row(first) + c, out.stride} : buffer;
-        step({activated.data(), width}, from, scale, shift, mean + c, onto, to, plain + c, plain + size.in + c, rows,
-             columns);
+        const Matrix<T> to = out.data ? Matrix<T>{out.row(first) + c, out.stride} : Matrix<T>{unwanted.data(), width};
+        step({buffer.data(), width}, from, here.scale, here.shift, mean + c, onto, to, plain + c, plain + size.in + c,
+             rows, columns);
       }
       totals.add(thread);
     }
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < size.out; ++row) {
-      T* to = dweights + row * size.in;
+      A* to = dweights + row * size.in;
       std::copy_n(&products[row * own_width], size.in, to);
       for (int other = 1; other < size.threads; ++other)
         for (int64_t in = 0; in < size.in; ++in) to[in] += products[(other * size.out + row) * own_width + in];
@@ -104,19 +129,20 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
 }  // namespace
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void bnrelu_product_##NAME(const T* x, int64_t x_stride, const T* scale, const T* shift,                  \
+  extern "C" void bnrelu_product_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,        \
                                         const T* weights, T* out, double* moments, int64_t rows, int64_t in,           \
                                         int64_t out_channels, int threads) {                                           \
     bnrelu_product<T>({rows, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights, out, moments);        \
   }                                                                                                                    \
   extern "C" void product_backward_##NAME(const T* dz, int64_t dz_stride, const T* weights, const T* x,                \
-                                          int64_t x_stride, const T* scale, const T* shift, const T* mean,             \
-                                          const T* source, int64_t source_stride, T* out, int64_t out_stride,          \
-                                          T* dweights, T* sums, int64_t rows, int64_t in, int64_t out_channels,        \
-                                          int threads) {                                                               \
+                                          int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,                  \
+                                          const Acc<T>* mean, const T* source, int64_t source_stride, T* out,          \
+                                          int64_t out_stride, Acc<T>* dweights, Acc<T>* sums, int64_t rows,            \
+                                          int64_t in, int64_t out_channels, int threads) {                             \
     product_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},    \
                         mean, {source, source_stride}, {out, out_stride}, dweights, sums);                             \
   }
 
 DEFINE(double, float64)
 DEFINE(float, float32)
+DEFINE(bfloat16, bfloat16)

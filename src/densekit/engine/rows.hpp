@@ -125,7 +125,7 @@ struct Moments {
 template <class T, class Body>
 void by_four(int64_t rows, Body body) {
   int64_t row = 0;
-  if constexpr (sizeof(T) >= 4)
+  if constexpr (sizeof(T) >= 2)
     for (; row + 4 <= rows; row += 4) body(std::integral_constant<int, 4>(), row);
   for (; row < rows; ++row) body(std::integral_constant<int, 1>(), row);
 }
@@ -137,8 +137,22 @@ std::array<T*, number> rows_from(Matrix<T> matrix, int64_t row) {
   return rows;
 }
 
-template <class T>
-void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<T> out, int64_t rows,
+// Copy rows into another type.
+template <class T, class O>
+void copy_rows(Matrix<const T> from, Matrix<O> to, int64_t rows, int64_t channels) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* values = from.row(row);
+    O* copies = to.row(row);
+    if constexpr (std::is_same_v<T, O>)
+      std::copy_n(values, channels, copies);
+    else
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) copies[c] = store<O>(load(values[c]));
+  }
+}
+
+template <class T, class O>
+void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<O> out, int64_t rows,
                  int64_t channels) {
   by_four<T>(rows, [=](auto number, int64_t row) {
     const auto xs = rows_from<number>(x, row);
@@ -146,33 +160,37 @@ void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Ma
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) {
       const Acc<T> factor = scale[c], term = shift[c];
-      for (int r = 0; r < number; ++r) to[r][c] = store<T>(relu(load(xs[r][c]) * factor + term));
+      for (int r = 0; r < number; ++r) to[r][c] = store<O>(relu(load(xs[r][c]) * factor + term));
     }
   });
 }
 
 template <class T>
 struct Activation {  // relu(x * scale + shift), or without a scale x itself
-  const T *scale, *shift;
-  void apply(Matrix<const T> x, Matrix<T> out, int64_t rows, int64_t channels) const {
+  const Acc<T> *scale, *shift;
+
+  template <class O>
+  void apply(Matrix<const T> x, Matrix<O> out, int64_t rows, int64_t channels) const {
     if (scale)
-      bnrelu_rows<T>(x, scale, shift, out, rows, channels);
+      bnrelu_rows(x, scale, shift, out, rows, channels);
     else
-      for (int64_t row = 0; row < rows; ++row) std::copy_n(x.row(row), channels, out.row(row));
+      copy_rows(x, out, rows, channels);
   }
+
+  Activation from(int64_t channel) const { return {scale + channel, shift + channel}; }
 };
 
 // D is the gradient where the ReLU was on, else zero; add it to sums, plain and weighted with x - mean. `out` becomes D or,
-// where there is a source, source + scale * D.
-template <class T, bool onto_source>
-void drelu_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
+// where there is a source, source + scale * D. The gradient comes as G.
+template <class T, bool onto_source, class G>
+void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
                 const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* plain, Acc<T>* weighted, int64_t rows,
                 int64_t channels) {
   using A = Acc<T>;
   by_four<T>(rows, [=](auto number, int64_t row) {
     const auto ds = rows_from<number>(gradient, row);
     const auto xs = rows_from<number>(x, row);
-    const auto from = rows_from<number>(onto_source ? source : gradient, row);
+    const auto from = rows_from<number>(onto_source ? source : x, row);
     const auto to = rows_from<number>(out, row);
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) {

@@ -32,14 +32,14 @@ Matrix<T> from(Matrix<T> matrix, int64_t row) {
 template <class T>
 void bnrelu(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<T> out, Size size) {
   for_chunks(size, [=](int, int64_t first, int64_t rows) {
-    bnrelu_rows<T>(from(x, first), scale, shift, from(out, first), rows, size.channels);
+    bnrelu_rows(from(x, first), scale, shift, from(out, first), rows, size.channels);
   });
 }
 
 template <class T>
 void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
                 const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums, Size size) {
-  const auto step = source.data ? drelu_rows<T, true> : drelu_rows<T, false>;
+  const auto step = source.data ? drelu_rows<T, true, T> : drelu_rows<T, false, T>;
   Sums<Acc<T>> totals(size.channels, size.threads);
   for_chunks(size, [&](int thread, int64_t first, int64_t rows) {
     Acc<T>* plain = totals.chunk(thread);

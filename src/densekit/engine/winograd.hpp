@@ -1,10 +1,78 @@
-// Winograd's F(2x2, 3x3) for a block of tiles: what goes in, the weights, and what comes out, each as 16 frequencies.
+// Winograd's convolution of a block of tiles: what goes in, the weights, and what comes out, each as frequencies.
 
 #pragma once
 
 #include "multiply.hpp"
 
 namespace densekit {
+
+// The transforms of F(2, 3) and F(4, 3), in one dimension: from patches, weights and tiles to frequencies and back. V is a
+// value or a vector of them.
+template <int side>
+struct Winograd;
+
+template <>
+struct Winograd<2> {
+  template <class V>
+  static void patch(const V* d, V* to) {
+    to[0] = d[0] - d[2], to[1] = d[1] + d[2], to[2] = d[2] - d[1], to[3] = d[1] - d[3];
+  }
+  template <class V>
+  static void weight(const V* g, V* to) {
+    to[0] = g[0], to[1] = (g[0] + g[2] + g[1]) / 2, to[2] = (g[0] + g[2] - g[1]) / 2, to[3] = g[2];
+  }
+  template <class V>
+  static void result(const V* f, V* to) {
+    to[0] = f[0] + (f[1] + f[2]), to[1] = (f[1] - f[2]) - f[3];
+  }
+  template <class V>
+  static void result_back(const V* y, V* to) {  // its transpose
+    to[0] = y[0], to[1] = y[0] + y[1], to[2] = y[0] - y[1], to[3] = -y[1];
+  }
+  template <class V>
+  static void weight_back(const V* f, V* to) {  // its transpose
+    to[0] = f[0] + (f[1] + f[2]) / 2, to[1] = (f[1] - f[2]) / 2, to[2] = (f[1] + f[2]) / 2 + f[3];
+  }
+};
+
+template <>
+struct Winograd<4> {
+  template <class V>
+  static void patch(const V* d, V* to) {
+    const V even = d[4] - d[2], odd = 2 * (d[3] - d[1]);
+    const V even4 = d[4] - 4 * d[2], odd4 = d[3] - 4 * d[1];
+    to[0] = 4 * (d[0] - d[2]) + even, to[1] = even4 + odd4, to[2] = even4 - odd4;
+    to[3] = even + odd, to[4] = even - odd, to[5] = 4 * (d[1] - d[3]) + (d[5] - d[3]);
+  }
+  template <class V>
+  static void weight(const V* g, V* to) {
+    const V even = (g[0] + g[2]) / -6, odd = g[1] / -6, even2 = g[0] / 24 + g[2] / 6, odd2 = g[1] / 12;
+    to[0] = g[0] / 4, to[1] = even + odd, to[2] = even - odd, to[3] = even2 + odd2, to[4] = even2 - odd2, to[5] = g[2];
+  }
+  template <class V>
+  static void result(const V* f, V* to) {
+    const V even = f[1] + f[2], odd = f[1] - f[2], even2 = f[3] + f[4], odd2 = 2 * (f[3] - f[4]);
+    to[0] = f[0] + (even + even2), to[1] = odd + odd2, to[2] = even + 4 * even2, to[3] = (odd + 4 * odd2) + f[5];
+  }
+  template <class V>
+  static void result_back(const V* y, V* to) {
+    const V even = y[0] + y[2], odd = y[1] + y[3], even2 = y[0] + 4 * y[2], odd2 = 2 * (y[1] + 4 * y[3]);
+    to[0] = y[0], to[1] = even + odd, to[2] = even - odd, to[3] = even2 + odd2, to[4] = even2 - odd2, to[5] = y[3];
+  }
+  template <class V>
+  static void weight_back(const V* f, V* to) {
+    const V even = (f[1] + f[2]) / -6, odd2 = (f[3] - f[4]) / 12, even2 = f[3] + f[4];
+    to[0] = f[0] / 4 + even + even2 / 24, to[1] = (f[1] - f[2]) / -6 + odd2, to[2] = even + even2 / 6 + f[5];
+  }
+};
+
+// Pixels of a side of a tile. F(4x4, 3x3) rounds 5 times as much, of which nothing is left after rounding to bfloat16.
+template <class T>
+constexpr int kSide = std::is_same_v<T, bfloat16> ? 4 : 2;
+template <class T>
+constexpr int kPatch = kSide<T> + 2;  // pixels of a side of the patch that a tile comes from
+template <class T>
+constexpr int kFrequencies = kPatch<T> * kPatch<T>;
 
 struct Size {
   int64_t N, H, W, in, out;  // channels in and out
@@ -26,23 +94,20 @@ struct Block {  // a rectangle of tiles of one picture; all numbers but the firs
 };
 
 // How pictures are divided into blocks.
+template <class T>
 struct Grid {
   int64_t H, W, height, width, down, across, count;  // tiles of a picture and of a block; blocks of a picture and in all
 
   // As many tiles as have patches and results of 256 KiB, but something to do for every thread.
-  template <class T>
-  static Grid of(const Size& size, T) {
-    const int64_t tiles = std::max<int64_t>(1, (1 << 18) / (16 * sizeof(T) * spread<T>(std::max(size.in, size.out))));
-    Grid grid;
-    grid.H = (size.H + 1) / 2;
-    grid.W = (size.W + 1) / 2;
-    grid.across = (grid.W + tiles - 1) / tiles;
-    grid.width = (grid.W + grid.across - 1) / grid.across;
-    const int64_t share = (size.N * grid.H + size.threads - 1) / size.threads;
-    grid.height = std::max<int64_t>(1, std::min({grid.H, tiles / grid.width, share}));
-    grid.down = (grid.H + grid.height - 1) / grid.height;
-    grid.count = size.N * grid.down * grid.across;
-    return grid;
+  explicit Grid(const Size& size) : H((size.H + kSide<T> - 1) / kSide<T>), W((size.W + kSide<T> - 1) / kSide<T>) {
+    const int64_t bytes = kFrequencies<T> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
+    const int64_t tiles = std::max<int64_t>(1, (1 << 20) / bytes);
+    across = (W + tiles - 1) / tiles;
+    width = (W + across - 1) / across;
+    const int64_t share = (size.N * H + size.threads - 1) / size.threads;
+    height = std::max<int64_t>(1, std::min({H, tiles / width, share}));
+    down = (H + height - 1) / height;
+    count = size.N * down * across;
   }
 
   Block block(int64_t number) const {
@@ -51,67 +116,63 @@ struct Grid {
   }
 };
 
-template <class T>
-void transform_patch(Vector<T> a, Vector<T> b, Vector<T> c, Vector<T> d, Vector<T>* to) {
-  to[0] = a - c, to[1] = b + c, to[2] = c - b, to[3] = b - d;
-}
-
-template <class T>
-void transform_weight(Vector<T> a, Vector<T> b, Vector<T> c, Vector<T>* to) {
-  to[0] = a, to[1] = (a + c + b) / 2, to[2] = (a + c - b) / 2, to[3] = c;
-}
-
 // The input of one block: its pixels and a border of one, activated, with zeros outside of the picture; and its patches.
 template <class T>
 class Patches {
+  using A = Acc<T>;
+  static constexpr int side = kSide<T>, patch = kPatch<T>;
+
  public:
-  Patches(const Size& size, const Grid& grid)
-      : size_(size), width_(spread<T>(size.in)), pixels_((2 * grid.height + 2) * (2 * grid.width + 2) * width_),
-        patches_(16 * spread<T>(grid.height * grid.width * width_)) {}
+  Patches(const Size& size, const Grid<T>& grid)
+      : size_(size), width_(spread<A>(size.in)),
+        pixels_((side * grid.height + 2) * (side * grid.width + 2) * width_),
+        patches_(kFrequencies<T> * spread<A>(grid.height * grid.width * width_)) {}
 
   void read(Pixels<const T> x, Activation<T> activation, Block block) {
-    columns_ = 2 * block.width + 2;
-    plane_ = spread<T>(block.tiles() * width_);
-    const int64_t left = 2 * block.left - 1, first = std::max<int64_t>(0, -left);
+    columns_ = side * block.width + 2;
+    plane_ = spread<A>(block.tiles() * width_);
+    const int64_t left = side * block.left - 1, first = std::max<int64_t>(0, -left);
     const int64_t last = std::min(columns_, size_.W - left);
-    for (int64_t i = 0; i < 2 * block.height + 2; ++i) {
-      const int64_t h = 2 * block.top - 1 + i;
+    for (int64_t i = 0; i < side * block.height + 2; ++i) {
+      const int64_t h = side * block.top - 1 + i;
       const bool inside = h >= 0 && h < size_.H;
-      T* line = &pixels_[i * columns_ * width_];
-      std::fill(line, line + (inside ? first : columns_) * width_, T(0));
+      A* line = &pixels_[i * columns_ * width_];
+      std::fill(line, line + (inside ? first : columns_) * width_, A(0));
       if (!inside) continue;
-      activation.apply(x.at(size_, block.picture, h, left + first), {line + first * width_, width_}, last - first,
-                       size_.in);
-      std::fill(line + last * width_, line + columns_ * width_, T(0));
+      activation.apply(x.at(size_, block.picture, h, left + first), Matrix<A>{line + first * width_, width_},
+                       last - first, size_.in);
+      std::fill(line + last * width_, line + columns_ * width_, A(0));
     }
     for (int64_t tile = 0; tile < block.tiles(); ++tile)
-      transform(&pixels_[(tile / block.width * columns_ + tile % block.width) * 2 * width_], &patches_[tile * width_]);
+      transform(&pixels_[(tile / block.width * columns_ + tile % block.width) * side * width_],
+                &patches_[tile * width_]);
   }
 
-  Matrix<const T> frequency(int number) const { return {&patches_[number * plane_], width_}; }
+  Matrix<const A> frequency(int number) const { return {&patches_[number * plane_], width_}; }
 
   // Pixel (i, j) of the block and its border.
-  const T* pixel(int64_t i, int64_t j) const { return &pixels_[(i * columns_ + j) * width_]; }
+  const A* pixel(int64_t i, int64_t j) const { return &pixels_[(i * columns_ + j) * width_]; }
 
  private:
-  void transform(const T* patch, T* to) const {
+  void transform(const A* from, A* to) const {
     const int64_t below = columns_ * width_;
-    for (int64_t c = 0; c < size_.in; c += kLanes<T>) {
-      Vector<T> rows[4][4], values[4];
-      for (int j = 0; j < 4; ++j) {
-        const T* top = patch + j * width_ + c;
-        transform_patch<T>(get(top), get(top + below), get(top + 2 * below), get(top + 3 * below), rows[j]);
+    for (int64_t c = 0; c < size_.in; c += kLanes<A>) {
+      Vector<A> columns[patch][patch], line[patch], values[patch];
+      for (int j = 0; j < patch; ++j) {
+        for (int i = 0; i < patch; ++i) line[i] = get(from + i * below + j * width_ + c);
+        Winograd<side>::patch(line, columns[j]);
       }
-      for (int i = 0; i < 4; ++i) {
-        transform_patch<T>(rows[0][i], rows[1][i], rows[2][i], rows[3][i], values);
-        for (int j = 0; j < 4; ++j) put(to + (4 * i + j) * plane_ + c, values[j]);
+      for (int i = 0; i < patch; ++i) {
+        for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
+        Winograd<side>::patch(line, values);
+        for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * plane_ + c, values[j]);
       }
     }
   }
 
   Size size_;
   int64_t width_, columns_ = 0, plane_ = 0;
-  std::vector<T> pixels_, patches_;
+  std::vector<A> pixels_, patches_;
 };
 
 template <class T>
@@ -123,37 +184,41 @@ struct Kernels {  // (out, in, 3, 3), in any memory layout
 // The weights of a convolution; or `mirrored`, of the one that takes the gradient of its result back to its input.
 template <class T>
 class Weights {
+  using A = Acc<T>;
+  static constexpr int patch = kPatch<T>;
+
  public:
   Weights(const Size& size, Kernels<T> kernels, bool mirrored)
-      : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<T>(size.out)),
-        frequencies_(16 * size.in * width_) {
+      : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
+        frequencies_(kFrequencies<T> * size.in * width_) {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
-  T at(int64_t out, int64_t in, int tap) const {
+  A at(int64_t out, int64_t in, int tap) const {
     const int64_t* strides = kernels_.strides;
     const int from = mirrored_ ? 8 - tap : tap;
-    return kernels_.data[out * strides[0] + in * strides[1] + from / 3 * strides[2] + from % 3 * strides[3]];
+    return load(kernels_.data[out * strides[0] + in * strides[1] + from / 3 * strides[2] + from % 3 * strides[3]]);
   }
 
   void transform(int64_t in) {
     const int64_t step = size_.in * width_;
-    for (int64_t first = 0; first < size_.out; first += kLanes<T>) {
-      const int64_t number = std::min(kLanes<T>, size_.out - first);
-      T* to = &frequencies_[in * width_ + first];
-      Vector<T> taps[9] = {}, rows[3][4], values[4];
+    for (int64_t first = 0; first < size_.out; first += kLanes<A>) {
+      const int64_t number = std::min(kLanes<A>, size_.out - first);
+      A* to = &frequencies_[in * width_ + first];
+      Vector<A> taps[3][3] = {}, columns[3][patch], line[3], values[patch];  // taps by columns
       for (int tap = 0; tap < 9; ++tap)
-        for (int64_t i = 0; i < number; ++i) taps[tap][i] = at(first + i, in, tap);
-      for (int j = 0; j < 3; ++j) transform_weight<T>(taps[j], taps[3 + j], taps[6 + j], rows[j]);
-      for (int i = 0; i < 4; ++i) {
-        transform_weight<T>(rows[0][i], rows[1][i], rows[2][i], values);
-        for (int j = 0; j < 4; ++j) put(to + (4 * i + j) * step, values[j]);
+        for (int64_t i = 0; i < number; ++i) taps[tap % 3][tap / 3][i] = at(first + i, in, tap);
+      for (int j = 0; j < 3; ++j) Winograd<kSide<T>>::weight(taps[j], columns[j]);
+      for (int i = 0; i < patch; ++i) {
+        for (int j = 0; j < 3; ++j) line[j] = columns[j][i];
+        Winograd<kSide<T>>::weight(line, values);
+        for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * step, values[j]);
       }
     }
   }
 
-  Panels<T> frequency(int number) const {
-    return Panels<T>::of({&frequencies_[number * size_.in * width_], width_});
+  Panels<A> frequency(int number) const {
+    return Panels<A>::of({&frequencies_[number * size_.in * width_], width_});
   }
   int64_t width() const { return width_; }
 
@@ -162,66 +227,70 @@ class Weights {
   Kernels<T> kernels_;
   bool mirrored_;
   int64_t width_;
-  std::vector<T> frequencies_;
+  std::vector<A> frequencies_;
 };
 
-// The convolution of one block: frequencies, and pixels in lines of 2 * block.width.
+// The convolution of one block: frequencies, and pixels in lines of as many as the tiles have.
 template <class T>
 class Result {
+  using A = Acc<T>;
+  static constexpr int side = kSide<T>, patch = kPatch<T>;
+
  public:
-  Result(const Size& size, const Grid& grid)
-      : size_(size), width_(spread<T>(size.out)), frequencies_(16 * spread<T>(grid.height * grid.width * width_)),
-        pixels_(4 * grid.height * grid.width * width_) {}
+  Result(const Size& size, const Grid<T>& grid)
+      : size_(size), width_(spread<A>(size.out)),
+        frequencies_(kFrequencies<T> * spread<A>(grid.height * grid.width * width_)),
+        pixels_(side * side * grid.height * grid.width * width_) {}
 
   void compute(const Patches<T>& patches, const Weights<T>& weights, Block block) {
-    const int64_t plane = spread<T>(block.tiles() * width_);
-    for (int f = 0; f < 16; ++f) {
-      const Matrix<const T> patch = patches.frequency(f);
-      multiply<false, T>({patch.data, patch.stride, 1}, weights.frequency(f), {&frequencies_[f * plane], width_},
-                         block.tiles(), weights.width(), size_.in);
+    const int64_t plane = spread<A>(block.tiles() * width_);
+    for (int f = 0; f < kFrequencies<T>; ++f) {
+      const Matrix<const A> from = patches.frequency(f);
+      multiply<false>(Strided<A>{from.data, from.stride, 1}, weights.frequency(f),
+                      Matrix<A>{&frequencies_[f * plane], width_}, block.tiles(), weights.width(), size_.in);
     }
-    Vector<T> check{};
+    Vector<A> check{};
     for (int64_t tile = 0; tile < block.tiles(); ++tile) {
-      T* to = &pixels_[(tile / block.width * 2 * block.width + tile % block.width) * 2 * width_];
-      transform(&frequencies_[tile * width_], plane, to, 2 * block.width * width_, check);
+      A* to = &pixels_[(tile / block.width * side * block.width + tile % block.width) * side * width_];
+      transform(&frequencies_[tile * width_], plane, to, side * block.width * width_, check);
     }
     bool finite = true;
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) finite &= check[lane] == 0;
+    for (int64_t lane = 0; lane < kLanes<A>; ++lane) finite &= check[lane] == 0;
     if (!finite) compute_by_definition(patches, weights, block);
   }
 
-  Matrix<const T> line(Block block, int64_t number) const {
-    return {&pixels_[number * 2 * block.width * width_], width_};
+  Matrix<const A> line(Block block, int64_t number) const {
+    return {&pixels_[number * side * block.width * width_], width_};
   }
 
  private:
-  void transform(const T* from, int64_t plane, T* to, int64_t below, Vector<T>& check) const {
-    for (int64_t c = 0; c < size_.out; c += kLanes<T>) {
-      Vector<T> rows[2][4];
-      for (int j = 0; j < 4; ++j) {
-        const T* column = from + j * plane + c;
-        const Vector<T> plus = get(column + 4 * plane), minus = get(column + 8 * plane);
-        rows[0][j] = get(column) + (plus + minus);
-        rows[1][j] = (plus - minus) - get(column + 12 * plane);
+  void transform(const A* from, int64_t plane, A* to, int64_t below, Vector<A>& check) const {
+    for (int64_t c = 0; c < size_.out; c += kLanes<A>) {
+      Vector<A> columns[patch][side], line[patch], values[side];
+      for (int j = 0; j < patch; ++j) {
+        for (int i = 0; i < patch; ++i) line[i] = get(from + (patch * i + j) * plane + c);
+        Winograd<side>::result(line, columns[j]);
       }
-      for (int i = 0; i < 2; ++i) {
-        const Vector<T> left = rows[i][0] + (rows[i][1] + rows[i][2]), right = (rows[i][1] - rows[i][2]) - rows[i][3];
-        put(to + i * below + c, left);
-        put(to + i * below + width_ + c, right);
-        check += (left + right) * T(0);  // NaN after what is not finite
+      for (int i = 0; i < side; ++i) {
+        for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
+        Winograd<side>::result(line, values);
+        for (int j = 0; j < side; ++j) {
+          put(to + i * below + j * width_ + c, values[j]);
+          check += values[j] * A(0);  // NaN after what is not finite
+        }
       }
     }
   }
 
   // What is not finite, or too large for sums of it, stays in its own places only so.
   void compute_by_definition(const Patches<T>& patches, const Weights<T>& weights, Block block) {
-    for (int64_t i = 0; i < 2 * block.height; ++i) {
-      for (int64_t j = 0; j < 2 * block.width; ++j) {
-        T* to = &pixels_[(i * 2 * block.width + j) * width_];
+    for (int64_t i = 0; i < side * block.height; ++i) {
+      for (int64_t j = 0; j < side * block.width; ++j) {
+        A* to = &pixels_[(i * side * block.width + j) * width_];
         for (int64_t out = 0; out < size_.out; ++out) {
-          T sum = 0;
+          A sum = 0;
           for (int tap = 0; tap < 9; ++tap) {
-            const T* pixel = patches.pixel(i + tap / 3, j + tap % 3);
+            const A* pixel = patches.pixel(i + tap / 3, j + tap % 3);
             for (int64_t in = 0; in < size_.in; ++in) sum += pixel[in] * weights.at(out, in, tap);
           }
           to[out] = sum;
@@ -232,7 +301,7 @@ class Result {
 
   Size size_;
   int64_t width_;
-  std::vector<T> frequencies_, pixels_;
+  std::vector<A> frequencies_, pixels_;
 };
 
 }  // namespace densekit
