@@ -29,11 +29,13 @@ void convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Wei
       const Block block = grid.block(number);
       patches.read(x, activation, block);
       result.compute(patches, weights, block);
-      const int64_t top = kSide<T> * block.top, w = kSide<T> * block.left;
-      const int64_t lines = std::min(kSide<T> * block.height, size.H - top);
-      for (int64_t line = 0; line < lines; ++line)
-        finish(omp_get_thread_num(), result.line(block, line), block.picture, top + line, w,
-               std::min(kSide<T> * block.width, size.W - w));
+      const int64_t w = kSide<T> * block.left, pixels = std::min(kSide<T> * block.width, size.W - w);
+      grid.for_parts(block, [&](Part part) {
+        const int64_t top = kSide<T> * part.top, lines = std::min(kSide<T> * part.lines, size.H - top);
+        for (int64_t line = 0; line < lines; ++line)
+          finish(omp_get_thread_num(), result.line(block, kSide<T> * part.above + line), part.picture, top + line, w,
+                 pixels);
+      });
     }
   }
 }
@@ -128,17 +130,18 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
 #pragma omp parallel num_threads(size.threads)
   {
     Patches<T> patches(size, grid);
-    std::vector<A> gradients(kFrequencies<T> * spread<A>(grid.height * grid.width * dy_width));
+    std::vector<A> gradients(kFrequencies<T> * spread<A>(grid.lines * grid.width * dy_width));
     A* own = &sums[omp_get_thread_num() * length];
 #pragma omp for schedule(static)
     for (int64_t number = 0; number < grid.count; ++number) {
       const Block block = grid.block(number);
       const int64_t plane = spread<A>(block.tiles() * dy_width);
       patches.read(x, activation, block);
-      for (int64_t tile = 0; tile < block.tiles(); ++tile)
-        transform_gradient(size, dy, block.picture, kSide<T> * (block.top + tile / block.width),
-                           kSide<T> * (block.left + tile % block.width), zeros.data(), &gradients[tile * dy_width],
-                           plane);
+      for (int64_t tile = 0; tile < block.tiles(); ++tile) {
+        const int64_t line = block.first + tile / block.width, column = block.left + tile % block.width;
+        transform_gradient(size, dy, line / grid.H, kSide<T> * (line % grid.H), kSide<T> * column, zeros.data(),
+                           &gradients[tile * dy_width], plane);
+      }
       for (int f = 0; f < kFrequencies<T>; ++f)
         multiply<true>(Strided<A>{&gradients[f * plane], 1, dy_width}, Panels<A>::of(patches.frequency(f)),
                        Matrix<A>{own + f * size.out * width, width}, size.out, whole_vectors<A>(size.in),

@@ -73,6 +73,9 @@ template <class T>
 constexpr int kPatch = kSide<T> + 2;  // pixels of a side of the patch that a tile comes from
 template <class T>
 constexpr int kFrequencies = kPatch<T> * kPatch<T>;
+// Of patches or results of a block. The weights of F(4x4, 3x3) are larger, and want more to be done with them.
+template <class T>
+constexpr int64_t kBlockBytes = kSide<T> == 2 ? 1 << 18 : 1 << 20;
 
 struct Size {
   int64_t N, H, W, in, out;  // channels in and out
@@ -88,31 +91,50 @@ struct Pixels {  // (N, H, W, channels), pixels `stride` values apart
   }
 };
 
-struct Block {  // a rectangle of tiles of one picture; all numbers but the first in tiles
-  int64_t picture, top, left, height, width;
-  int64_t tiles() const { return height * width; }
+struct Block {  // lines of tiles, of all pictures one after the other, from tile `left` on
+  int64_t first, lines, left, width;
+  int64_t tiles() const { return lines * width; }
+};
+
+struct Part {  // the lines of a block that belong to one picture
+  int64_t picture, top;   // tiles above it in the picture
+  int64_t above, lines;   // tiles above it in the block, and its own
+  int64_t parts;          // of the block, before it
 };
 
 // How pictures are divided into blocks.
 template <class T>
 struct Grid {
-  int64_t H, W, height, width, down, across, count;  // tiles of a picture and of a block; blocks of a picture and in all
+  int64_t H, W, lines, width, across, count;  // tiles of a picture and of a block; blocks in a line and in all
+  int64_t all;                                // lines of tiles of all pictures
 
-  // As many tiles as have patches and results of 256 KiB, but something to do for every thread.
-  explicit Grid(const Size& size) : H((size.H + kSide<T> - 1) / kSide<T>), W((size.W + kSide<T> - 1) / kSide<T>) {
+  // As many tiles as the cache holds patches and results of, and the same number of blocks for every thread.
+  explicit Grid(const Size& size)
+      : H((size.H + kSide<T> - 1) / kSide<T>), W((size.W + kSide<T> - 1) / kSide<T>), all(size.N * H) {
     const int64_t bytes = kFrequencies<T> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
-    const int64_t tiles = std::max<int64_t>(1, (1 << 20) / bytes);
+    const int64_t tiles = std::max<int64_t>(1, kBlockBytes<T> / bytes);
     across = (W + tiles - 1) / tiles;
     width = (W + across - 1) / across;
-    const int64_t share = (size.N * H + size.threads - 1) / size.threads;
-    height = std::max<int64_t>(1, std::min({H, tiles / width, share}));
-    down = (H + height - 1) / height;
-    count = size.N * down * across;
+    const int64_t most = std::max<int64_t>(1, tiles / width) * size.threads;
+    const int64_t rounds = std::max<int64_t>(1, (all + most - 1) / most);
+    lines = std::max<int64_t>(1, (all + rounds * size.threads - 1) / (rounds * size.threads));
+    count = (all + lines - 1) / lines * across;
   }
 
   Block block(int64_t number) const {
-    const int64_t top = number / across % down * height, left = number % across * width;
-    return {number / (down * across), top, left, std::min(height, H - top), std::min(width, W - left)};
+    const int64_t first = number / across * lines, left = number % across * width;
+    return {first, std::min(lines, all - first), left, std::min(width, W - left)};
+  }
+
+  // Call body(part) for every part of a block.
+  template <class Body>
+  void for_parts(Block block, Body body) const {
+    int64_t parts = 0;
+    for (int64_t above = 0, number; above < block.lines; above += number, ++parts) {
+      const int64_t line = block.first + above, top = line % H;
+      number = std::min(H - top, block.lines - above);
+      body(Part{line / H, top, above, number, parts});
+    }
   }
 };
 
@@ -124,36 +146,41 @@ class Patches {
 
  public:
   Patches(const Size& size, const Grid<T>& grid)
-      : size_(size), width_(spread<A>(size.in)),
-        pixels_((side * grid.height + 2) * (side * grid.width + 2) * width_),
-        patches_(kFrequencies<T> * spread<A>(grid.height * grid.width * width_)) {}
+      : size_(size), grid_(grid), width_(spread<A>(size.in)),
+        pixels_((side * grid.lines + 2 * (grid.lines / grid.H + 2)) * (side * grid.width + 2) * width_),
+        patches_(kFrequencies<T> * spread<A>(grid.lines * grid.width * width_)) {}
 
   void read(Pixels<const T> x, Activation<T> activation, Block block) {
     columns_ = side * block.width + 2;
     plane_ = spread<A>(block.tiles() * width_);
-    const int64_t left = side * block.left - 1, first = std::max<int64_t>(0, -left);
-    const int64_t last = std::min(columns_, size_.W - left);
-    for (int64_t i = 0; i < side * block.height + 2; ++i) {
-      const int64_t h = side * block.top - 1 + i;
-      const bool inside = h >= 0 && h < size_.H;
-      A* line = &pixels_[i * columns_ * width_];
-      std::fill(line, line + (inside ? first : columns_) * width_, A(0));
-      if (!inside) continue;
-      activation.apply(x.at(size_, block.picture, h, left + first), Matrix<A>{line + first * width_, width_},
-                       last - first, size_.in);
-      std::fill(line + last * width_, line + columns_ * width_, A(0));
-    }
-    for (int64_t tile = 0; tile < block.tiles(); ++tile)
-      transform(&pixels_[(tile / block.width * columns_ + tile % block.width) * side * width_],
-                &patches_[tile * width_]);
+    grid_.for_parts(block, [&](Part part) {
+      for (int64_t i = 0; i < side * part.lines + 2; ++i)
+        read_line(x, activation, part.picture, side * part.top - 1 + i, side * block.left - 1, line(part, i));
+      for (int64_t i = 0; i < part.lines; ++i)
+        for (int64_t j = 0; j < block.width; ++j)
+          transform(line(part, side * i) + side * j * width_, &patches_[((part.above + i) * block.width + j) * width_]);
+    });
   }
 
   Matrix<const A> frequency(int number) const { return {&patches_[number * plane_], width_}; }
 
-  // Pixel (i, j) of the block and its border.
-  const A* pixel(int64_t i, int64_t j) const { return &pixels_[(i * columns_ + j) * width_]; }
+  // Pixel (i, j) of a part of the block and its border.
+  const A* pixel(Part part, int64_t i, int64_t j) const {
+    return &pixels_[((side * part.above + 2 * part.parts + i) * columns_ + j) * width_];
+  }
 
  private:
+  A* line(Part part, int64_t i) { return const_cast<A*>(pixel(part, i, 0)); }
+
+  void read_line(Pixels<const T> x, Activation<T> activation, int64_t n, int64_t h, int64_t w, A* to) const {
+    const bool inside = h >= 0 && h < size_.H;
+    const int64_t first = std::max<int64_t>(0, -w), last = std::min(columns_, size_.W - w);
+    std::fill(to, to + (inside ? first : columns_) * width_, A(0));
+    if (!inside) return;
+    activation.apply(x.at(size_, n, h, w + first), Matrix<A>{to + first * width_, width_}, last - first, size_.in);
+    std::fill(to + last * width_, to + columns_ * width_, A(0));
+  }
+
   void transform(const A* from, A* to) const {
     const int64_t below = columns_ * width_;
     for (int64_t c = 0; c < size_.in; c += kLanes<A>) {
@@ -171,6 +198,7 @@ class Patches {
   }
 
   Size size_;
+  Grid<T> grid_;
   int64_t width_, columns_ = 0, plane_ = 0;
   std::vector<A> pixels_, patches_;
 };
@@ -238,9 +266,9 @@ class Result {
 
  public:
   Result(const Size& size, const Grid<T>& grid)
-      : size_(size), width_(spread<A>(size.out)),
-        frequencies_(kFrequencies<T> * spread<A>(grid.height * grid.width * width_)),
-        pixels_(side * side * grid.height * grid.width * width_) {}
+      : size_(size), grid_(grid), width_(spread<A>(size.out)),
+        frequencies_(kFrequencies<T> * spread<A>(grid.lines * grid.width * width_)),
+        pixels_(side * side * grid.lines * grid.width * width_) {}
 
   void compute(const Patches<T>& patches, const Weights<T>& weights, Block block) {
     const int64_t plane = spread<A>(block.tiles() * width_);
@@ -284,22 +312,25 @@ class Result {
 
   // What is not finite, or too large for sums of it, stays in its own places only so.
   void compute_by_definition(const Patches<T>& patches, const Weights<T>& weights, Block block) {
-    for (int64_t i = 0; i < side * block.height; ++i) {
-      for (int64_t j = 0; j < side * block.width; ++j) {
-        A* to = &pixels_[(i * side * block.width + j) * width_];
-        for (int64_t out = 0; out < size_.out; ++out) {
-          A sum = 0;
-          for (int tap = 0; tap < 9; ++tap) {
-            const A* pixel = patches.pixel(i + tap / 3, j + tap % 3);
-            for (int64_t in = 0; in < size_.in; ++in) sum += pixel[in] * weights.at(out, in, tap);
+    grid_.for_parts(block, [&](Part part) {
+      for (int64_t i = 0; i < side * part.lines; ++i) {
+        for (int64_t j = 0; j < side * block.width; ++j) {
+          A* to = &pixels_[((side * part.above + i) * side * block.width + j) * width_];
+          for (int64_t out = 0; out < size_.out; ++out) {
+            A sum = 0;
+            for (int tap = 0; tap < 9; ++tap) {
+              const A* pixel = patches.pixel(part, i + tap / 3, j + tap % 3);
+              for (int64_t in = 0; in < size_.in; ++in) sum += pixel[in] * weights.at(out, in, tap);
+            }
+            to[out] = sum;
           }
-          to[out] = sum;
         }
       }
-    }
+    });
   }
 
   Size size_;
+  Grid<T> grid_;
   int64_t width_;
   std::vector<A> frequencies_, pixels_;
 };
