@@ -96,25 +96,24 @@ void transform_gradient(const Size& size, Pixels<const T> dy, int64_t n, int64_t
   }
 }
 
-// Sums of products of frequencies (.., out, in), back to weights (out, in, 3, 3).
+// Sums of products of frequencies (.., out, in), back to weights (out, in, 3, 3), for one channel out.
 template <class T>
-void write_weights(const Size& size, const Acc<T>* sums, int64_t width, Acc<T>* weights) {
+void write_weights(const Size& size, const Acc<T>* sums, int64_t width, int64_t out, Acc<T>* weights) {
   using A = Acc<T>;
   constexpr int patch = kPatch<T>;
-  for (int64_t out = 0; out < size.out; ++out) {
-#pragma omp simd
-    for (int64_t in = 0; in < size.in; ++in) {
-      A columns[patch][3], line[patch], taps[3];
-      for (int j = 0; j < patch; ++j) {
-        for (int i = 0; i < patch; ++i) line[i] = sums[((patch * i + j) * size.out + out) * width + in];
-        Winograd<kSide<T>>::weight_back(line, columns[j]);
-      }
-      for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
-        Winograd<kSide<T>>::weight_back(line, taps);
-        for (int j = 0; j < 3; ++j) weights[(out * size.in + in) * 9 + 3 * i + j] = taps[j];
-      }
+  for (int64_t first = 0; first < size.in; first += kLanes<A>) {
+    Vector<A> columns[patch][3], line[patch], taps[9];
+    for (int j = 0; j < patch; ++j) {
+      for (int i = 0; i < patch; ++i) line[i] = get(sums + ((patch * i + j) * size.out + out) * width + first);
+      Winograd<kSide<T>>::weight_back(line, columns[j]);
     }
+    for (int i = 0; i < 3; ++i) {
+      for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
+      Winograd<kSide<T>>::weight_back(line, taps + 3 * i);
+    }
+    A* to = weights + (out * size.in + first) * 9;
+    for (int64_t lane = 0; lane < std::min(kLanes<A>, size.in - first); ++lane)
+      for (int tap = 0; tap < 9; ++tap) *to++ = taps[tap][lane];
   }
 }
 
@@ -150,8 +149,9 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < length; ++i)
       for (int thread = 1; thread < size.threads; ++thread) sums[i] += sums[thread * length + i];
+#pragma omp for schedule(static)
+    for (int64_t out = 0; out < size.out; ++out) write_weights<T>(size, sums.data(), width, out, weights);
   }
-  write_weights<T>(size, sums.data(), width, weights);
 }
 
 }  // namespace
