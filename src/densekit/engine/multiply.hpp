@@ -10,7 +10,7 @@
 
 namespace densekit {
 
-// Bytes of a vector, and rows of a product whose sums stay in registers: by 2 vectors, with the operands of a step.
+// Bytes of a vector; and rows of a product, by 2 vectors, whose sums fit into the registers with the operands of a step.
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kRows = 12;
 #elif defined(__AVX__)
@@ -19,15 +19,24 @@ constexpr int kVectorBytes = 32, kRows = 6;
 constexpr int kVectorBytes = 16, kRows = 6;
 #endif
 
-struct Pair {  // two values that follow one another in the depth of a product, where bfloat16 is multiplied
+struct Pair {  // two values that follow one another in the depth of a product
   bfloat16 first, second;
 };
 
-// What products are made of: values, or pairs of them.
+// What products are made of: pairs where the processor multiplies them, otherwise values of the type of the sums.
+#ifdef __AVX512BF16__
 template <class T>
-using Operand = std::conditional_t<std::is_same_v<T, bfloat16>, Pair, T>;
+constexpr bool kPairs = std::is_same_v<T, bfloat16>;
+#else
 template <class T>
-constexpr int64_t kDepth = sizeof(Operand<T>) / sizeof(T);  // values of an operand
+constexpr bool kPairs = false;
+#endif
+template <class T>
+using Value = std::conditional_t<kPairs<T>, T, Acc<T>>;
+template <class T>
+using Operand = std::conditional_t<kPairs<T>, Pair, Acc<T>>;
+template <class T>
+constexpr int64_t kDepth = kPairs<T> ? 2 : 1;  // values of an operand
 
 template <class T>
 int64_t operands(int64_t values) {
@@ -37,19 +46,16 @@ int64_t operands(int64_t values) {
 // Operand `number` of `count` values that are `step` apart; behind the last there are zeros.
 template <class T>
 Operand<T> operand(const T* values, int64_t step, int64_t number, int64_t count) {
-  if constexpr (kDepth<T> == 1)
-    return values[number * step];
-  else
+  if constexpr (kPairs<T>)
     return {values[2 * number * step], 2 * number + 1 < count ? values[(2 * number + 1) * step] : T{}};
+  else
+    return load(values[number * step]);
 }
 
 template <class T>
 struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
-};
-template <>
-struct VectorOf<Pair> {
-  typedef uint32_t type __attribute__((vector_size(kVectorBytes), aligned(sizeof(Pair)), may_alias));
+  typedef std::conditional_t<std::is_same_v<T, Pair>, uint32_t, T> type __attribute__((vector_size(kVectorBytes)));
+  typedef type in_memory __attribute__((aligned(sizeof(T)), may_alias));  // where no vector need begin
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
@@ -58,12 +64,12 @@ constexpr int64_t kLanes = kVectorBytes / sizeof(T);
 
 template <class T>
 Vector<T> get(const T* from) {
-  return *reinterpret_cast<const Vector<T>*>(from);
+  return *reinterpret_cast<const typename VectorOf<T>::in_memory*>(from);
 }
 
 template <class T>
 void put(T* to, Vector<T> value) {
-  *reinterpret_cast<Vector<T>*>(to) = value;
+  *reinterpret_cast<typename VectorOf<T>::in_memory*>(to) = value;
 }
 
 template <class T>
@@ -86,8 +92,8 @@ struct Strided {  // element (i, j) is data[i * row + j * column]
 
 // The values of rows as operands; the stride is a multiple of kDepth, and there are zeros behind the last value.
 template <class T>
-Strided<Operand<T>> along_rows(const T* rows, int64_t stride) {
-  return {reinterpret_cast<const Operand<T>*>(rows), stride / kDepth<T>, 1};
+Strided<Operand<T>> along_rows(const std::vector<Value<T>>& rows, int64_t stride) {
+  return {reinterpret_cast<const Operand<T>*>(rows.data()), stride / kDepth<T>, 1};
 }
 
 template <class T>
@@ -131,16 +137,12 @@ void multiply_add(Vector<T>& sums, T factor, Vector<T> values) {
   sums += factor * values;
 }
 
-inline void multiply_add(Vector<float>& sums, Pair factor, Vector<Pair> values) {
 #ifdef __AVX512BF16__
-  const auto both = std::bit_cast<__m512bh>(Vector<Pair>{} + std::bit_cast<uint32_t>(factor));
-  sums = std::bit_cast<Vector<float>>(
-      _mm512_dpbf16_ps(std::bit_cast<__m512>(sums), both, std::bit_cast<__m512bh>(values)));
-#else
-  sums += load(factor.first) * std::bit_cast<Vector<float>>(values << 16);
-  sums += load(factor.second) * std::bit_cast<Vector<float>>(values & 0xffff0000);
-#endif
+inline void multiply_add(Vector<float>& sums, Pair factor, Vector<Pair> values) {
+  const __m512i both = _mm512_set1_epi32(std::bit_cast<int>(factor));
+  sums = (Vector<float>)_mm512_dpbf16_ps((__m512)sums, (__m512bh)both, (__m512bh)values);
 }
+#endif
 
 // out (rows, vectors) = a (rows, depth) b (depth, vectors), or added to it; all sums stay in registers.
 template <int rows, int vectors, bool add, class T, class A>
@@ -168,8 +170,7 @@ void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<A> out, int64_t m, in
     if (m) multiply_rows<rows - 1, vectors, add>(a, b, out, m, depth);
 }
 
-// out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes. 6 by 2 vectors of sums, with the
-// operands of a step, fit into the 16 registers that there are at least.
+// out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes.
 template <bool add, class T, class A>
 void multiply(Strided<T> a, Panels<T> b, Matrix<A> out, int64_t m, int64_t n, int64_t depth) {
   for (int64_t j = 0; j < n; j += kPanel<T>) {

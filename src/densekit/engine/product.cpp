@@ -30,7 +30,7 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
 #pragma omp parallel num_threads(size.threads)
   {
-    std::vector<T> activated(length * in_width);
+    std::vector<Value<T>> activated(length * in_width);
     std::vector<A> result(length * out_width);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < packed.count(); ++panel)
@@ -38,8 +38,8 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
-      activation.apply({x.row(first), x.stride}, Matrix<T>{activated.data(), in_width}, rows, size.in);
-      multiply<false>(along_rows(activated.data(), in_width), packed.panels(), Matrix<A>{result.data(), out_width},
+      activation.apply({x.row(first), x.stride}, Matrix<Value<T>>{activated.data(), in_width}, rows, size.in);
+      multiply<false>(along_rows<T>(activated, in_width), packed.panels(), Matrix<A>{result.data(), out_width},
                       rows, whole_vectors<A>(size.out), depth);
       const Matrix<T> to{out + first * size.out, size.out};
       copy_rows(Matrix<const A>{result.data(), out_width}, to, rows, size.out);
@@ -53,8 +53,8 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
 template <class T>
 void activate_over_rows(Matrix<const T> x, Activation<T> activation, Operand<T>* out, int64_t stride, int64_t rows,
                         int64_t channels) {
-  if constexpr (kDepth<T> == 1) {
-    activation.apply(x, Matrix<T>{out, stride}, rows, channels);
+  if constexpr (!kPairs<T>) {
+    activation.apply(x, Matrix<Operand<T>>{out, stride}, rows, channels);
   } else {
     std::vector<T> lines(2 * channels);
     for (int64_t row = 0; row < rows; row += 2, out += stride) {
@@ -83,10 +83,13 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
 #pragma omp parallel num_threads(size.threads)
   {
     const int thread = omp_get_thread_num();
-    std::vector<T> dz_rows(length * dz_width), unwanted(out.data ? 0 : length * width);
-    std::vector<Operand<T>> dz_over_rows(operands<T>(length) * dz_width);
+    std::vector<Value<T>> dz_rows(length * dz_width);
+    std::vector<T> unwanted(out.data ? 0 : length * width);
+    std::vector<Operand<T>> dz_pairs(kPairs<T> ? operands<T>(length) * dz_width : 0);
     std::vector<A> buffer(length * width);  // first of what is activated, then of its gradient
     auto* const activated = reinterpret_cast<Operand<T>*>(buffer.data());
+    const Strided<Operand<T>> dz_along_rows = along_rows<T>(dz_rows, dz_width);
+    const Strided<Operand<T>> dz_over_rows{kPairs<T> ? dz_pairs.data() : dz_along_rows.data, 1, dz_width};
     A* own = &products[thread * size.out * own_width];
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < packed.count(); ++panel)
@@ -95,19 +98,18 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
       const Matrix<const T> incoming{dz.row(first), dz.stride};
-      copy_rows(incoming, Matrix<T>{dz_rows.data(), dz_width}, rows, size.out);
-      activate_over_rows<T>(incoming, {}, dz_over_rows.data(), dz_width, rows, size.out);
+      copy_rows(incoming, Matrix<Value<T>>{dz_rows.data(), dz_width}, rows, size.out);
+      if (kPairs<T>) activate_over_rows<T>(incoming, {}, dz_pairs.data(), dz_width, rows, size.out);
       A* plain = totals.chunk(thread);
       for (int64_t c = 0; c < size.in; c += kSlice) {
         const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<A>(columns);
         const Matrix<const T> from{x.row(first) + c, x.stride};
         const Activation<T> here = activation.from(c);
         activate_over_rows(from, here, activated, width, rows, columns);
-        multiply<true>(Strided<Operand<T>>{dz_over_rows.data(), 1, dz_width},
-                       Panels<Operand<T>>::of({activated, width}), Matrix<A>{own + c, own_width}, size.out, n,
-                       operands<T>(rows));
-        multiply<false>(along_rows(dz_rows.data(), dz_width), packed.panels(c), Matrix<A>{buffer.data(), width}, rows,
-                        n, operands<T>(size.out));
+        multiply<true>(dz_over_rows, Panels<Operand<T>>::of({activated, width}), Matrix<A>{own + c, own_width},
+                       size.out, n, operands<T>(rows));
+        multiply<false>(dz_along_rows, packed.panels(c), Matrix<A>{buffer.data(), width}, rows, n,
+                        operands<T>(size.out));
         const Matrix<const T> onto{out.data ? source.row(first) + c : nullptr, source.stride};
         const Matrix<T> to = out.data ? Matrix<T>{out.row(first) + c, out.stride} : Matrix<T>{unwanted.data(), width};
         step({buffer.data(), width}, from, here.scale, here.shift, mean + c, onto, to, plain + c, plain + size.in + c,
@@ -145,4 +147,6 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
 
 DEFINE(double, float64)
 DEFINE(float, float32)
+#ifndef __AMX_BF16__  // with which oneDNN multiplies bfloat16 several times as fast as it could be done here
 DEFINE(bfloat16, bfloat16)
+#endif

@@ -120,13 +120,11 @@ struct Moments {
 };
 
 // Call body(number, row) for rows four at a time and the rest one by one, so that what belongs to a channel is read, and
-// its sums are written, once in four rows. `number` is a constant, known to the compiler. bfloat16 goes one by one: it is
-// busy with conversions, and gains nothing.
-template <class T, class Body>
+// its sums are written, once in four rows. `number` is a constant, known to the compiler.
+template <class Body>
 void by_four(int64_t rows, Body body) {
   int64_t row = 0;
-  if constexpr (sizeof(T) >= 2)
-    for (; row + 4 <= rows; row += 4) body(std::integral_constant<int, 4>(), row);
+  for (; row + 4 <= rows; row += 4) body(std::integral_constant<int, 4>(), row);
   for (; row < rows; ++row) body(std::integral_constant<int, 1>(), row);
 }
 
@@ -154,7 +152,7 @@ void copy_rows(Matrix<const T> from, Matrix<O> to, int64_t rows, int64_t channel
 template <class T, class O>
 void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<O> out, int64_t rows,
                  int64_t channels) {
-  by_four<T>(rows, [=](auto number, int64_t row) {
+  by_four(rows, [=](auto number, int64_t row) {
     const auto xs = rows_from<number>(x, row);
     const auto to = rows_from<number>(out, row);
 #pragma omp simd
@@ -187,7 +185,7 @@ void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale
                 const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* plain, Acc<T>* weighted, int64_t rows,
                 int64_t channels) {
   using A = Acc<T>;
-  by_four<T>(rows, [=](auto number, int64_t row) {
+  by_four(rows, [=](auto number, int64_t row) {
     const auto ds = rows_from<number>(gradient, row);
     const auto xs = rows_from<number>(x, row);
     const auto from = rows_from<number>(onto_source ? source : x, row);
@@ -223,7 +221,7 @@ class RowMoments {
     const T* pivot = x.row(0);
     std::fill_n(means, channels, A(0));
     std::fill_n(squares, channels, A(0));
-    by_four<T>(rows, [=](auto number, int64_t row) {
+    by_four(rows, [=](auto number, int64_t row) {
       const auto xs = rows_from<number>(x, row);
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
@@ -238,7 +236,7 @@ class RowMoments {
     const A share = A(1) / A(rows);
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) means[c] *= share;
-    by_four<T>(rows, [=](auto number, int64_t row) {
+    by_four(rows, [=](auto number, int64_t row) {
       const auto xs = rows_from<number>(x, row);
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {

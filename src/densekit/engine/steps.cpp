@@ -54,7 +54,7 @@ template <class T>
 void bn_gradient(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1,
                  const Acc<T>* c2, Matrix<T> out, Size size) {
   for_chunks(size, [=](int, int64_t first, int64_t rows) {
-    by_four<T>(rows, [=](auto number, int64_t row) {
+    by_four(rows, [=](auto number, int64_t row) {
       const auto ds = rows_from<number>(gradient, first + row);
       const auto xs = rows_from<number>(x, first + row);
       const auto to = rows_from<number>(out, first + row);
