@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet, _DenseBlock
 
+from densekit.engine.choose_ops import choose_ops
 from densekit.engine.fused_block import Fused
+from densekit.engine.ops import TorchOps
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +21,14 @@ def seed():
 def engine(request) -> str:
     """Each implementation of the fused steps that runs on a CPU."""
     return request.param
+
+
+@pytest.fixture(params=[1 << 18, 60, 7], ids=["one_tile", "ragged_tiles", "tiny_tiles"])
+def ops(request, engine, monkeypatch) -> TorchOps:
+    """The steps of each implementation, over one tile and over many."""
+    ops = choose_ops(engine, "cpu").ops
+    monkeypatch.setattr(type(ops), "tile_values", request.param)
+    return ops
 
 
 @pytest.fixture

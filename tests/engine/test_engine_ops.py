@@ -6,16 +6,6 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from densekit.engine.choose_ops import choose_ops
-from densekit.engine.ops import TorchOps
-
-
-@pytest.fixture(params=[1 << 18, 60, 7], ids=["one_tile", "ragged_tiles", "tiny_tiles"])
-def ops(request, engine, monkeypatch) -> TorchOps:
-    ops = choose_ops(engine, "cpu").ops
-    monkeypatch.setattr(type(ops), "tile_values", request.param)
-    return ops
-
 
 def matrix(rows: int, columns: int) -> Tensor:
     """Columns of a wider matrix: their rows are strided, as the features of a block are."""
@@ -178,26 +168,33 @@ def test_convolutions_are_autograds(ops, size, measure):
     assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
 
 
+SINGLE_OR_HALF = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@SINGLE_OR_HALF
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_one_bad_pixel_spoils_what_sees_it_only(ops, value):
+def test_one_bad_pixel_spoils_what_sees_it_only(ops, value, dtype):
     """A convolution by tiles would spoil the whole tile."""
-    x, weight, dy = torch.randn(1, 8, 9, 12), torch.rand(5, 12, 3, 3) / 9, torch.randn(1, 8, 9, 5)
-    one, zero = torch.ones(12), torch.zeros(12)
-    x[0, 3, 4, 2] = value
-    out, d = torch.empty(1, 8, 9, 5), torch.empty_like(x)
+    x, dy = torch.randn(2, 8, 9, 12).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
+    weight, one, zero = (torch.rand(5, 12, 3, 3) / 9).to(dtype), torch.ones(12), torch.zeros(12)
+    x[1, 3, 4, 2] = value
+    out, d = torch.empty_like(dy), torch.empty_like(x)
     ops.bnrelu_convolve(x, one, zero, weight, out, measure=False)
-    expected = torch.nn.functional.conv2d(nchw(x).relu(), weight, padding=1)
-    torch.testing.assert_close(nchw(out), expected, equal_nan=True)
-    dy[0, 3, 4, 2] = value
+    expected = torch.nn.functional.conv2d(nchw(x).relu().float(), weight.float(), padding=1)
+    torch.testing.assert_close(nchw(out), expected.to(dtype), equal_nan=True)
+    dy[1, 3, 4, 2] = value
     ops.bnrelu_convolve_backward(dy, torch.ones_like(x), one, zero, zero, weight, out=d, wants_weight=False)
-    expected = torch.nn.functional.conv_transpose2d(nchw(dy), weight, padding=1)
-    torch.testing.assert_close(nchw(d), expected, equal_nan=True)
+    expected = torch.nn.functional.conv_transpose2d(nchw(dy).float(), weight.float(), padding=1)
+    torch.testing.assert_close(nchw(d), expected.to(dtype), equal_nan=True)
 
 
-def test_large_values_overflow_only_where_the_definition_does(ops):
-    x, weight, out = torch.full((1, 6, 6, 12), 2e38), torch.full((4, 12, 3, 3), 0.01), torch.empty(1, 6, 6, 4)
+@SINGLE_OR_HALF
+def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
+    x, weight = torch.full((1, 6, 6, 12), 2e38, dtype=dtype), torch.full((4, 12, 3, 3), 0.01, dtype=dtype)
+    out = torch.empty(1, 6, 6, 4, dtype=dtype)
     ops.bnrelu_convolve(x, torch.ones(12), torch.zeros(12), weight, out, measure=False)
-    torch.testing.assert_close(nchw(out), torch.nn.functional.conv2d(nchw(x), weight, padding=1))
+    expected = torch.nn.functional.conv2d(nchw(x).float(), weight.float(), padding=1)
+    torch.testing.assert_close(nchw(out), expected.to(dtype))
 
 
 def test_no_rows_are_no_product(ops):

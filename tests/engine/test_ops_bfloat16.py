@@ -1,0 +1,89 @@
+"""The fused steps on bfloat16 against float64: every number is off by its roundings and no more."""
+
+from math import prod
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def halves(*size: int) -> Tensor:
+    """Columns of a wider matrix, so that rows are strided."""
+    rows, columns = prod(size[:-1]), size[-1]
+    return torch.randn(rows, columns + 5).bfloat16()[:, 2 : columns + 2].view(size)
+
+
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def assert_rounded(seen: Tensor, exact: Tensor, magnitudes: Tensor) -> None:
+    """Right but for few roundings to bfloat16 of what a number is made of, whose magnitudes add up to so much.
+
+    Where these are zero, a convolution by tiles still has float32's roundings of its neighbours.
+    """
+    allowed = 3 * 2.0**-9 * (magnitudes + exact.abs()) + 1e-6 * magnitudes.max()
+    error = (seen.double() - exact).abs() - allowed
+    worst = int(error.argmax())
+    assert error.max() <= 0, f"{seen.flatten()[worst]} at {worst} instead of {exact.flatten()[worst]}"
+
+
+@pytest.mark.parametrize("size", [(23, 6, 4), (1, 6, 4), (777, 147, 29)], ids=["one_block", "one_row", "many_blocks"])
+def test_products_of_bfloat16(ops, size):
+    rows, c, m = size
+    x, dz, source = halves(rows, c), halves(rows, m), halves(rows, c)
+    weight, (scale, shift, mean) = torch.randn(m, c).bfloat16(), torch.randn(3, c)
+    w, g = weight.double(), dz.double()
+    normalised = x.double() * scale + shift
+    activated, on = normalised.relu(), normalised > 0
+    product, moments = ops.bnrelu_product(x, scale, shift, weight, measure=True)
+    assert product.dtype == torch.bfloat16
+    assert_rounded(product, activated @ w.t(), activated @ w.abs().t())
+    exact = product.double()  # moments are those of the rounded values
+    assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
+    before, out = source.double(), torch.empty_like(source)
+    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
+    assert dweight.dtype == sums.dtype == torch.float32
+    assert_rounded(dweight, g.t() @ activated, g.abs().t() @ activated)
+    d, magnitudes = g @ w * on, g.abs() @ w.abs() * on
+    assert_rounded(out, before + scale * d, scale.abs() * magnitudes)
+    assert_rounded(sums[0], d.sum(0), magnitudes.sum(0))
+    assert_rounded(sums[1], (d * (x - mean)).sum(0), (magnitudes * (x - mean).abs()).sum(0))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(3, 4, 6, 6, 4), (1, 1, 1, 6, 4), (5, 9, 3, 7, 5), (2, 31, 45, 37, 13), (1, 9, 201, 70, 150)],
+    ids=["two_pictures_in_a_block", "one_pixel", "odd", "many_lines_of_tiles", "divided_lines"],
+)
+def test_convolutions_of_bfloat16(ops, size):
+    *pixels, c, k = size
+    x, dy, source = (halves(*pixels, channels) for channels in (c, k, c))
+    weight, (scale, shift, mean) = torch.randn(k, c, 3, 3).bfloat16(), torch.randn(3, c)
+    normalised = x.double() * scale + shift
+    activated, on = normalised.relu(), normalised > 0
+
+    def convolve(a: Tensor, b: Tensor) -> Tensor:
+        return F.conv2d(nchw(a), b, padding=1).permute(0, 2, 3, 1)
+
+    def gradients(dy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
+        return torch.autograd.grad(convolve(a, b), (a, b), dy)
+
+    out, w = halves(*pixels, k), weight.double()
+    moments = ops.bnrelu_convolve(x, scale, shift, weight, out, measure=True)
+    assert_rounded(out, convolve(activated, w), convolve(activated, w.abs()))
+    exact = out.double().flatten(0, 2)
+    assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
+    onto = {"source": source, "out": torch.empty_like(source)}
+    sums, dweight = ops.bnrelu_convolve_backward(dy, x, scale, shift, mean, weight, **onto, wants_weight=True)
+    d, dw = gradients(dy.double(), activated, w)
+    d_magnitudes, dw_magnitudes = gradients(dy.double().abs(), activated, w.abs())
+    assert dweight.dtype == sums.dtype == torch.float32
+    assert_rounded(dweight, dw, dw_magnitudes)
+    d, d_magnitudes = d * on, d_magnitudes * on
+    assert_rounded(onto["out"], source.double() + scale * d, scale.abs() * d_magnitudes)
+    assert_rounded(sums[0], d.sum((0, 1, 2)), d_magnitudes.sum((0, 1, 2)))
+    assert_rounded(sums[1], (d * (x - mean)).sum((0, 1, 2)), (d_magnitudes * (x - mean).abs()).sum((0, 1, 2)))
