@@ -36,9 +36,9 @@ def choose_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # AVX-512 alone emulates bf16 and is slower than fp32; AMX multiplies it in hardware
-    amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return "bf16" if amx else "fp32"
+    # what emulates bf16 is slower than fp32; these processors multiply it
+    multiplies = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bf16" if multiplies else "fp32"
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -29,7 +29,7 @@ _CONVOLUTIONS = {
 
 
 class CompiledOps(TorchOps):
-    """Steps that pass over the rows once; float16, mixed types, and products in bfloat16 run as in `TorchOps`.
+    """Steps that pass over the rows once. What the library lacks (float16, mixed types) runs as in `TorchOps`.
 
     Args:
         library: the C++ files, compiled.
