@@ -11,6 +11,7 @@ from densekit.version import __version__
 if TYPE_CHECKING:
     from densekit.classifier import Classifier, Prediction
     from densekit.classifier import load_classifier as load
+    from densekit.engine.create import create_model
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
     from densekit.explain.explain_pictures import Explanations, explain_pictures
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from densekit.explain.overlay import overlay
     from densekit.export.export import export_run
     from densekit.export.push import push
-    from densekit.models.catalogue import create_model, list_models
+    from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
     from densekit.report.write import write_report
     from densekit.studies.profile import profile
@@ -33,7 +34,7 @@ _HOMES = {
     "Explanations": "densekit.explain.explain_pictures:Explanations",
     "Prediction": "densekit.classifier:Prediction",
     "Run": "densekit.training.train:Run",
-    "create_model": "densekit.models.catalogue:create_model",
+    "create_model": "densekit.engine.create:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
     "explain_pictures": "densekit.explain.explain_pictures:explain_pictures",
     "export_run": "densekit.export.export:export_run",
