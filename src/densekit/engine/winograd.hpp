@@ -218,7 +218,7 @@ class Weights {
  public:
   Weights(const Size& size, Kernels<T> kernels, bool mirrored)
       : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
-        frequencies_(kFrequencies<T> * size.in * width_) {
+        frequencies_(std::make_unique_for_overwrite<A[]>(kFrequencies<T> * size.in * width_)) {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
@@ -255,7 +255,7 @@ class Weights {
   Kernels<T> kernels_;
   bool mirrored_;
   int64_t width_;
-  std::vector<A> frequencies_;
+  std::unique_ptr<A[]> frequencies_;  // written by all threads, so not by one before
 };
 
 // The convolution of one block: frequencies, and pixels in lines of as many as the tiles have.
