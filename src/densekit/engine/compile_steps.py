@@ -14,7 +14,9 @@ from platformdirs import user_cache_path
 
 from densekit.files import write_atomically
 
-_HEADERS = [Path(__file__).with_name(name) for name in ("rows.hpp", "multiply.hpp", "winograd.hpp")]
+_HEADERS = [
+    Path(__file__).with_name(name) for name in ("rows.hpp", "multiply.hpp", "winograd_transforms.hpp", "winograd.hpp")
+]
 _SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")

@@ -1,6 +1,6 @@
 // The 3x3 convolution of the fused dense block on a CPU, and its gradients, by Winograd's F(2x2, 3x3), with 16
 // multiplications where the definition has 36, or F(4x4, 3x3), with 36 for 144: Lavin and Gray, Fast Algorithms for
-// Convolutional Neural Networks, 2016, sections 4.1 and 4.2.
+// Convolutional Neural Networks, 2016, section 4.
 //
 // Every tile of the result comes from a patch of the input that is larger by a border of one. Patches, weights and tiles
 // each have as many transformed values ("frequencies") as a patch has pixels, and for each of these the convolution is a
