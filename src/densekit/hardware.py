@@ -36,9 +36,12 @@ def choose_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # what emulates bf16 is slower than fp32; these processors multiply it
-    multiplies = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return "bf16" if multiplies else "fp32"
+    return "bf16" if device.type == "cpu" and multiplies_bfloat16() else "fp32"  # what emulates it is slower than fp32
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16, and PyTorch uses them."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def free_memory(device: torch.device) -> int | None:

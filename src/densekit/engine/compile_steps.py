@@ -15,7 +15,8 @@ from platformdirs import user_cache_path
 from densekit.files import write_atomically
 
 _HEADERS = [
-    Path(__file__).with_name(name) for name in ("rows.hpp", "multiply.hpp", "winograd_transforms.hpp", "winograd.hpp")
+    Path(__file__).with_name(f"{name}.hpp")
+    for name in ("rows", "scratch", "multiply", "winograd_transforms", "winograd")
 ]
 _SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"

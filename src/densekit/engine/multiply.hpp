@@ -3,6 +3,7 @@
 #pragma once
 
 #include "rows.hpp"
+#include "scratch.hpp"
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -92,7 +93,7 @@ struct Strided {  // element (i, j) is data[i * row + j * column]
 
 // The values of rows as operands; the stride is a multiple of kDepth, and there are zeros behind the last value.
 template <class T>
-Strided<Operand<T>> along_rows(const std::vector<Value<T>>& rows, int64_t stride) {
+Strided<Operand<T>> along_rows(const Scratch<Value<T>>& rows, int64_t stride) {
   return {reinterpret_cast<const Operand<T>*>(rows.data()), stride / kDepth<T>, 1};
 }
 
@@ -112,24 +113,26 @@ template <class T>
 class Packed {
  public:
   Packed(int64_t depth, int64_t columns)
-      : depth_(depth), columns_(columns), values_((columns + kPanel<T> - 1) / kPanel<T> * kPanel<T> * depth) {}
+      : depth_(depth), columns_(columns), count_((columns + kPanel<T> - 1) / kPanel<T>),
+        values_(count_ * kPanel<T> * depth) {}
 
-  int64_t count() const { return int64_t(values_.size()) / (kPanel<T> * std::max<int64_t>(1, depth_)); }
+  int64_t count() const { return count_; }
 
   // Fill one of `count` panels with read(row, column).
   template <class Read>
   void pack(int64_t panel, Read read) {
-    const int64_t first = panel * kPanel<T>, number = std::min(kPanel<T>, columns_ - first);
+    const int64_t first = panel * kPanel<T>;
     for (int64_t row = 0; row < depth_; ++row)
-      for (int64_t j = 0; j < number; ++j) values_[(panel * depth_ + row) * kPanel<T> + j] = read(row, first + j);
+      for (int64_t j = 0; j < kPanel<T>; ++j)
+        values_[(panel * depth_ + row) * kPanel<T> + j] = first + j < columns_ ? read(row, first + j) : T{};
   }
 
   // From a column on that begins a panel.
   Panels<T> panels(int64_t column = 0) const { return {&values_[column * depth_], kPanel<T>, kPanel<T> * depth_}; }
 
  private:
-  int64_t depth_, columns_;
-  std::vector<T> values_;
+  int64_t depth_, columns_, count_;
+  Scratch<T> values_;
 };
 
 template <class T>

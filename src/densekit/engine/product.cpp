@@ -20,6 +20,13 @@ int64_t block_rows(const Size& size, int64_t wanted) {
   return std::max<int64_t>(1, (size.rows + rounds * size.threads - 1) / (rounds * size.threads));
 }
 
+// Zeros behind the last value of each row, where operands hold more of them.
+template <class T>
+void finish_operands(Matrix<Value<T>> rows, int64_t number, int64_t channels) {
+  for (int64_t row = 0; row < number; ++row)
+    std::fill(rows.row(row) + channels, rows.row(row) + operands<T>(channels) * kDepth<T>, Value<T>{});
+}
+
 template <class T>
 void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
                     double* moments) {
@@ -30,15 +37,17 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
 #pragma omp parallel num_threads(size.threads)
   {
-    std::vector<Value<T>> activated(length * in_width);
-    std::vector<A> result(length * out_width);
+    const Scratch<Value<T>> activated(length * in_width);
+    const Scratch<A> result(length * out_width);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < packed.count(); ++panel)
       packed.pack(panel, [=](int64_t d, int64_t out) { return operand(weights + out * size.in, 1, d, size.in); });
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
-      activation.apply({x.row(first), x.stride}, Matrix<Value<T>>{activated.data(), in_width}, rows, size.in);
+      const Matrix<Value<T>> into{activated.data(), in_width};
+      activation.apply({x.row(first), x.stride}, into, rows, size.in);
+      finish_operands<T>(into, rows, size.in);
       multiply<false>(along_rows<T>(activated, in_width), packed.panels(), Matrix<A>{result.data(), out_width},
                       rows, whole_vectors<A>(size.out), depth);
       const Matrix<T> to{out + first * size.out, size.out};
@@ -78,15 +87,16 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
   const auto step = out.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
   Packed<Operand<T>> packed(operands<T>(size.out), size.in);
   const int64_t own_width = spread<A>(size.in);
-  std::vector<A> products(size.threads * size.out * own_width);  // every thread's gradient of the weights
+  const Scratch<A> products(size.threads * size.out * own_width);  // every thread's gradient of the weights
+  std::fill_n(products.data(), size.threads * size.out * own_width, A(0));
   Sums<A> totals(size.in, size.threads);
 #pragma omp parallel num_threads(size.threads)
   {
     const int thread = omp_get_thread_num();
-    std::vector<Value<T>> dz_rows(length * dz_width);
-    std::vector<T> unwanted(out.data ? 0 : length * width);
-    std::vector<Operand<T>> dz_pairs(kPairs<T> ? operands<T>(length) * dz_width : 0);
-    std::vector<A> buffer(length * width);  // first of what is activated, then of its gradient
+    const Scratch<Value<T>> dz_rows(length * dz_width);
+    const Scratch<T> unwanted(out.data ? 0 : length * width);
+    const Scratch<Operand<T>> dz_pairs(kPairs<T> ? operands<T>(length) * dz_width : 0);
+    const Scratch<A> buffer(length * width);  // first of what is activated, then of its gradient
     auto* const activated = reinterpret_cast<Operand<T>*>(buffer.data());
     const Strided<Operand<T>> dz_along_rows = along_rows<T>(dz_rows, dz_width);
     const Strided<Operand<T>> dz_over_rows{kPairs<T> ? dz_pairs.data() : dz_along_rows.data, 1, dz_width};
@@ -98,7 +108,9 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
       const Matrix<const T> incoming{dz.row(first), dz.stride};
-      copy_rows(incoming, Matrix<Value<T>>{dz_rows.data(), dz_width}, rows, size.out);
+      const Matrix<Value<T>> into{dz_rows.data(), dz_width};
+      copy_rows(incoming, into, rows, size.out);
+      finish_operands<T>(into, rows, size.out);
       if (kPairs<T>) activate_over_rows<T>(incoming, {}, dz_pairs.data(), dz_width, rows, size.out);
       A* plain = totals.chunk(thread);
       for (int64_t c = 0; c < size.in; c += kSlice) {

@@ -124,12 +124,12 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
   const Grid<T> grid(size);
   const int64_t width = spread<A>(size.in), dy_width = spread<A>(size.out);
   const int64_t length = kFrequencies<T> * size.out * width;
-  const auto sums = std::make_unique_for_overwrite<A[]>(size.threads * length);
+  const Scratch<A> sums(size.threads * length);
   const std::vector<T> zeros(size.out);
 #pragma omp parallel num_threads(size.threads)
   {
     Patches<T> patches(size, grid);
-    std::vector<A> gradients(kFrequencies<T> * spread<A>(grid.lines * grid.width * dy_width));
+    const Scratch<A> gradients(kFrequencies<T> * spread<A>(grid.lines * grid.width * dy_width));
     A* own = &sums[omp_get_thread_num() * length];
 #pragma omp for schedule(static)  // not by each its own: there may be fewer threads than were asked for
     for (int thread = 0; thread < size.threads; ++thread) std::fill_n(&sums[thread * length], length, A(0));
@@ -152,7 +152,7 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
     for (int64_t i = 0; i < length; ++i)
       for (int thread = 1; thread < size.threads; ++thread) sums[i] += sums[thread * length + i];
 #pragma omp for schedule(static)
-    for (int64_t out = 0; out < size.out; ++out) write_weights<T>(size, sums.get(), width, out, weights);
+    for (int64_t out = 0; out < size.out; ++out) write_weights<T>(size, sums.data(), width, out, weights);
   }
 }
 

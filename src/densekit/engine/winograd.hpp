@@ -97,23 +97,21 @@ class Patches {
     plane_ = spread<A>(block.tiles() * width_);
     grid_.for_parts(block, [&](Part part) {
       for (int64_t i = 0; i < side * part.lines + 2; ++i)
-        read_line(x, activation, part.picture, side * part.top - 1 + i, side * block.left - 1, line(part, i));
+        read_line(x, activation, part.picture, side * part.top - 1 + i, side * block.left - 1, pixel(part, i, 0));
       for (int64_t i = 0; i < part.lines; ++i)
         for (int64_t j = 0; j < block.width; ++j)
-          transform(line(part, side * i) + side * j * width_, &patches_[((part.above + i) * block.width + j) * width_]);
+          transform(pixel(part, side * i, side * j), &patches_[((part.above + i) * block.width + j) * width_]);
     });
   }
 
   Matrix<const A> frequency(int number) const { return {&patches_[number * plane_], width_}; }
 
   // Pixel (i, j) of a part of the block and its border.
-  const A* pixel(Part part, int64_t i, int64_t j) const {
+  A* pixel(Part part, int64_t i, int64_t j) const {
     return &pixels_[((side * part.above + 2 * part.parts + i) * columns_ + j) * width_];
   }
 
  private:
-  A* line(Part part, int64_t i) { return const_cast<A*>(pixel(part, i, 0)); }
-
   void read_line(Pixels<const T> x, Activation<T> activation, int64_t n, int64_t h, int64_t w, A* to) const {
     const bool inside = h >= 0 && h < size_.H;
     const int64_t first = std::max<int64_t>(0, -w), last = std::min(columns_, size_.W - w);
@@ -142,7 +140,7 @@ class Patches {
   Size size_;
   Grid<T> grid_;
   int64_t width_, columns_ = 0, plane_ = 0;
-  std::vector<A> pixels_, patches_;
+  Scratch<A> pixels_, patches_;
 };
 
 template <class T>
@@ -160,7 +158,7 @@ class Weights {
  public:
   Weights(const Size& size, Kernels<T> kernels, bool mirrored)
       : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
-        frequencies_(std::make_unique_for_overwrite<A[]>(kFrequencies<T> * size.in * width_)) {
+        frequencies_(kFrequencies<T> * size.in * width_) {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
@@ -197,7 +195,7 @@ class Weights {
   Kernels<T> kernels_;
   bool mirrored_;
   int64_t width_;
-  std::unique_ptr<A[]> frequencies_;  // written by all threads, so not by one before
+  Scratch<A> frequencies_;
 };
 
 // The convolution of one block: frequencies, and pixels in lines of as many as the tiles have.
@@ -274,7 +272,7 @@ class Result {
   Size size_;
   Grid<T> grid_;
   int64_t width_;
-  std::vector<A> frequencies_, pixels_;
+  Scratch<A> frequencies_, pixels_;
 };
 
 }  // namespace densekit

@@ -1,0 +1,50 @@
+// Memory for what lives no longer than a step. Each thread keeps its own from one step to the next, because memory that is
+// new to a process is first cleared by the operating system, which takes longer than many a step.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace densekit {
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+struct Piece {
+  std::unique_ptr<void, Free> memory;
+  int64_t bytes = 0;
+};
+
+// What this thread has and nobody uses.
+inline thread_local std::vector<Piece> unused;
+
+// So many values that are not set to anything, beginning with a cache line.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t values) {
+    for (auto piece = unused.begin(); piece != unused.end(); ++piece)
+      if (piece->bytes > piece_.bytes) std::swap(*piece, piece_);  // takes the largest
+    std::erase_if(unused, [](const Piece& piece) { return !piece.memory; });
+    const int64_t bytes = (values * int64_t(sizeof(T)) / 64 + 1) * 64;
+    if (piece_.bytes >= bytes) return;
+    piece_ = {std::unique_ptr<void, Free>(std::aligned_alloc(64, bytes)), bytes};
+    if (!piece_.memory) throw std::bad_alloc();
+  }
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { unused.push_back(std::move(piece_)); }
+
+  T* data() const { return static_cast<T*>(piece_.memory.get()); }
+  T& operator[](int64_t number) const { return data()[number]; }
+
+ private:
+  Piece piece_;
+};
+
+}  // namespace densekit
