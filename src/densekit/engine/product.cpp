@@ -65,7 +65,7 @@ void activate_over_rows(Matrix<const T> x, Activation<T> activation, Operand<T>*
   if constexpr (!kPairs<T>) {
     activation.apply(x, Matrix<Operand<T>>{out, stride}, rows, channels);
   } else {
-    std::vector<T> lines(2 * channels);
+    const Scratch<T> lines(2 * channels);
     for (int64_t row = 0; row < rows; row += 2, out += stride) {
       const int64_t number = std::min<int64_t>(2, rows - row);
       activation.apply({x.row(row), x.stride}, Matrix<T>{lines.data(), channels}, number, channels);

@@ -47,10 +47,16 @@ def inference_network(network: nn.Module) -> GraphModule:
 
 
 def grow_concatenations(network: GraphModule) -> GraphModule:
-    """Let a concatenation that begins with all pieces of an earlier one take its result for them, in place.
+    """Let a concatenation that begins with all pieces of an earlier one take its result for them.
 
     A dense layer concatenates all features so far: those that the layer before it read, and the new ones. Two long
     pieces are copied faster than many short ones, and no bit changes.
+
+    Args:
+        network: a traced network, whose graph is changed.
+
+    Returns:
+        ``network``.
     """
     made: dict[tuple[Any, ...], Node] = {}  # pieces, and along what -> their concatenation
     for node in network.graph.find_nodes(op="call_function", target=torch.cat):
