@@ -189,6 +189,23 @@ def test_one_bad_pixel_spoils_what_sees_it_only(ops, value, dtype):
 
 
 @SINGLE_OR_HALF
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, value, dtype):
+    x, dy = torch.randn(2, 8, 9, 12).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
+    weight, one, zero = torch.empty(5, 12, 3, 3, dtype=dtype), torch.ones(12), torch.zeros(12)
+    x[1, 0, 0, 2] = value
+    onto = {"out": None, "wants_weight": True}
+    _, dweight = ops.bnrelu_convolve_backward(dy, x, one, zero, zero, weight, **onto)
+    doubles = nchw(x).relu().double(), weight.shape, nchw(dy).double()
+    expected = torch.nn.grad.conv2d_weight(*doubles, padding=1).to(dweight.dtype)
+    finite = expected.isfinite()
+    assert 0 < (~finite).sum() <= 20  # 4 of 9 taps of one channel
+    assert torch.equal(dweight.isfinite(), finite)
+    rounding = 0.2 if dtype == torch.bfloat16 else 1e-4  # values are about 10
+    torch.testing.assert_close(dweight[finite], expected[finite], rtol=0, atol=rounding)
+
+
+@SINGLE_OR_HALF
 def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
     x, weight = torch.full((1, 6, 6, 12), 2e38, dtype=dtype), torch.full((4, 12, 3, 3), 0.01, dtype=dtype)
     out = torch.empty(1, 6, 6, 4, dtype=dtype)

@@ -87,3 +87,22 @@ def test_convolutions_of_bfloat16(ops, size):
     assert_rounded(onto["out"], source.double() + scale * d, scale.abs() * d_magnitudes)
     assert_rounded(sums[0], d.sum((0, 1, 2)), d_magnitudes.sum((0, 1, 2)))
     assert_rounded(sums[1], (d * (x - mean)).sum((0, 1, 2)), (d_magnitudes * (x - mean).abs()).sum((0, 1, 2)))
+
+
+def test_nothing_of_one_step_is_left_for_the_next(ops):
+    """Memory is used again as it is: what was not finite must not come back where channels end."""
+    one, x = torch.ones(32), torch.full((2, 4, 4, 32), torch.nan, dtype=torch.bfloat16)
+    weight, kernels = torch.ones(32, 32, dtype=torch.bfloat16), torch.ones(32, 32, 3, 3, dtype=torch.bfloat16)
+
+    def all_steps(c: int) -> list[Tensor]:
+        few, v, w, k = x[..., :c], one[:c], weight[:c, :c].contiguous(), kernels[:c, :c].contiguous()
+        rows, out, d = few.reshape(-1, c), torch.empty(2, 4, 4, c, dtype=x.dtype), torch.empty(32, c, dtype=x.dtype)
+        product, _ = ops.bnrelu_product(rows, v, v, w, measure=True)
+        dweight, sums = ops.product_backward(product, w, rows, v, v, v, source=rows, out=d)
+        ops.bnrelu_convolve(few, v, v, k, out, measure=True)
+        back = ops.bnrelu_convolve_backward(out, few, v, v, v, k, out=torch.empty_like(out), wants_weight=True)
+        return [product, dweight, sums, d, out, *back]
+
+    assert not any(tensor.isfinite().any() for tensor in all_steps(32))
+    x[:] = 1
+    assert all(tensor.isfinite().all() for tensor in all_steps(7))
