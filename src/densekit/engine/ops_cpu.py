@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from densekit.engine.ops import TorchOps, flat
-from densekit.hardware import multiplies_bfloat16
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _ROW_STEPS = {
@@ -199,9 +198,7 @@ class CompiledOps(TorchOps):
         out: Tensor,
     ) -> None:
         """As `TorchOps.infer_layer`."""
-        # no moments, no gradients: there oneDNN's products of bfloat16 are the faster ones, if the processor has them
-        lacks = ("bnrelu_product", x.dtype) not in self._steps
-        if lacks or (x.dtype == torch.bfloat16 and multiplies_bfloat16()):
+        if ("bnrelu_product", x.dtype) not in self._steps:
             super().infer_layer(x, scale, shift, weight, scale2, shift2, weight2, out)
             return
         for pictures in self.tiles(x):

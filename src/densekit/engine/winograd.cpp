@@ -98,13 +98,13 @@ void transform_gradient(const Size& size, Pixels<const T> dy, int64_t n, int64_t
 
 // Sums of products of frequencies (.., out, in), back to weights (out, in, 3, 3), for one channel out.
 template <class T>
-void write_weights(const Size& size, const Acc<T>* sums, int64_t width, int64_t out, Acc<T>* weights) {
+void write_weights(const Size& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out, Acc<T>* weights) {
   using A = Acc<T>;
   constexpr int patch = kPatch<T>;
   for (int64_t first = 0; first < size.in; first += kLanes<A>) {
     Vector<A> columns[patch][3], line[patch], taps[9];
     for (int j = 0; j < patch; ++j) {
-      for (int i = 0; i < patch; ++i) line[i] = get(sums + ((patch * i + j) * size.out + out) * width + first);
+      for (int i = 0; i < patch; ++i) line[i] = get(sums + (patch * i + j) * plane + out * width + first);
       Winograd<kSide<T>>::weight_back(line, columns[j]);
     }
     for (int i = 0; i < 3; ++i) {
@@ -123,7 +123,7 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
   using A = Acc<T>;
   const Grid<T> grid(size);
   const int64_t width = spread<A>(size.in), dy_width = spread<A>(size.out);
-  const int64_t length = kFrequencies<T> * size.out * width;
+  const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<T> * sums_plane;
   const Scratch<A> sums(size.threads * length);
   const std::vector<T> zeros(size.out);
 #pragma omp parallel num_threads(size.threads)
@@ -145,14 +145,13 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
       }
       for (int f = 0; f < kFrequencies<T>; ++f)
         multiply<true>(Strided<A>{&gradients[f * plane], 1, dy_width}, Panels<A>::of(patches.frequency(f)),
-                       Matrix<A>{own + f * size.out * width, width}, size.out, whole_vectors<A>(size.in),
-                       block.tiles());
+                       Matrix<A>{own + f * sums_plane, width}, size.out, whole_vectors<A>(size.in), block.tiles());
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < length; ++i)
       for (int thread = 1; thread < size.threads; ++thread) sums[i] += sums[thread * length + i];
 #pragma omp for schedule(static)
-    for (int64_t out = 0; out < size.out; ++out) write_weights<T>(size, sums.data(), width, out, weights);
+    for (int64_t out = 0; out < size.out; ++out) write_weights<T>(size, sums.data(), sums_plane, width, out, weights);
   }
 }
 

@@ -158,7 +158,7 @@ class Weights {
  public:
   Weights(const Size& size, Kernels<T> kernels, bool mirrored)
       : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
-        frequencies_(kFrequencies<T> * size.in * width_) {
+        plane_(spread<A>(size.in * width_)), frequencies_(kFrequencies<T> * plane_) {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
@@ -169,7 +169,6 @@ class Weights {
   }
 
   void transform(int64_t in) {
-    const int64_t step = size_.in * width_;
     for (int64_t first = 0; first < size_.out; first += kLanes<A>) {
       const int64_t number = std::min(kLanes<A>, size_.out - first);
       A* to = &frequencies_[in * width_ + first];
@@ -180,13 +179,13 @@ class Weights {
       for (int i = 0; i < patch; ++i) {
         for (int j = 0; j < 3; ++j) line[j] = columns[j][i];
         Winograd<kSide<T>>::weight(line, values);
-        for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * step, values[j]);
+        for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * plane_, values[j]);
       }
     }
   }
 
   Panels<A> frequency(int number) const {
-    return Panels<A>::of({&frequencies_[number * size_.in * width_], width_});
+    return Panels<A>::of({&frequencies_[number * plane_], width_});
   }
   int64_t width() const { return width_; }
 
@@ -194,7 +193,7 @@ class Weights {
   Size size_;
   Kernels<T> kernels_;
   bool mirrored_;
-  int64_t width_;
+  int64_t width_, plane_;  // values of a channel in, and of a frequency
   Scratch<A> frequencies_;
 };
 
