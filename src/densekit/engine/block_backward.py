@@ -5,14 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from densekit.engine.calls import (
-    Call,
-    affine,
-    growth,
-    moment_terms,
-    norm_gradients,
-    pixels,
-)
+from densekit.engine.calls import Call, growth, pixels
+from densekit.engine.norms import affine, moment_terms, norm_gradients
 from densekit.engine.ops import flat
 from densekit.engine.parts import Layer
 

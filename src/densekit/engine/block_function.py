@@ -15,15 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from densekit.engine.block_backward import run_backward
-from densekit.engine.calls import (
-    Call,
-    affine,
-    growth,
-    pixels,
-    refuse_second_derivative,
-    statistics,
-    without_autocast,
-)
+from densekit.engine.calls import Call, growth, pixels, refuse_second_derivative, statistics, without_autocast
+from densekit.engine.norms import Norm, affine
 from densekit.engine.ops import flat
 from densekit.engine.parts import Layer
 from densekit.engine.row_steps import accumulation_dtype
@@ -114,16 +107,15 @@ class _Step:
     ) -> tuple[list[Tensor], Tensor | None]:
         """Compute the layer; return what the backward pass needs of the second norm, and the moments if wanted."""
         ops, dtype, second = self.call.ops, self.call.dtype, self.layer[-1]
-        norm = affine(parameters[0], parameters[1], mean, var, self.layer[0].eps)
-        weight = parameters[-1].to(dtype)
+        first = Norm(parameters[0], parameters[1], mean, var, self.layer[0].eps)
+        if len(self.layer) == 2 and not (keep or self.measure or second.trains):
+            norm2 = Norm(parameters[3], parameters[4], *statistics(self.call, second, None), second.eps)
+            ops.infer_layer(self.x, first, parameters[2], norm2, parameters[5], self.out, dtype)
+            return [], None
+        norm, weight = affine(*first), parameters[-1].to(dtype)
         if len(self.layer) == 1:
             return [], ops.bnrelu_convolve(self.x, norm.scale, norm.shift, weight, self.out, measure=self.measure)
         matrix = parameters[2].to(dtype).flatten(1)  # (m, c)
-        if not (keep or self.measure or second.trains):
-            mean2, var2 = statistics(self.call, second, None)
-            norm2 = affine(parameters[3], parameters[4], mean2, var2, second.eps)
-            ops.infer_layer(self.x, norm.scale, norm.shift, matrix, norm2.scale, norm2.shift, weight, self.out)
-            return [], None
         z, moments = ops.bnrelu_product(flat(self.x), norm.scale, norm.shift, matrix, measure=second.trains)
         mean2, var2 = statistics(self.call, second, moments)
         norm2 = affine(parameters[3], parameters[4], mean2, var2, second.eps)

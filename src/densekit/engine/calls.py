@@ -1,9 +1,9 @@
-"""What the fused dense block and the fused transition share: batch norm as a scale and a shift, shapes, errors."""
+"""What the fused dense block and the fused transition share: a call, its statistics, shapes, errors."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch.autograd import Function
 
 from densekit.engine.ops import TorchOps
 from densekit.engine.parts import Layer, Pair
-from densekit.engine.row_steps import accumulation_dtype
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,6 @@ class Call:
     trained: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = field(default_factory=list)
 
 
-class Affine(NamedTuple):
-    """A batch norm as ``x * scale + shift``; all (c,), of the accumulation type."""
-
-    std: Tensor
-    scale: Tensor
-    shift: Tensor
-
-
-def affine(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Affine:
-    """Turn the vectors of a batch norm, each (c,), into a scale and a shift."""
-    dtype = accumulation_dtype(weight.dtype)
-    std = (var.to(dtype) + eps).sqrt()
-    scale = weight.to(dtype) / std
-    return Affine(std, scale, bias.to(dtype) - mean.to(dtype) * scale)
-
-
 def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains."""
     if not pair.trains:
@@ -56,16 +39,6 @@ def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, 
     mean, var = moments
     call.trained.append((pair.norm, mean, var))
     return mean, var
-
-
-def norm_gradients(sums: Tensor, norm: Affine, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a norm's scale and shift from the sums of `RowSteps.drelu_sums`."""
-    return (sums[1] / norm.std).to(like.dtype), sums[0].to(like.dtype)
-
-
-def moment_terms(sums: Tensor, norm: Affine, count: int) -> Tensor:
-    """Return what the batch's mean and variance take back from the gradient: the terms of `RowSteps.bn_gradient`."""
-    return torch.stack([norm.scale * sums[0] / count, norm.scale * sums[1] / (norm.std * norm.std * count)])
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ _HEADERS = [
     Path(__file__).with_name(f"{name}.hpp")
     for name in ("rows", "scratch", "multiply", "winograd_transforms", "winograd")
 ]
-_SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp", "infer.cpp")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 

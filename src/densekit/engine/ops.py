@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densekit.engine.norms import Norm, affine
 from densekit.engine.row_steps import RowSteps, accumulation_dtype
 
 
@@ -165,13 +166,12 @@ class TorchOps(RowSteps):
     def infer_layer(
         self,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
+        norm: Norm,
         weight: Tensor,
-        scale2: Tensor,
-        shift2: Tensor,
+        norm2: Norm,
         weight2: Tensor,
         out: Tensor,
+        dtype: torch.dtype,
     ) -> None:
         """Write `bnrelu_convolve` of `bnrelu_product` to ``out``, with fixed statistics, keeping nothing between them.
 
@@ -180,15 +180,17 @@ class TorchOps(RowSteps):
 
         Args:
             x: (N, H, W, c), pixels may be strided.
-            scale: (c,).
-            shift: (c,).
-            weight: (m, c), of the type to multiply in.
-            scale2: (m,).
-            shift2: (m,).
-            weight2: (k, m, 3, 3), of the same type.
+            norm: of the features (c,).
+            weight: (m, c, 1, 1).
+            norm2: of the product (m,).
+            weight2: (k, m, 3, 3).
             out: (N, H, W, k), pixels may be strided.
+            dtype: to multiply in.
         """
-        folds = weight.dtype == scale.dtype
+        _, scale, shift = affine(*norm)
+        _, scale2, shift2 = affine(*norm2)
+        weight, weight2 = weight.to(dtype).flatten(1), weight2.to(dtype)
+        folds = dtype == scale.dtype
         matrix = (weight * scale2[:, None] if folds else weight).t()  # (c, m)
         for pictures in self.tiles(x):
             tile = x[pictures]

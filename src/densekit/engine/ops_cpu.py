@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densekit.engine.norms import Norm
 from densekit.engine.ops import TorchOps, flat
+from densekit.engine.row_steps import accumulation_dtype
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _ROW_STEPS = {
@@ -25,7 +27,10 @@ _CONVOLUTIONS = {
     "bnrelu_convolve_gradient": "mmvvvkmmv",
     "weight_gradient": "mmvvv",
 }
-"""Arguments of each step, before its size: m is a matrix (of pixels), k 3x3 kernels, v contiguous values."""
+_LAYERS = {
+    "infer_layer": "mvvvvdvvvvvdkm",
+}
+"""Arguments of each step, before its size: m is a matrix (of pixels), k 3x3 kernels, v contiguous values, d a number."""
 
 
 class CompiledOps(TorchOps):
@@ -41,7 +46,7 @@ class CompiledOps(TorchOps):
     def __init__(self, library: ctypes.CDLL):
         self._steps = {
             (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
-            for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5))
+            for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5), (_LAYERS, 8))
             for step, arguments in steps.items()
             for dtype, name in _TYPES.items()
             if hasattr(library, f"{step}_{name}")
@@ -187,30 +192,30 @@ class CompiledOps(TorchOps):
         return sums, dweight
 
     def infer_layer(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        weight: Tensor,
-        scale2: Tensor,
-        shift2: Tensor,
-        weight2: Tensor,
-        out: Tensor,
+        self, x: Tensor, norm: Norm, weight: Tensor, norm2: Norm, weight2: Tensor, out: Tensor, dtype: torch.dtype
     ) -> None:
         """As `TorchOps.infer_layer`."""
-        if ("bnrelu_product", x.dtype) not in self._steps:
-            super().infer_layer(x, scale, shift, weight, scale2, shift2, weight2, out)
+        step = self._find("infer_layer", x, out)
+        if step is None or x.dtype != dtype:
+            super().infer_layer(x, norm, weight, norm2, weight2, out, dtype)
             return
-        for pictures in self.tiles(x):
-            product, _ = self.bnrelu_product(flat(x[pictures]), scale, shift, weight, measure=False)
-            product = product.view(*x[pictures].shape[:3], -1)
-            self.bnrelu_convolve(product, scale2, shift2, weight2, out[pictures], measure=False)
+        wide = accumulation_dtype(dtype)
+        first, second = ([values.to(wide).contiguous() for values in vectors[:4]] for vectors in (norm, norm2))
+        if weight.dtype != wide or weight2.dtype != wide:
+            weight, weight2, wide = weight.to(dtype), weight2.to(dtype), dtype
+        weight = weight.contiguous()
+        if not weight2.is_contiguous(memory_format=torch.channels_last):
+            weight2 = weight2.contiguous()  # either way there are no gaps
+        norms = (*map(_vector, first), norm.eps, _vector(weight), *map(_vector, second), norm2.eps)
+        pictures = max(1, self.tile_values * len(x) // x.numel())
+        size = (wide != dtype, pictures, *x.shape, len(weight), len(weight2), torch.get_num_threads())
+        step(*_pixels(x), *norms, *_kernels(weight2), *_pixels(out), *size)
 
 
 def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
     """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow."""
     address, number = ctypes.c_void_p, ctypes.c_int64
-    kinds = {"m": (address, number), "k": (address, *[number] * 4), "v": (address,)}
+    kinds = {"m": (address, number), "k": (address, *[number] * 4), "v": (address,), "d": (ctypes.c_double,)}
     size = (*[number] * numbers, ctypes.c_int)
     step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
     step.restype = None

@@ -98,7 +98,7 @@ class RowSteps:
             x: (P, c), values before batch norm.
             mean: (c,), what batch norm subtracted.
             scale: (c,).
-            terms: (2, c), see `calls.moment_terms`.
+            terms: (2, c), see `norms.moment_terms`.
             out: (P, c), may be ``gradient``.
         """
         for rows in self.tiles(x):

@@ -11,16 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from densekit.engine.calls import (
-    Call,
-    affine,
-    moment_terms,
-    norm_gradients,
-    pixels,
-    refuse_second_derivative,
-    statistics,
-    without_autocast,
-)
+from densekit.engine.calls import Call, pixels, refuse_second_derivative, statistics, without_autocast
+from densekit.engine.norms import affine, moment_terms, norm_gradients
 from densekit.engine.ops import flat
 
 
