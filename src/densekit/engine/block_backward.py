@@ -90,7 +90,7 @@ def _plain_backward(
     """BN, ReLU, 3x3 convolution: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, mean, var = tensors
     c = len(mean)
-    norm, x = affine(gamma, beta, mean, var, layer[0].eps), gradient.features[..., :c]
+    norm, x = affine(gamma, beta, mean, var, layer[0].stored.eps), gradient.features[..., :c]
     onto: dict[str, Tensor | None] = {"out": None}
     if upstream:
         onto = {"source": gradient.source[..., :c], "out": gradient.buffer[..., :c]}
@@ -113,7 +113,7 @@ def _bottleneck_backward(
     """BN, ReLU, 1x1, BN, ReLU, 3x3: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = tensors
     ops, c, count = gradient.call.ops, len(mean), dy[..., 0].numel()
-    norm2 = affine(gamma2, beta2, mean2, var2, layer[1].eps)
+    norm2 = affine(gamma2, beta2, mean2, var2, layer[1].stored.eps)
     mean2 = mean2.to(norm2.scale.dtype)
     d = torch.empty_like(z) if upstream or any(wants[:5]) else None
     sums, dweight2 = ops.bnrelu_convolve_backward(
@@ -127,7 +127,7 @@ def _bottleneck_backward(
         dz = ops.bn_gradient(flat(d), flat(z), mean2, norm2.scale, moment_terms(sums, norm2, count), out=flat(d))
     else:
         dz = flat(d).mul_(norm2.scale)
-    norm = affine(gamma, beta, mean, var, layer[0].eps)
+    norm = affine(gamma, beta, mean, var, layer[0].stored.eps)
     dweight, sums = ops.product_backward(
         dz,
         weight.to(dz.dtype).flatten(1),

@@ -107,9 +107,9 @@ class _Step:
     ) -> tuple[list[Tensor], Tensor | None]:
         """Compute the layer; return what the backward pass needs of the second norm, and the moments if wanted."""
         ops, dtype, second = self.call.ops, self.call.dtype, self.layer[-1]
-        first = Norm(parameters[0], parameters[1], mean, var, self.layer[0].eps)
+        first = Norm(parameters[0], parameters[1], mean, var, self.layer[0].stored.eps)
         if len(self.layer) == 2 and not (keep or self.measure or second.trains):
-            norm2 = Norm(parameters[3], parameters[4], *statistics(self.call, second, None), second.eps)
+            norm2 = Norm(parameters[3], parameters[4], *statistics(self.call, second, None), second.stored.eps)
             ops.infer_layer(self.x, first, parameters[2], norm2, parameters[5], self.out, dtype)
             return [], None
         norm, weight = affine(*first), parameters[-1].to(dtype)
@@ -118,7 +118,7 @@ class _Step:
         matrix = parameters[2].to(dtype).flatten(1)  # (m, c)
         z, moments = ops.bnrelu_product(flat(self.x), norm.scale, norm.shift, matrix, measure=second.trains)
         mean2, var2 = statistics(self.call, second, moments)
-        norm2 = affine(parameters[3], parameters[4], mean2, var2, second.eps)
+        norm2 = affine(parameters[3], parameters[4], mean2, var2, second.stored.eps)
         z = z.view(*self.x.shape[:3], -1)
         seen = ops.bnrelu_convolve(z, norm2.scale, norm2.shift, weight, self.out, measure=self.measure)
         return [z, mean2, var2], seen

@@ -34,7 +34,7 @@ class Call:
 def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains."""
     if not pair.trains:
-        return pair.norm.running_mean, pair.norm.running_var  # pyright: ignore[reportReturnType] (never None here)
+        return pair.stored.mean, pair.stored.var
     assert moments is not None
     mean, var = moments
     call.trained.append((pair.norm, mean, var))
@@ -62,7 +62,7 @@ def update_running_statistics(call: Call, count: int) -> None:
 
 def growth(layer: Layer) -> int:
     """Return the number of channels that a dense layer adds."""
-    return layer[-1].conv.weight.shape[0]
+    return layer[-1].weight.shape[0]
 
 
 def pixels(images: Tensor) -> Tensor:

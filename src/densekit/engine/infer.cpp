@@ -1,6 +1,6 @@
-// A whole layer of the fused dense block on a CPU where there are no gradients: its steps one after the other, for as many
-// pictures at a time as stay in the cache. All that a layer needs is made of its parameters here, because for a single
-// picture that would otherwise take longer than the layer.
+// A whole layer of the fused dense block on a CPU where there are no gradients: its steps one after the other, for as
+// many pictures at a time as stay in the cache. What it needs is made of its parameters here: in Python that takes longer
+// than the layer does for a single picture.
 
 #include <cmath>
 

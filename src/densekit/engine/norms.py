@@ -1,4 +1,4 @@
-"""Batch norm of the fused dense block: a scale and a shift for every channel, and the gradients of what they come from."""
+"""Batch norm of the fused dense block: a scale and a shift for every channel, and the gradients of its parameters."""
 
 from typing import NamedTuple
 

@@ -30,7 +30,7 @@ _CONVOLUTIONS = {
 _LAYERS = {
     "infer_layer": "mvvvvdvvvvvdkm",
 }
-"""Arguments of each step, before its size: m is a matrix (of pixels), k 3x3 kernels, v contiguous values, d a number."""
+"""Arguments of each step, before its size: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a number."""
 
 
 class CompiledOps(TorchOps):

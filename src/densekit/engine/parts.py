@@ -4,13 +4,13 @@ Only modules whose mathematics is known are read: exactly these classes, none de
 user hung on the inside (hooks, parametrisations, a replaced ``forward``).
 """
 
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
+from densekit.engine.norms import Norm
 from densekit.engine.row_steps import accumulation_dtype
 from densekit.models.checks import is_symbolic
 
@@ -32,7 +32,6 @@ _LAYERS = {
     "timm.models.densenet.DenseLayer",
     "monai.networks.nets.densenet._DenseLayer",
 }
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -48,19 +47,21 @@ class OtherInput(StepAside):
     """Not the module but its input: the stock modules compute it, or say what is wrong with it."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A batch norm and the convolution behind its ReLU, and how the norm stands at the time of the call."""
+class Pair(NamedTuple):
+    """A batch norm and the convolution behind its ReLU, as they stand at the time of the call.
+
+    Read once: a look at a module's attribute takes longer than it seems, and there are hundreds in a network.
+    """
 
     norm: nn.BatchNorm2d
-    conv: nn.Conv2d
     trains: bool
-    eps: float
+    stored: Norm
+    weight: Tensor  # of the convolution
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Scale and shift of the norm, weight of the convolution."""
-        return self.norm.weight, self.norm.bias, self.conv.weight
+        return self.stored.weight, self.stored.bias, self.weight
 
 
 Layer = tuple[Pair, ...]
@@ -69,7 +70,12 @@ Layer = tuple[Pair, ...]
 
 def qualified_name(module: nn.Module) -> str:
     """Return where a module's class is defined, e.g. ``"torch.nn.modules.linear.Linear"``."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+    return _name(type(module))
+
+
+@cache
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def read_block(block: nn.Module) -> list[Layer]:
@@ -88,15 +94,16 @@ def _read_layer(layer: nn.Module) -> Layer:
     if qualified_name(layer) not in _LAYERS:
         raise Unsupported(f"{type(layer).__name__} is no dense layer that it knows")
     _check_untouched(layer)
-    inner = getattr(layer, "layers", layer)  # MONAI keeps a layer's modules in a Sequential
-    _check_untouched(inner)
-    children = dict(inner.named_children())
+    children = _children(layer)
+    if "layers" in children:  # MONAI keeps a layer's modules in a Sequential
+        _check_untouched(children["layers"])
+        children = _children(children["layers"])
     dropout = children.pop("dropout", None)  # MONAI's; the others have a rate
     drop_rate: Any = getattr(layer, "drop_rate", 0.0)
     drops = layer.training and drop_rate > 0
     if drops or (dropout is not None and dropout.training):
         raise StepAside("dropout while training")
-    if type(children.pop("se", nn.Identity())) is not nn.Identity:
+    if type(children.pop("se", None)) not in (type(None), nn.Identity):
         raise Unsupported("squeeze-and-excitation")
     if "norm2" in children:
         pairs = (_read_pair(children, "1", size=1), _read_pair(children, "2", size=3))
@@ -113,7 +120,7 @@ def read_transition(transition: nn.Module) -> Pair:
     Raises:
         StepAside: something in it that the fused transition does not compute.
     """
-    children = dict(transition.named_children())
+    children = _children(transition)
     pair = _read_pair(children, "", size=1)
     pool = children.pop("pool", None)
     if type(pool) is not nn.AvgPool2d or children:
@@ -143,19 +150,26 @@ def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pai
     for module in (norm, act, conv):
         _check_untouched(module)
     _check_convolution(conv, size)
-    if not norm.affine or norm.running_mean is None or norm.running_var is None:
+    mean, var = norm.running_mean, norm.running_var
+    if not norm.affine or mean is None or var is None:
         raise Unsupported("a batch norm without scale and shift, or without running statistics")
     if norm.eps <= 0:
         raise StepAside(f"a batch norm with eps {norm.eps}")
-    return Pair(norm, conv, norm.training, norm.eps)
+    return Pair(norm, norm.training, Norm(norm.weight, norm.bias, mean, var, norm.eps), conv.weight)
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a module by name; one that stands under two names, under both."""
+    return {name: child for name, child in module._modules.items() if child is not None}
 
 
 def _check_untouched(module: nn.Module) -> None:
-    if any(getattr(module, hooks) for hooks in _HOOKS):
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         raise StepAside("hooks on its inner modules")
-    if is_parametrized(module):
+    if "parametrizations" in own["_modules"]:
         raise StepAside("parametrised weights")
-    if "forward" in module.__dict__:
+    if "forward" in own:
         raise StepAside("an inner module whose forward was replaced")
 
 
@@ -201,20 +215,19 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
         OtherInput: they cannot, so that the stock modules shall say what is wrong.
         ValueError: one value per channel in training, as stock PyTorch raises it.
     """
-    norm, conv = pair.norm, pair.conv
-    norms: tuple[Any, ...] = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    if any(tensor.shape != (channels,) for tensor in norms) or conv.weight.shape[1] != channels:
+    weight, vectors, device = pair.weight, pair.stored[:4], x.device
+    if {tensor.shape for tensor in vectors} != {(channels,)} or weight.shape[1] != channels:
         raise OtherInput("channels that do not fit")
-    if any(tensor.device != x.device for tensor in (*norms, conv.weight)):
+    if {tensor.device for tensor in (*vectors, weight)} != {device}:
         raise OtherInput("input and weights on different devices")
     compute = compute_dtype(x)
-    cast = compute != x.dtype or torch.is_autocast_enabled(x.device.type)
-    castable = cast and conv.weight.dtype in (torch.float32, *_HALF)
-    if conv.weight.dtype != compute and not castable:
+    cast = compute != x.dtype or torch.is_autocast_enabled(device.type)
+    castable = cast and weight.dtype in (torch.float32, *_HALF)
+    if weight.dtype != compute and not castable:
         raise OtherInput("input and weights of different types")
-    if any(tensor.dtype not in (dtype, accumulation_dtype(dtype)) for tensor in norms):
+    if not {tensor.dtype for tensor in vectors} <= {dtype, accumulation_dtype(dtype)}:
         raise OtherInput("input and batch norms of different types")
     if pair.trains and x.numel() == x.shape[1]:
         size = torch.Size([1, channels, 1, 1])
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    return conv.weight.shape[0]
+    return weight.shape[0]

@@ -28,8 +28,8 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     Works on 2-D DenseNets of densekit, torchvision, timm and MONAI, in place. The fused modules hold the very same
     layers, so that parameters, buffers, state-dict keys and optimizers built before stay what they are; `unfuse`
     undoes it. In training and with a gradient each step is the stock one's up to rounding; running statistics are
-    updated at the end of a block's forward pass, or not at all if that fails. In evaluation without gradients the
-    second norm of a layer is folded into the 1x1 convolution before it (float32 and float64), and nothing is kept.
+    updated at the end of a block's forward pass, or not at all if that fails. In evaluation without gradients nothing
+    is kept, and a layer is a single step.
     A call that the fused path cannot compute (hooks inside a block, dropout while training, `torch.compile`, ...)
     runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so. TorchScript needs `unfuse` first.
 

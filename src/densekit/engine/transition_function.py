@@ -51,7 +51,7 @@ def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor
     gamma, beta, weight = parameters
     features = pixels(x)
     mean, var = statistics(call, pair, call.ops.batch_moments(flat(features)) if pair.trains else None)
-    norm = affine(gamma, beta, mean, var, pair.eps)
+    norm = affine(gamma, beta, mean, var, pair.stored.eps)
     pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
     out = (pooled @ weight.to(call.dtype).flatten(1).t()).permute(0, 3, 1, 2)
     return [out, features, gamma, beta, weight, mean, var]
@@ -61,7 +61,7 @@ def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor) -> list[Tensor |
     """Return the gradients of the input and of the three parameters; ``dout`` is (N, D, h, w)."""
     features, gamma, beta, weight, mean, var = kept
     (pair,) = call.layers[0]
-    norm = affine(gamma, beta, mean, var, pair.eps)
+    norm = affine(gamma, beta, mean, var, pair.stored.eps)
     mean = mean.to(norm.scale.dtype)
     dout = dout.permute(0, 2, 3, 1)  # (N, h, w, D)
     pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, dout.dtype)
