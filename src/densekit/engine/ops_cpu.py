@@ -207,7 +207,7 @@ class CompiledOps(TorchOps):
         if not weight2.is_contiguous(memory_format=torch.channels_last):
             weight2 = weight2.contiguous()  # either way there are no gaps
         norms = (*map(_vector, first), norm.eps, _vector(weight), *map(_vector, second), norm2.eps)
-        pictures = max(1, self.tile_values * len(x) // x.numel())
+        pictures = min(len(x), max(1, self.tile_values * len(x) // x.numel()))
         size = (wide != dtype, pictures, *x.shape, len(weight), len(weight2), torch.get_num_threads())
         step(*_pixels(x), *norms, *_kernels(weight2), *_pixels(out), *size)
 
