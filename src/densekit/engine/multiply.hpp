@@ -2,12 +2,8 @@
 
 #pragma once
 
-#include "rows.hpp"
+#include "bfloat16_rows.hpp"
 #include "scratch.hpp"
-
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 namespace densekit {
 

@@ -60,20 +60,12 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
 
 // Rows, activated, as operands of a product over them.
 template <class T>
-void activate_over_rows(Matrix<const T> x, Activation<T> activation, Operand<T>* out, int64_t stride, int64_t rows,
+void activate_over_rows(Matrix<const T> x, Activation<T> activation, Matrix<Operand<T>> out, int64_t rows,
                         int64_t channels) {
-  if constexpr (!kPairs<T>) {
-    activation.apply(x, Matrix<Operand<T>>{out, stride}, rows, channels);
-  } else {
-    const Scratch<T> lines(2 * channels);
-    for (int64_t row = 0; row < rows; row += 2, out += stride) {
-      const int64_t number = std::min<int64_t>(2, rows - row);
-      activation.apply({x.row(row), x.stride}, Matrix<T>{lines.data(), channels}, number, channels);
-      if (number == 1) std::fill_n(&lines[channels], channels, T{});
-#pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) out[c] = {lines[c], lines[channels + c]};
-    }
-  }
+  if constexpr (kPairs<T>)
+    pair_rows(x, activation.scale, activation.shift, out, rows, channels);
+  else
+    activation.apply(x, out, rows, channels);
 }
 
 constexpr int64_t kSlice = 128;  // columns: slices of x, of the weights and of both gradients are in the cache together
@@ -111,13 +103,13 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
       const Matrix<Value<T>> into{dz_rows.data(), dz_width};
       copy_rows(incoming, into, rows, size.out);
       finish_operands<T>(into, rows, size.out);
-      if (kPairs<T>) activate_over_rows<T>(incoming, {}, dz_pairs.data(), dz_width, rows, size.out);
+      if (kPairs<T>) activate_over_rows<T>(incoming, {}, {dz_pairs.data(), dz_width}, rows, size.out);
       A* plain = totals.chunk(thread);
       for (int64_t c = 0; c < size.in; c += kSlice) {
         const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<A>(columns);
         const Matrix<const T> from{x.row(first) + c, x.stride};
         const Activation<T> here = activation.from(c);
-        activate_over_rows(from, here, activated, width, rows, columns);
+        activate_over_rows<T>(from, here, {activated, width}, rows, columns);
         multiply<true>(dz_over_rows, Panels<Operand<T>>::of({activated, width}), Matrix<A>{own + c, own_width},
                        size.out, n, operands<T>(rows));
         multiply<false>(dz_along_rows, packed.panels(c), Matrix<A>{buffer.data(), width}, rows, n,

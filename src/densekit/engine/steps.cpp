@@ -1,6 +1,6 @@
 // The memory-bound steps of the fused dense block on a CPU, each in one pass over the rows; `row_steps.py` defines them.
 
-#include "rows.hpp"
+#include "bfloat16_rows.hpp"
 
 using namespace densekit;
 

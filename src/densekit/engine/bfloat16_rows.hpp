@@ -1,0 +1,115 @@
+// What `rows.hpp` does with rows of bfloat16, where the processor rounds to it: with that instruction, which compilers
+// do not find by themselves, and with masks where a row ends between two vectors.
+
+#pragma once
+
+#include "rows.hpp"
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+
+namespace densekit {
+
+// Call body(channel, mask) for 16 channels at a time, and for the rest of them.
+template <class Body>
+void by_lanes(int64_t channels, Body body) {
+  int64_t c = 0;
+  for (; c + 16 <= channels; c += 16) body(c, __mmask16(0xffff));
+  if (c < channels) body(c, __mmask16((1 << (channels - c)) - 1));
+}
+
+inline __m512 load_lanes(__mmask16 mask, const float* from) { return _mm512_maskz_loadu_ps(mask, from); }
+inline __m512 load_lanes(__mmask16 mask, const bfloat16* from) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+}
+inline void store_lanes(__mmask16 mask, float* to, __m512 values) { _mm512_mask_storeu_ps(to, mask, values); }
+inline void store_lanes(__mmask16 mask, bfloat16* to, __m512 values) {
+  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+inline void copy_rows(Matrix<const float> from, Matrix<bfloat16> to, int64_t rows, int64_t channels) {
+  for (int64_t row = 0; row < rows; ++row)
+    by_lanes(channels, [=](int64_t c, __mmask16 mask) {
+      store_lanes(mask, to.row(row) + c, load_lanes(mask, from.row(row) + c));
+    });
+}
+
+inline void bnrelu_rows(Matrix<const bfloat16> x, const float* scale, const float* shift, Matrix<bfloat16> out,
+                        int64_t rows, int64_t channels) {
+  by_four(rows, [=](auto number, int64_t row) {
+    const auto xs = rows_from<number>(x, row);
+    const auto to = rows_from<number>(out, row);
+    by_lanes(channels, [=](int64_t c, __mmask16 mask) {
+      const __m512 factor = load_lanes(mask, scale + c), term = load_lanes(mask, shift + c);
+      for (int r = 0; r < number; ++r) {
+        const __m512 value = _mm512_fmadd_ps(load_lanes(mask, xs[r] + c), factor, term);
+        store_lanes(mask, to[r] + c, _mm512_max_ps(_mm512_setzero_ps(), value));  // in this order NaN passes
+      }
+    });
+  });
+}
+
+// Two rows as one of pairs, which are two values of a channel; activated, unless there is no scale. Behind an odd number
+// of rows there are zeros. `Pair` is 32 bits, the first row's value in the lower ones.
+template <class Pair>
+void pair_rows(Matrix<const bfloat16> x, const float* scale, const float* shift, Matrix<Pair> out, int64_t rows,
+               int64_t channels) {
+  const auto read = [=](int64_t row, int64_t c, __mmask16 mask) {
+    if (!scale) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x.row(row) + c));
+    const __m512 factor = load_lanes(mask, scale + c), term = load_lanes(mask, shift + c);
+    const __m512 value = _mm512_fmadd_ps(load_lanes(mask, x.row(row) + c), factor, term);
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_max_ps(_mm512_setzero_ps(), value)));
+  };
+  for (int64_t row = 0; row < rows; row += 2)
+    by_lanes(channels, [=](int64_t c, __mmask16 mask) {
+      __m512i both = read(row, c, mask);
+      if (row + 1 < rows) both = _mm512_or_epi32(both, _mm512_slli_epi32(read(row + 1, c, mask), 16));
+      _mm512_mask_storeu_epi32(out.row(row / 2) + c, mask, both);
+    });
+}
+
+template <bool onto_source, class G>
+void drelu_lanes(Matrix<const G> gradient, Matrix<const bfloat16> x, const float* scale, const float* shift,
+                 const float* mean, Matrix<const bfloat16> source, Matrix<bfloat16> out, float* plain, float* weighted,
+                 int64_t rows, int64_t channels) {
+  by_four(rows, [=](auto number, int64_t row) {
+    const auto ds = rows_from<number>(gradient, row);
+    const auto xs = rows_from<number>(x, row);
+    const auto from = rows_from<number>(onto_source ? source : x, row);
+    const auto to = rows_from<number>(out, row);
+    by_lanes(channels, [=](int64_t c, __mmask16 mask) {
+      const __m512 factor = load_lanes(mask, scale + c), term = load_lanes(mask, shift + c);
+      const __m512 middle = load_lanes(mask, mean + c);
+      __m512 sum = load_lanes(mask, plain + c), product = load_lanes(mask, weighted + c);
+      for (int r = 0; r < number; ++r) {
+        const __m512 value = load_lanes(mask, xs[r] + c), before_relu = _mm512_fmadd_ps(value, factor, term);
+        const __mmask16 on = _mm512_cmp_ps_mask(before_relu, _mm512_setzero_ps(), _CMP_NLE_UQ);  // NaN is on
+        const __m512 masked = _mm512_maskz_mov_ps(on, load_lanes(mask, ds[r] + c));
+        sum = _mm512_add_ps(sum, masked);
+        product = _mm512_fmadd_ps(masked, _mm512_sub_ps(value, middle), product);
+        const __m512 result = onto_source ? _mm512_fmadd_ps(factor, masked, load_lanes(mask, from[r] + c)) : masked;
+        store_lanes(mask, to[r] + c, result);
+      }
+      store_lanes(mask, plain + c, sum);
+      store_lanes(mask, weighted + c, product);
+    });
+  });
+}
+
+// In the place of the general one.
+#define DEFINE(ONTO_SOURCE, G)                                                                                         \
+  template <>                                                                                                          \
+  inline void drelu_rows<bfloat16, ONTO_SOURCE, G>(                                                                    \
+      Matrix<const G> gradient, Matrix<const bfloat16> x, const float* scale, const float* shift, const float* mean,   \
+      Matrix<const bfloat16> source, Matrix<bfloat16> out, float* plain, float* weighted, int64_t rows,                \
+      int64_t channels) {                                                                                              \
+    drelu_lanes<ONTO_SOURCE, G>(gradient, x, scale, shift, mean, source, out, plain, weighted, rows, channels);        \
+  }
+DEFINE(false, float)
+DEFINE(true, float)
+DEFINE(false, bfloat16)
+DEFINE(true, bfloat16)
+#undef DEFINE
+
+}  // namespace densekit
+#endif
