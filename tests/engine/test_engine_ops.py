@@ -81,9 +81,10 @@ def test_bnrelu_and_products_are_numpys(ops, size, measure):
     assert_allclose(x, activated, rtol=1e-13, atol=1e-15)
 
 
-def test_the_gradient_passes_above_zero_and_at_nan_only(ops):
-    one, gradient = torch.ones(1), torch.ones(4, 1)
-    x = torch.tensor([[1e-30], [0.0], [torch.nan], [2.0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_gradient_passes_above_zero_and_at_nan_only(ops, dtype):
+    one, gradient = torch.ones(1), torch.ones(4, 1, dtype=dtype)
+    x = torch.tensor([[1e-30], [0.0], [torch.nan], [2.0]], dtype=dtype)
     sums = ops.drelu_sums(gradient, x, one, torch.zeros(1), torch.zeros(1), out=gradient)
     assert gradient.flatten().tolist() == [1, 0, 1, 1]
     assert sums[0].item() == 3
