@@ -27,6 +27,10 @@ inline void store_lanes(__mmask16 mask, bfloat16* to, __m512 values) {
   _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
 }
 
+inline __m512 bnrelu_lanes(__m512 x, __m512 scale, __m512 shift) {
+  return _mm512_max_ps(_mm512_setzero_ps(), _mm512_fmadd_ps(x, scale, shift));  // in this order NaN passes
+}
+
 inline void copy_rows(Matrix<const float> from, Matrix<bfloat16> to, int64_t rows, int64_t channels) {
   for (int64_t row = 0; row < rows; ++row)
     by_lanes(channels, [=](int64_t c, __mmask16 mask) {
@@ -41,10 +45,8 @@ inline void bnrelu_rows(Matrix<const bfloat16> x, const float* scale, const floa
     const auto to = rows_from<number>(out, row);
     by_lanes(channels, [=](int64_t c, __mmask16 mask) {
       const __m512 factor = load_lanes(mask, scale + c), term = load_lanes(mask, shift + c);
-      for (int r = 0; r < number; ++r) {
-        const __m512 value = _mm512_fmadd_ps(load_lanes(mask, xs[r] + c), factor, term);
-        store_lanes(mask, to[r] + c, _mm512_max_ps(_mm512_setzero_ps(), value));  // in this order NaN passes
-      }
+      for (int r = 0; r < number; ++r)
+        store_lanes(mask, to[r] + c, bnrelu_lanes(load_lanes(mask, xs[r] + c), factor, term));
     });
   });
 }
@@ -57,8 +59,8 @@ void pair_rows(Matrix<const bfloat16> x, const float* scale, const float* shift,
   const auto read = [=](int64_t row, int64_t c, __mmask16 mask) {
     if (!scale) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x.row(row) + c));
     const __m512 factor = load_lanes(mask, scale + c), term = load_lanes(mask, shift + c);
-    const __m512 value = _mm512_fmadd_ps(load_lanes(mask, x.row(row) + c), factor, term);
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_max_ps(_mm512_setzero_ps(), value)));
+    const __m512 value = bnrelu_lanes(load_lanes(mask, x.row(row) + c), factor, term);
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(value));
   };
   for (int64_t row = 0; row < rows; row += 2)
     by_lanes(channels, [=](int64_t c, __mmask16 mask) {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "rows.hpp"
+#include "layer_steps.hpp"
 #include "scratch.hpp"
 
 using namespace densekit;
@@ -51,11 +51,6 @@ class Cast {
 }  // namespace
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void bnrelu_product_##NAME(const T*, int64_t, const Acc<T>*, const Acc<T>*, const T*, T*, double*,        \
-                                        int64_t, int64_t, int64_t, int);                                               \
-  extern "C" void bnrelu_convolve_##NAME(const T*, int64_t, const Acc<T>*, const Acc<T>*, const T*, int64_t, int64_t,  \
-                                         int64_t, int64_t, T*, int64_t, double*, int64_t, int64_t, int64_t, int64_t,   \
-                                         int64_t, int);                                                                \
   extern "C" void infer_layer_##NAME(                                                                                  \
       const T* x, int64_t x_stride, const Acc<T>* weight, const Acc<T>* bias, const Acc<T>* mean, const Acc<T>* var,   \
       double eps, const void* matrix, const Acc<T>* weight2, const Acc<T>* bias2, const Acc<T>* mean2,                 \

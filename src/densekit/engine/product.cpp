@@ -3,6 +3,7 @@
 // A block of rows goes through all of it while it is in the second-level cache: batch norm and ReLU, products, and what
 // becomes of the result.
 
+#include "layer_steps.hpp"
 #include "multiply.hpp"
 
 using namespace densekit;

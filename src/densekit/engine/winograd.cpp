@@ -8,6 +8,7 @@
 // and ReLU of its pixels, transforms, products, and what becomes of the result. Layouts: patches (frequencies, tiles,
 // channels in), weights (frequencies, in, out), results (frequencies, tiles, out).
 
+#include "layer_steps.hpp"
 #include "winograd.hpp"
 
 using namespace densekit;
