@@ -7,7 +7,7 @@
 
 #define DECLARE(T, NAME)                                                                                               \
   extern "C" void bnrelu_product_##NAME(const T* x, int64_t x_stride, const densekit::Acc<T>* scale,                   \
-                                        const densekit::Acc<T>* shift, const T* weights, T* out, double* moments,       \
+                                        const densekit::Acc<T>* shift, const T* weights, T* out, double* moments,      \
                                         int64_t rows, int64_t in, int64_t out_channels, int threads);                  \
   extern "C" void bnrelu_convolve_##NAME(                                                                              \
       const T* x, int64_t x_stride, const densekit::Acc<T>* scale, const densekit::Acc<T>* shift, const T* weights,    \
