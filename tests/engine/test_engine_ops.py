@@ -6,8 +6,6 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from densekit.engine.norms import Norm, affine
-
 
 def matrix(rows: int, columns: int) -> Tensor:
     """Columns of a wider matrix: their rows are strided, as the features of a block are."""
@@ -241,26 +239,6 @@ def test_any_number_of_threads_computes_the_same(ops, threads):
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "stored"),
-    [(torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
-    ids=str,
-)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_a_layer_without_gradients_is_its_two_steps(ops, dtype, stored, layout):
-    x, out, again = images(3, 4, 5, 6).to(dtype), images(3, 4, 5, 2).to(dtype), images(3, 4, 5, 2).to(dtype)
-    norm, norm2 = (Norm(*(vector(c).to(stored) for _ in range(3)), torch.rand(c).to(stored), 1e-3) for c in (6, 4))
-    weight = torch.randn(4, 6, 1, 1).to(stored)
-    weight2 = torch.randn(2, 4, 3, 3).to(stored).to(memory_format=layout)
-    ops.infer_layer(x, norm, weight, norm2, weight2, out, dtype)
-    _, *vectors = affine(*norm)
-    _, *vectors2 = affine(*norm2)
-    z, _ = ops.bnrelu_product(x.reshape(-1, 6), *vectors, weight.to(dtype).flatten(1), measure=False)
-    ops.bnrelu_convolve(z.view(3, 4, 5, 4), *vectors2, weight2.to(dtype), again, measure=False)
-    rounding = 1e-11 if dtype == torch.float64 else 0.02  # oneDNN's takes rounded pixels
-    torch.testing.assert_close(out, again, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (2, 2, 3)], ids=["even", "odd", "smallest"])

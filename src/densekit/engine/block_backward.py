@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from densekit.engine.calls import Call, growth, pixels
-from densekit.engine.norms import affine, moment_terms, norm_gradients
-from densekit.engine.ops import flat
+from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
+from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
+from densekit.engine.tile_steps import flat
 
 
 class _Gradient:
@@ -40,12 +41,10 @@ class _Gradient:
         self.call.ops.bn_gradient(flat(part), flat(x), mean, scale, terms, out=flat(out))
         return out
 
-    def added(self, channels: int, terms: Tensor | None) -> None:
-        """Take note that a layer has written the first ``channels`` channels of the buffer."""
-        self.source = self.buffer
-        if terms is not None:
-            self.terms[:, :channels] += terms
-            self.deferred = True
+    def defer(self, channels: int) -> Tensor:
+        """Return the terms of the first ``channels`` channels, for a layer to add to."""
+        self.deferred = True
+        return self.terms[:, :channels]
 
 
 def run_backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -103,7 +102,9 @@ def _plain_backward(
     if sums is None:
         return [None, None, dweight]
     if upstream:
-        gradient.added(c, moment_terms(sums, norm, dy[..., 0].numel()) if layer[0].trains else None)
+        gradient.source = gradient.buffer
+        if layer[0].trains:
+            gradient.defer(c).add_(moment_terms(sums, norm, dy[..., 0].numel()))
     return [*norm_gradients(sums, norm, gamma), dweight]
 
 
@@ -112,33 +113,24 @@ def _bottleneck_backward(
 ) -> list[Tensor | None]:
     """BN, ReLU, 1x1, BN, ReLU, 3x3: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = tensors
-    ops, c, count = gradient.call.ops, len(mean), dy[..., 0].numel()
-    norm2 = affine(gamma2, beta2, mean2, var2, layer[1].stored.eps)
-    mean2 = mean2.to(norm2.scale.dtype)
-    d = torch.empty_like(z) if upstream or any(wants[:5]) else None
-    sums, dweight2 = ops.bnrelu_convolve_backward(
-        dy, z, norm2.scale, norm2.shift, mean2, weight2.to(dy.dtype), out=d, wants_weight=wants[5]
-    )
-    dweight2 = None if dweight2 is None else dweight2.to(weight2.dtype)
-    if d is None or sums is None:
-        return [None] * 5 + [dweight2]
-    dgamma2, dbeta2 = norm_gradients(sums, norm2, gamma2)
-    if layer[1].trains:
-        dz = ops.bn_gradient(flat(d), flat(z), mean2, norm2.scale, moment_terms(sums, norm2, count), out=flat(d))
-    else:
-        dz = flat(d).mul_(norm2.scale)
-    norm = affine(gamma, beta, mean, var, layer[0].stored.eps)
-    dweight, sums = ops.product_backward(
-        dz,
-        weight.to(dz.dtype).flatten(1),
-        flat(gradient.features[..., :c]),
-        norm.scale,
-        norm.shift,
-        mean.to(norm.scale.dtype),
-        source=flat(gradient.source[..., :c]),
-        out=flat(gradient.buffer[..., :c]) if upstream else None,
+    norm2, ops, c = Norm(gamma2, beta2, mean2, var2, layer[1].stored.eps), gradient.call.ops, len(mean)
+    if not (upstream or any(wants[:5])):
+        _, scale, shift = affine(*norm2)
+        vectors, nothing = (scale, shift, mean2.to(scale.dtype)), {"out": None, "wants_weight": True}
+        _, dweight2 = ops.bnrelu_convolve_backward(dy, z, *vectors, weight2.to(dy.dtype), **nothing)
+        return [*[None] * 5, None if dweight2 is None else dweight2.to(weight2.dtype)]
+    norm = Norm(gamma, beta, mean, var, layer[0].stored.eps)
+    gradients = ops.layer_backward(
+        Bottleneck(norm, weight, norm2, weight2),
+        dy,
+        gradient.features[..., :c],
+        z,
+        trains=layer[1].trains,
+        source=gradient.source[..., :c],
+        out=gradient.buffer[..., :c] if upstream else None,
+        terms=gradient.defer(c) if upstream and layer[0].trains else None,
+        wants_weight2=wants[5],
     )
     if upstream:
-        gradient.added(c, moment_terms(sums, norm, count) if layer[0].trains else None)
-    dgamma, dbeta = norm_gradients(sums, norm, gamma)
-    return [dgamma, dbeta, dweight.view_as(weight).to(weight.dtype), dgamma2, dbeta2, dweight2]
+        gradient.source = gradient.buffer
+    return list(gradients)

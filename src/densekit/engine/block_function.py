@@ -17,9 +17,10 @@ from torch.autograd import Function
 from densekit.engine.block_backward import run_backward
 from densekit.engine.calls import Call, growth, pixels, refuse_second_derivative, statistics, without_autocast
 from densekit.engine.norms import Norm, affine
-from densekit.engine.ops import flat
+from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
 from densekit.engine.row_steps import accumulation_dtype
+from densekit.engine.tile_steps import flat
 
 
 def dense_block(call: Call, x: Tensor) -> Tensor:
@@ -106,19 +107,17 @@ class _Step:
         self, parameters: list[Tensor], mean: Tensor, var: Tensor, *, keep: bool
     ) -> tuple[list[Tensor], Tensor | None]:
         """Compute the layer; return what the backward pass needs of the second norm, and the moments if wanted."""
-        ops, dtype, second = self.call.ops, self.call.dtype, self.layer[-1]
-        first = Norm(parameters[0], parameters[1], mean, var, self.layer[0].stored.eps)
-        if len(self.layer) == 2 and not (keep or self.measure or second.trains):
-            norm2 = Norm(parameters[3], parameters[4], *statistics(self.call, second, None), second.stored.eps)
-            ops.infer_layer(self.x, first, parameters[2], norm2, parameters[5], self.out, dtype)
-            return [], None
-        norm, weight = affine(*first), parameters[-1].to(dtype)
+        ops, dtype = self.call.ops, self.call.dtype
+        norm = Norm(parameters[0], parameters[1], mean, var, self.layer[0].stored.eps)
         if len(self.layer) == 1:
-            return [], ops.bnrelu_convolve(self.x, norm.scale, norm.shift, weight, self.out, measure=self.measure)
-        matrix = parameters[2].to(dtype).flatten(1)  # (m, c)
-        z, moments = ops.bnrelu_product(flat(self.x), norm.scale, norm.shift, matrix, measure=second.trains)
-        mean2, var2 = statistics(self.call, second, moments)
-        norm2 = affine(parameters[3], parameters[4], mean2, var2, second.stored.eps)
-        z = z.view(*self.x.shape[:3], -1)
-        seen = ops.bnrelu_convolve(z, norm2.scale, norm2.shift, weight, self.out, measure=self.measure)
-        return [z, mean2, var2], seen
+            scale, shift = affine(*norm)[1:]
+            weight = parameters[-1].to(dtype)
+            return [], ops.bnrelu_convolve(self.x, scale, shift, weight, self.out, measure=self.measure)
+        second = self.layer[1]
+        norm2 = Norm(parameters[3], parameters[4], *second.stored[2:])
+        layer = Bottleneck(norm, parameters[2], norm2, parameters[5])
+        if not (keep or self.measure or second.trains):
+            ops.infer_layer(layer, self.x, self.out, dtype)
+            return [], None
+        z, seen2, seen = ops.layer(layer, self.x, self.out, dtype, trains=second.trains, measure=self.measure)
+        return [z, *statistics(self.call, second, seen2)], seen

@@ -16,9 +16,9 @@ from densekit.files import write_atomically
 
 _HEADERS = [
     Path(__file__).with_name(f"{name}.hpp")
-    for name in ("rows", "bfloat16_rows", "layer_steps", "scratch", "multiply", "winograd_transforms", "winograd")
+    for name in ("rows", "bfloat16_rows", "scratch", "layer_steps", "multiply", "winograd_transforms", "winograd")
 ]
-_SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp", "infer.cpp")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp", "layer.cpp")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 

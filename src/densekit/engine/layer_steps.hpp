@@ -1,20 +1,74 @@
-// The steps that a layer is made of, for a file that calls them. Those that define them include this too, so that the
-// compiler compares.
+// The steps that a layer is made of, and what they are given. Those that define them include this too, so that the compiler
+// compares.
 
 #pragma once
 
 #include "rows.hpp"
 
-#define DECLARE(T, NAME)                                                                                               \
-  extern "C" void bnrelu_product_##NAME(const T* x, int64_t x_stride, const densekit::Acc<T>* scale,                   \
-                                        const densekit::Acc<T>* shift, const T* weights, T* out, double* moments,      \
-                                        int64_t rows, int64_t in, int64_t out_channels, int threads);                  \
-  extern "C" void bnrelu_convolve_##NAME(                                                                              \
-      const T* x, int64_t x_stride, const densekit::Acc<T>* scale, const densekit::Acc<T>* shift, const T* weights,    \
-      int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out, int64_t out_stride, double* moments, int64_t N,          \
-      int64_t H, int64_t W, int64_t in, int64_t out_channels, int threads);
+namespace densekit {
 
-DECLARE(double, float64)
-DECLARE(float, float32)
-DECLARE(densekit::bfloat16, bfloat16)
-#undef DECLARE
+template <class A>
+struct Norm {  // a batch norm as it is stored
+  const A *weight, *bias, *mean, *var;
+  double eps;
+};
+
+struct RowsSize {
+  int64_t rows, channels;
+  int threads;
+};
+
+struct ProductSize {
+  int64_t rows, in, out;  // channels in and out
+  int threads;
+};
+
+struct ConvolutionSize {
+  int64_t N, H, W, in, out;  // channels in and out
+  int threads;
+};
+
+template <class T>
+struct Pixels : Matrix<T> {  // (N, H, W, channels), a row for each pixel
+  Matrix<T> at(const ConvolutionSize& size, int64_t n, int64_t h, int64_t w) const {
+    return {this->data ? this->row((n * size.H + h) * size.W + w) : nullptr, this->stride};
+  }
+  Pixels from(int64_t pixel) const { return {this->row(pixel), this->stride}; }
+};
+
+template <class T>
+struct Kernels {  // (out, in, 3, 3), in any memory layout
+  T* data;
+  std::array<int64_t, 4> strides;
+  T& at(int64_t out, int64_t in, int tap) const {
+    return data[out * strides[0] + in * strides[1] + tap / 3 * strides[2] + tap % 3 * strides[3]];
+  }
+};
+
+// steps.cpp. Without terms only the scale is applied: not even zero times infinity is taken back.
+template <class T>
+void bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean,
+                 const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out);
+
+// product.cpp
+template <class T>
+void bnrelu_product(const ProductSize& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
+                    double* moments);
+template <class T>
+void product_backward(const ProductSize& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
+                      Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
+                      Acc<T>* dweights, Acc<T>* sums);
+
+// winograd.cpp. The size is that of the forward pass.
+template <class T>
+void bnrelu_convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Kernels<const T> weights,
+                     Pixels<T> out, double* moments);
+template <class T>
+void bnrelu_convolve_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
+                              Activation<T> activation, const Acc<T>* mean, Kernels<const T> weights,
+                              Pixels<const T> source, Pixels<T> out, Acc<T>* sums);
+template <class T>
+void weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
+                     Kernels<Acc<T>> weights);
+
+}  // namespace densekit

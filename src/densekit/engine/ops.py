@@ -1,18 +1,36 @@
-"""The steps of the fused dense block: products and convolutions of normalised features, and their gradients.
+"""A whole layer of the fused dense block, forward and backward: what an implementation of the engine computes."""
 
-Work goes through in tiles, of rows or of pictures, that stay in the processor's cache from one operation to the next.
-"""
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from densekit.engine.norms import Norm, affine
-from densekit.engine.row_steps import RowSteps, accumulation_dtype
+from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
+from densekit.engine.tile_steps import TileSteps, convolve, flat
 
 
-class TorchOps(RowSteps):
-    """The steps in plain PyTorch. Other implementations derive from this one and replace what they do faster.
+class Bottleneck(NamedTuple):
+    """The parameters of a layer as they are stored: BN, ReLU, 1x1 convolution, BN, ReLU, 3x3 convolution.
+
+    Attributes:
+        norm: of the features (c,).
+        weight: (m, c, 1, 1).
+        norm2: of the product (m,).
+        weight2: (k, m, 3, 3).
+    """
+
+    norm: Norm
+    weight: Tensor
+    norm2: Norm
+    weight2: Tensor
+
+
+BottleneckGradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]
+"""Of the first norm's scale and shift and its weight, and of the second's: each of the type that it is stored in."""
+
+
+class TorchOps(TileSteps):
+    """The engine in plain PyTorch. Other implementations derive from this one and replace what they do faster.
 
     Attributes:
         name: what reports call the implementation.
@@ -20,176 +38,88 @@ class TorchOps(RowSteps):
 
     name = "torch"
 
-    def batch_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return mean and biased variance of every column of ``x`` (P, c) as (2, c); ``out`` becomes a copy."""
-        moments = _Moments()
-        for rows in self.tiles(x):
-            moments.add(self.tile_moments(x[rows], None if out is None else out[rows]), len(x[rows]))
-        return moments.joined(accumulation_dtype(x.dtype))
-
-    def bnrelu_product(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute ``relu(x * scale + shift) @ weight.T``, a 1x1 convolution of normalised features.
+    def layer(
+        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Compute a layer, and keep what its backward pass needs.
 
         Args:
-            x: (P, c), rows may be strided.
-            scale: (c,).
-            shift: (c,).
-            weight: (m, c), of the type to multiply in.
-            measure: whether the moments of the product are wanted.
-
-        Returns:
-            The product (P, m), and its `batch_moments` if they are wanted.
-        """
-        product, moments = weight.new_empty(len(x), len(weight)), _Moments()
-        for rows in self.tiles(x):
-            activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
-            torch.mm(activated, weight.t(), out=product[rows])
-            if measure:
-                moments.add(self.tile_moments(product[rows]), len(activated))
-        return product, moments.joined(scale.dtype) if measure else None
-
-    def product_backward(
-        self,
-        dz: Tensor,
-        weight: Tensor,
-        x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
-        *,
-        source: Tensor,
-        out: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Differentiate `bnrelu_product`, and add the gradient of ``x`` to what there is of it.
-
-        Args:
-            dz: (P, m) gradient of the product.
-            weight: (m, c).
-            x: (P, c), as in the forward pass.
-            scale: (c,), likewise.
-            shift: (c,), likewise.
-            mean: (c,), what batch norm subtracted.
-            source: (P, c) gradient of ``x`` so far.
-            out: (P, c), becomes ``source + scale * D``; may be ``source``; None where nobody wants it.
-
-        Returns:
-            The weight's gradient (m, c), of the accumulation type, and the sums of `drelu_sums`.
-        """
-        transposed = torch.zeros(weight.shape[::-1], dtype=mean.dtype, device=mean.device)
-        sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
-        for rows in self.tiles(x):
-            activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
-            transposed += activated.t() @ dz[rows]
-            gradient = torch.mm(dz[rows], weight, out=activated)
-            onto = {"out": gradient} if out is None else {"source": source[rows], "out": out[rows]}
-            sums += self.drelu_sums(gradient, x[rows], scale, shift, mean, **onto)
-        return transposed.t(), sums
-
-    def bnrelu_convolve(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
-    ) -> Tensor | None:
-        """Write the 3x3 convolution of ``relu(x * scale + shift)`` to ``out``.
-
-        Args:
+            layer: the parameters.
             x: (N, H, W, c), pixels may be strided.
-            scale: (c,).
-            shift: (c,).
-            weight: (k, c, 3, 3), of the type to multiply in.
-            out: (N, H, W, k), pixels may be strided.
-            measure: whether the moments of the result are wanted.
+            out: (N, H, W, k), where the new features go; pixels may be strided.
+            dtype: to multiply in.
+            trains: whether the second norm takes the product's own moments, and not those that are stored.
+            measure: whether the moments of the new features are wanted.
 
         Returns:
-            The `batch_moments` of the result, if they are wanted.
+            The product (N, H, W, m), its moments (2, m) if the norm trains, and those of ``out`` (2, k) if wanted.
         """
-        moments = _Moments()
-        for pictures in self.tiles(x):
-            tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=weight.new_empty(flat(tile).shape))
-            self._write(_convolve(activated.view(tile.shape), weight), out[pictures], moments if measure else None)
-        return moments.joined(scale.dtype) if measure else None
+        norm2 = layer.norm2
+        _, scale, shift = affine(*layer.norm)
+        z, seen2 = self.bnrelu_product(flat(x), scale, shift, layer.weight.to(dtype).flatten(1), measure=trains)
+        _, scale2, shift2 = affine(*norm2 if seen2 is None else norm2._replace(mean=seen2[0], var=seen2[1]))
+        z = z.view(*x.shape[:3], -1)
+        return z, seen2, self.bnrelu_convolve(z, scale2, shift2, layer.weight2.to(dtype), out, measure=measure)
 
-    def bnrelu_convolve_backward(
+    def layer_backward(
         self,
+        layer: Bottleneck,
         dy: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
-        weight: Tensor,
+        z: Tensor,
         *,
-        source: Tensor | None = None,
+        trains: bool,
+        source: Tensor,
         out: Tensor | None,
-        wants_weight: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Differentiate `bnrelu_convolve` up to batch norm.
+        terms: Tensor | None,
+        wants_weight2: bool,
+    ) -> BottleneckGradients:
+        """Differentiate `layer`, and add the gradient of ``x`` to what there is of it.
 
         Args:
-            dy: (N, H, W, k), of the type to multiply in.
+            layer: the parameters; the norms with the moments that they took in the forward pass.
+            dy: (N, H, W, k) gradient of the new features, of the type to multiply in.
             x: (N, H, W, c), as in the forward pass.
-            scale: (c,), likewise.
-            shift: (c,), likewise.
-            mean: (c,), what batch norm subtracted.
-            weight: (k, c, 3, 3), likewise.
-            source: (N, H, W, c), see `drelu_sums`.
-            out: (N, H, W, c), likewise; None where nobody wants the gradient of ``x``, nor the sums.
-            wants_weight: whether the weight's gradient is wanted.
-
-        Returns:
-            The sums of `drelu_sums` and the weight's gradient, of the accumulation type, each if it is wanted.
+            z: (N, H, W, m), the product.
+            trains: whether the second norm's moments are the product's own.
+            source: (N, H, W, c) gradient of ``x`` so far.
+            out: (N, H, W, c), becomes the gradient with this layer's part; None where nobody wants it.
+            terms: (2, c), to which what the moments of ``x`` take back is added, see `RowSteps.bn_gradient`; None
+                where they are not those of the batch.
+            wants_weight2: whether the gradient of the 3x3 convolution's weight is wanted.
         """
-        sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
-        dweight = torch.zeros(weight.shape, dtype=mean.dtype, device=mean.device)
-        for pictures in self.tiles(x):
-            tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=dy.new_empty(flat(tile).shape)).view(tile.shape)
-            dactivated, more = self.convolve_backward(dy[pictures], activated, weight, out is not None, wants_weight)
-            if more is not None:
-                dweight += more
-            if dactivated is not None and out is not None:
-                onto = None if source is None else flat(source[pictures])
-                vectors = (scale, shift, mean)
-                sums += self.drelu_sums(flat(dactivated), flat(tile), *vectors, source=onto, out=flat(out[pictures]))
-        return None if out is None else sums, dweight if wants_weight else None
-
-    def convolve_backward(
-        self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of a 3x3 convolution's input (N, H, W, c) and weight (k, c, 3, 3), each if wanted."""
-        one, mask = [1, 1], [wants_x, wants_weight, False]
-        dx, dweight, _ = torch.ops.aten.convolution_backward(
-            dy.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, one, one, one, False, [0, 0], 1, mask
+        norm, norm2, count = affine(*layer.norm), affine(*layer.norm2), dy[..., 0].numel()
+        mean, mean2 = layer.norm.mean.to(norm.scale.dtype), layer.norm2.mean.to(norm2.scale.dtype)
+        d = torch.empty_like(z)
+        vectors, weight2 = (norm2.scale, norm2.shift, mean2), layer.weight2.to(dy.dtype)
+        sums2, dweight2 = self.bnrelu_convolve_backward(dy, z, *vectors, weight2, out=d, wants_weight=wants_weight2)
+        assert sums2 is not None
+        dz = flat(d)
+        if trains:
+            self.bn_gradient(dz, flat(z), mean2, norm2.scale, moment_terms(sums2, norm2, count), out=dz)
+        else:
+            dz.mul_(norm2.scale)
+        vectors, matrix = (norm.scale, norm.shift, mean), layer.weight.to(dy.dtype).flatten(1)
+        onto = {"source": flat(source), "out": None if out is None else flat(out)}
+        dmatrix, sums = self.product_backward(dz, matrix, flat(x), *vectors, **onto)
+        if terms is not None:
+            terms += moment_terms(sums, norm, count)
+        return (
+            *norm_gradients(sums, norm, layer.norm.weight),
+            dmatrix.view_as(layer.weight).to(layer.weight.dtype),
+            *norm_gradients(sums2, norm2, layer.norm2.weight),
+            None if dweight2 is None else dweight2.to(layer.weight2.dtype),
         )
-        return None if dx is None else dx.permute(0, 2, 3, 1).contiguous(), dweight
 
-    def infer_layer(
-        self,
-        x: Tensor,
-        norm: Norm,
-        weight: Tensor,
-        norm2: Norm,
-        weight2: Tensor,
-        out: Tensor,
-        dtype: torch.dtype,
-    ) -> None:
-        """Write `bnrelu_convolve` of `bnrelu_product` to ``out``, with fixed statistics, keeping nothing between them.
+    def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
+        """Compute a layer with fixed statistics, keeping nothing; arguments are those of `layer`.
 
         In float32 and float64 the second scale is folded into the weight. Half types would round the weight a second
         time, so there the product is scaled instead.
-
-        Args:
-            x: (N, H, W, c), pixels may be strided.
-            norm: of the features (c,).
-            weight: (m, c, 1, 1).
-            norm2: of the product (m,).
-            weight2: (k, m, 3, 3).
-            out: (N, H, W, k), pixels may be strided.
-            dtype: to multiply in.
         """
-        _, scale, shift = affine(*norm)
-        _, scale2, shift2 = affine(*norm2)
-        weight, weight2 = weight.to(dtype).flatten(1), weight2.to(dtype)
+        _, scale, shift = affine(*layer.norm)
+        _, scale2, shift2 = affine(*layer.norm2)
+        weight, weight2 = layer.weight.to(dtype).flatten(1), layer.weight2.to(dtype)
         folds = dtype == scale.dtype
         matrix = (weight * scale2[:, None] if folds else weight).t()  # (c, m)
         for pictures in self.tiles(x):
@@ -200,92 +130,4 @@ class TorchOps(RowSteps):
             else:
                 product = activated @ matrix
                 second = self.bnrelu(product, scale2, shift2, out=product)
-            self._write(_convolve(second.view(*tile.shape[:3], -1), weight2), out[pictures], None)
-
-    def _write(self, result: Tensor, out: Tensor, moments: "_Moments | None") -> None:
-        """Copy (N, H, W, k) to where it belongs, and measure it where its moments are wanted."""
-        if moments is None:
-            out.copy_(result)
-        else:
-            result = flat(result).to(out.dtype)
-            moments.add(self.tile_moments(result, flat(out)), len(result))
-
-    def bnrelu_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the 2x2 means of ``relu(x * scale + shift)``, (N, H // 2, W // 2, C); an odd last line is left out.
-
-        Args:
-            x: (N, H, W, C).
-            scale: (C,).
-            shift: (C,).
-            dtype: of the result.
-        """
-        N, H, W, C = x.shape
-        pooled = torch.empty(N, H // 2, W // 2, C, dtype=dtype, device=x.device)
-        for pictures in self.tiles(x):
-            tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=pooled.new_empty(flat(tile).shape)).view(tile.shape)
-            pooled[pictures] = F.avg_pool2d(activated.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        return pooled
-
-    def bnrelu_pool_backward(
-        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Differentiate `bnrelu_pool` up to batch norm.
-
-        Args:
-            dpooled: (N, H // 2, W // 2, C) gradient of the pooled features.
-            x: (N, H, W, C), as in the forward pass.
-            scale: (C,), likewise.
-            shift: (C,), likewise.
-            mean: (C,), what batch norm subtracted.
-
-        Returns:
-            The masked gradient (N, H, W, C), and its sums as of `drelu_sums`.
-        """
-        _, H, W, C = x.shape
-        h, w = H // 2, W // 2
-        gradient = dpooled.new_empty(x.shape)
-        gradient[:, 2 * h :] = 0
-        gradient[:, :, 2 * w :] = 0
-        sums = torch.zeros(2, C, dtype=mean.dtype, device=mean.device)
-        for pictures in self.tiles(x):
-            inner = gradient[pictures, : 2 * h, : 2 * w].unflatten(2, (w, 2)).unflatten(1, (h, 2))
-            inner.copy_((dpooled[pictures] / 4)[:, :, None, :, None])  # (n, h, 2, w, 2, C)
-            tile = flat(gradient[pictures])
-            sums += self.drelu_sums(tile, flat(x[pictures]), scale, shift, mean, out=tile)
-        return gradient, sums
-
-
-class _Moments:
-    """Means and variances of tiles, joined by Chan's rule in float64.
-
-    Source: Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983, equation 2.1.
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-        self._counts: list[int] = []
-
-    def add(self, moments: Tensor, count: int) -> None:
-        """Take note of the moments (2, c) of ``count`` rows."""
-        self._parts.append(moments)
-        self._counts.append(count)
-
-    def joined(self, dtype: torch.dtype) -> Tensor:
-        """Return the moments of all rows, (2, c)."""
-        if len(self._parts) == 1:
-            return self._parts[0].to(dtype)
-        means, variances = torch.stack(self._parts).unbind(1)  # (tiles, c)
-        shares = torch.tensor(self._counts, dtype=means.dtype, device=means.device)[:, None] / sum(self._counts)
-        mean = (shares * means).sum(0)
-        return torch.stack([mean, (shares * (variances + (means - mean).square())).sum(0)]).to(dtype)
-
-
-def flat(x: Tensor) -> Tensor:
-    """(N, H, W, c) -> (P, c), a view."""
-    return x.view(-1, x.shape[-1])
-
-
-def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """3x3 convolution that keeps the size: (N, H, W, c) -> (N, H, W, k)."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1).contiguous()
+            out[pictures] = convolve(second.view(*tile.shape[:3], -1), weight2)

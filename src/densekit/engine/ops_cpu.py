@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from densekit.engine.norms import Norm
-from densekit.engine.ops import TorchOps, flat
+from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.row_steps import accumulation_dtype
+from densekit.engine.tile_steps import flat
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _ROW_STEPS = {
@@ -25,12 +26,15 @@ _PRODUCTS = {
 _CONVOLUTIONS = {
     "bnrelu_convolve": "mvvkmv",
     "bnrelu_convolve_gradient": "mmvvvkmmv",
-    "weight_gradient": "mmvvv",
+    "weight_gradient": "mmvvk",
 }
+_PARAMETERS = "vvvvdvvvvvdk"
 _LAYERS = {
-    "infer_layer": "mvvvvdvvvvvdkm",
+    "layer": f"m{_PARAMETERS}mvvvn",
+    "layer_backward": f"mm{_PARAMETERS}vvmmvvvvvkmn",
 }
-"""Arguments of each step, before its size: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a number."""
+"""Arguments of each step, before its size: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a
+number, n a whole one."""
 
 
 class CompiledOps(TorchOps):
@@ -46,7 +50,7 @@ class CompiledOps(TorchOps):
     def __init__(self, library: ctypes.CDLL):
         self._steps = {
             (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
-            for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5), (_LAYERS, 8))
+            for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5), (_LAYERS, 7))
             for step, arguments in steps.items()
             for dtype, name in _TYPES.items()
             if hasattr(library, f"{step}_{name}")
@@ -111,7 +115,7 @@ class CompiledOps(TorchOps):
     def bnrelu_product(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """As `TorchOps.bnrelu_product`."""
+        """As `TileSteps.bnrelu_product`."""
         matrix = weight.contiguous()
         step = self._find("bnrelu_product", x, matrix)
         if step is None:
@@ -134,7 +138,7 @@ class CompiledOps(TorchOps):
         source: Tensor,
         out: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As `TorchOps.product_backward`."""
+        """As `TileSteps.product_backward`."""
         matrix = weight.contiguous()
         step = self._find("product_backward", dz, matrix, x, source, out)
         if step is None:
@@ -148,7 +152,7 @@ class CompiledOps(TorchOps):
     def bnrelu_convolve(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
     ) -> Tensor | None:
-        """As `TorchOps.bnrelu_convolve`."""
+        """As `TileSteps.bnrelu_convolve`."""
         step = self._find("bnrelu_convolve", x, out)
         if step is None or weight.dtype != x.dtype:
             return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
@@ -170,7 +174,7 @@ class CompiledOps(TorchOps):
         out: Tensor | None,
         wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """As `TorchOps.bnrelu_convolve_backward`."""
+        """As `TileSteps.bnrelu_convolve_backward`."""
         step = self._find("bnrelu_convolve_gradient", dy, x, source, out)
         if step is None or weight.dtype != x.dtype:
             onto = {"source": source, "out": out}
@@ -181,41 +185,113 @@ class CompiledOps(TorchOps):
         sums = dweight = None
         if wants_weight:
             dweight = mean.new_empty(weight.shape)
-            self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, _vector(dweight), *size)
-            if not dweight.sum().isfinite():  # stock's has the same places so
-                onto = {"out": None, "wants_weight": True}
-                _, dweight = super().bnrelu_convolve_backward(dy, x, scale, shift, mean, weight, **onto)
+            self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, *_kernels(dweight), *size)
         if out is not None:
             sums = torch.empty(2, len(mean), dtype=mean.dtype)
             arguments = (*vectors, _vector(mean), *_kernels(weight), *_pixels(source), *_pixels(out), _vector(sums))
             step(*_pixels(dy), *_pixels(x), *arguments, *size)
         return sums, dweight
 
-    def infer_layer(
-        self, x: Tensor, norm: Norm, weight: Tensor, norm2: Norm, weight2: Tensor, out: Tensor, dtype: torch.dtype
-    ) -> None:
-        """As `TorchOps.infer_layer`."""
-        step = self._find("infer_layer", x, out)
+    def layer(
+        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As `TorchOps.layer`."""
+        step = self._find("layer", x, out)
         if step is None or x.dtype != dtype:
-            super().infer_layer(x, norm, weight, norm2, weight2, out, dtype)
+            return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
+        wide, m, k = accumulation_dtype(dtype), len(layer.weight), len(layer.weight2)
+        z = torch.empty(*x.shape[:3], m, dtype=dtype)
+        moments2 = torch.empty(2, m, dtype=wide) if trains else None
+        moments = torch.empty(2, k, dtype=wide) if measure else None
+        pictures = len(x) if trains or measure else self._pictures(x)
+        stored = _stored(layer, dtype)
+        results = (*_pixels(out), *map(_vector, (z, moments2, moments)), pictures)
+        step(*_pixels(x), *_parameters(stored), *results, *_layer_size(stored, x))
+        return z, moments2, moments
+
+    def layer_backward(
+        self,
+        layer: Bottleneck,
+        dy: Tensor,
+        x: Tensor,
+        z: Tensor,
+        *,
+        trains: bool,
+        source: Tensor,
+        out: Tensor | None,
+        terms: Tensor | None,
+        wants_weight2: bool,
+    ) -> BottleneckGradients:
+        """As `TorchOps.layer_backward`."""
+        step = self._find("layer_backward", dy, x, z, source, out)
+        if step is None:
+            onto = {"source": source, "out": out, "terms": terms}
+            return super().layer_backward(layer, dy, x, z, trains=trains, **onto, wants_weight2=wants_weight2)
+        wide, d, stored = accumulation_dtype(dy.dtype), torch.empty_like(z), _stored(layer, dy.dtype)
+        tensors = (*stored.norm[:2], stored.weight, *stored.norm2[:2], stored.weight2)
+        *gradients, dweight2 = (torch.empty_like(tensor, dtype=wide) for tensor in tensors)
+        kernels = _kernels(dweight2) if wants_weight2 else (None, 0, 0, 0, 0)
+        results = (*map(_vector, gradients), *kernels, *_matrix(terms), trains)
+        buffers = (_vector(z), _vector(d), *_pixels(source), *_pixels(out))
+        step(*_pixels(dy), *_pixels(x), *_parameters(stored), *buffers, *results, *_layer_size(stored, x))
+        parameters = (*layer.norm[:2], layer.weight, *layer.norm2[:2])
+        dnorm, dbias, dweight, dnorm2, dbias2 = (g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
+        return dnorm, dbias, dweight, dnorm2, dbias2, dweight2.to(layer.weight2.dtype) if wants_weight2 else None
+
+    def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
+        """As `TorchOps.infer_layer`."""
+        step = self._find("layer", x, out)
+        if step is None or x.dtype != dtype:
+            super().infer_layer(layer, x, out, dtype)
             return
-        wide = accumulation_dtype(dtype)
-        first, second = ([values.to(wide).contiguous() for values in vectors[:4]] for vectors in (norm, norm2))
-        if weight.dtype != wide or weight2.dtype != wide:
-            weight, weight2, wide = weight.to(dtype), weight2.to(dtype), dtype
-        weight = weight.contiguous()
-        if not weight2.is_contiguous(memory_format=torch.channels_last):
-            weight2 = weight2.contiguous()  # either way there are no gaps
-        norms = (*map(_vector, first), norm.eps, _vector(weight), *map(_vector, second), norm2.eps)
-        pictures = min(len(x), max(1, self.tile_values * len(x) // x.numel()))
-        size = (wide != dtype, pictures, *x.shape, len(weight), len(weight2), torch.get_num_threads())
-        step(*_pixels(x), *norms, *_kernels(weight2), *_pixels(out), *size)
+        stored = _stored(layer, dtype)
+        results = (*_pixels(out), None, None, None, self._pictures(x))
+        step(*_pixels(x), *_parameters(stored), *results, *_layer_size(stored, x))
+
+    def _pictures(self, x: Tensor) -> int:
+        """Return how many pictures stay in the cache together."""
+        return min(len(x), max(1, self.tile_values * len(x) // x.numel()))
+
+
+def _stored(layer: Bottleneck, dtype: torch.dtype) -> Bottleneck:
+    """Return the parameters without gaps, of the type of sums; weights of another type in ``dtype``, to multiply in."""
+    wide = accumulation_dtype(dtype)
+    norm, norm2 = (_vectors(norm, wide) for norm in (layer.norm, layer.norm2))
+    weight, weight2 = layer.weight, layer.weight2
+    if weight.dtype != wide or weight2.dtype != wide:
+        weight, weight2 = weight.to(dtype), weight2.to(dtype)
+    if not weight2.is_contiguous(memory_format=torch.channels_last):
+        weight2 = weight2.contiguous()  # either way there are no gaps
+    return Bottleneck(norm, weight.contiguous(), norm2, weight2)
+
+
+def _vectors(norm: Norm, dtype: torch.dtype) -> Norm:
+    weight, bias, mean, var = (vector.to(dtype).contiguous() for vector in norm[:4])
+    return Norm(weight, bias, mean, var, norm.eps)
+
+
+def _parameters(layer: Bottleneck) -> tuple[Any, ...]:
+    (*first, eps), (*second, eps2) = layer.norm, layer.norm2
+    kernels = _kernels(layer.weight2)
+    return (*map(_vector, first), eps, _vector(layer.weight), *map(_vector, second), eps2, *kernels)
+
+
+def _layer_size(layer: Bottleneck, x: Tensor) -> tuple[int, ...]:
+    """Return whether weights are of the type of sums where ``x`` is not, sizes, and threads to share them."""
+    m, k = len(layer.weight), len(layer.weight2)
+    return layer.weight.dtype != x.dtype, *x.shape, m, k, torch.get_num_threads()
 
 
 def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
     """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow."""
     address, number = ctypes.c_void_p, ctypes.c_int64
-    kinds = {"m": (address, number), "k": (address, *[number] * 4), "v": (address,), "d": (ctypes.c_double,)}
+    kinds = {
+        "m": (address, number),
+        "k": (address, *[number] * 4),
+        "v": (address,),
+        "d": (ctypes.c_double,),
+        "n": (number,),
+    }
     size = (*[number] * numbers, ctypes.c_int)
     step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
     step.restype = None

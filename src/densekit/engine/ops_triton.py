@@ -13,7 +13,8 @@ import triton
 from torch import Tensor
 
 from densekit.engine import triton_kernels as kernels
-from densekit.engine.ops import TorchOps, flat
+from densekit.engine.ops import TorchOps
+from densekit.engine.tile_steps import flat
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_ROWS = 1 << 30  # of which the kernels' row numbers, of 32 bits, are sure to hold twice as many
@@ -83,7 +84,7 @@ class TritonOps(TorchOps):
     def bnrelu_product(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """As `TorchOps.bnrelu_product`; activations stay on the chip, the product is measured while it is there."""
+        """As `TileSteps.bnrelu_product`; activations stay on the chip, the product is measured while it is there."""
         if not _fits(x, weight):
             return super().bnrelu_product(x, scale, shift, weight, measure=measure)
         rows, m = 128, len(weight)
@@ -112,7 +113,7 @@ class TritonOps(TorchOps):
         source: Tensor,
         out: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As `TorchOps.product_backward`; both products share one pass over ``x`` and ``dz``.
+        """As `TileSteps.product_backward`; both products share one pass over ``x`` and ``dz``.
 
         Where a program could not hold its part of the weight's gradient, PyTorch multiplies instead: of more than 256
         outputs, and in float32 without TF32, for which compilers need thousands of bytes a thread beyond registers.
@@ -138,7 +139,7 @@ class TritonOps(TorchOps):
         return dweight.sum(0), sums.sum(0)
 
     def bnrelu_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `TorchOps.bnrelu_pool`; the mean is taken before anything is rounded."""
+        """As `TileSteps.bnrelu_pool`; the mean is taken before anything is rounded."""
         if dtype not in _TYPES or not _fits(flat(x)):
             return super().bnrelu_pool(x, scale, shift, dtype)
         N, H, W, C = x.shape
@@ -151,7 +152,7 @@ class TritonOps(TorchOps):
     def bnrelu_pool_backward(
         self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `TorchOps.bnrelu_pool_backward`."""
+        """As `TileSteps.bnrelu_pool_backward`."""
         matrix = flat(x)
         if not (_fits(matrix, flat(dpooled)) and dpooled.is_contiguous()):
             return super().bnrelu_pool_backward(dpooled, x, scale, shift, mean)

@@ -10,13 +10,8 @@ using namespace densekit;
 
 namespace {
 
-struct Size {
-  int64_t rows, in, out;  // channels in and out
-  int threads;
-};
-
 // Rows of a block: about as many as wanted, and the same number of blocks for every thread.
-int64_t block_rows(const Size& size, int64_t wanted) {
+int64_t block_rows(const ProductSize& size, int64_t wanted) {
   const int64_t rounds = std::max<int64_t>(1, (size.rows + wanted * size.threads - 1) / (wanted * size.threads));
   return std::max<int64_t>(1, (size.rows + rounds * size.threads - 1) / (rounds * size.threads));
 }
@@ -28,9 +23,11 @@ void finish_operands(Matrix<Value<T>> rows, int64_t number, int64_t channels) {
     std::fill(rows.row(row) + channels, rows.row(row) + operands<T>(channels) * kDepth<T>, Value<T>{});
 }
 
+}  // namespace
+
 template <class T>
-void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
-                    double* moments) {
+void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activation<T> activation, const T* weights,
+                              T* out, double* moments) {
   using A = Acc<T>;
   const int64_t in_width = spread<T>(size.in), out_width = spread<A>(size.out), depth = operands<T>(size.in);
   const int64_t length = block_rows(size, std::clamp<int64_t>((1 << 18) / (in_width * sizeof(T)), 24, 192));
@@ -59,6 +56,8 @@ void bnrelu_product(const Size& size, Matrix<const T> x, Activation<T> activatio
   if (moments) RowMoments<T>::write(threads, moments);
 }
 
+namespace {
+
 // Rows, activated, as operands of a product over them.
 template <class T>
 void activate_over_rows(Matrix<const T> x, Activation<T> activation, Matrix<Operand<T>> out, int64_t rows,
@@ -71,17 +70,18 @@ void activate_over_rows(Matrix<const T> x, Activation<T> activation, Matrix<Oper
 
 constexpr int64_t kSlice = 128;  // columns: slices of x, of the weights and of both gradients are in the cache together
 
+}  // namespace
+
 template <class T>
-void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
-                      Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
-                      Acc<T>* dweights, Acc<T>* sums) {
+void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
+                                Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
+                                Acc<T>* dweights, Acc<T>* sums) {
   using A = Acc<T>;
   const int64_t length = block_rows(size, 192), dz_width = spread<T>(size.out), width = spread<A>(kSlice);
   const auto step = out.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
   Packed<Operand<T>> packed(operands<T>(size.out), size.in);
   const int64_t own_width = spread<A>(size.in);
   const Scratch<A> products(size.threads * size.out * own_width);  // every thread's gradient of the weights
-  std::fill_n(products.data(), size.threads * size.out * own_width, A(0));
   Sums<A> totals(size.in, size.threads);
 #pragma omp parallel num_threads(size.threads)
   {
@@ -94,10 +94,11 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
     const Strided<Operand<T>> dz_along_rows = along_rows<T>(dz_rows, dz_width);
     const Strided<Operand<T>> dz_over_rows{kPairs<T> ? dz_pairs.data() : dz_along_rows.data, 1, dz_width};
     A* own = &products[thread * size.out * own_width];
+    bool begun = false;
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < packed.count(); ++panel)
       packed.pack(panel, [=](int64_t d, int64_t in) { return operand(weights + in, size.in, d, size.out); });
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
       const Matrix<const T> incoming{dz.row(first), dz.stride};
@@ -111,8 +112,9 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
         const Matrix<const T> from{x.row(first) + c, x.stride};
         const Activation<T> here = activation.from(c);
         activate_over_rows<T>(from, here, {activated, width}, rows, columns);
-        multiply<true>(dz_over_rows, Panels<Operand<T>>::of({activated, width}), Matrix<A>{own + c, own_width},
-                       size.out, n, operands<T>(rows));
+        const auto into = begun ? multiply<true, Operand<T>, A> : multiply<false, Operand<T>, A>;
+        into(dz_over_rows, Panels<Operand<T>>::of({activated, width}), {own + c, own_width}, size.out, n,
+             operands<T>(rows));
         multiply<false>(dz_along_rows, packed.panels(c), Matrix<A>{buffer.data(), width}, rows, n,
                         operands<T>(size.out));
         const Matrix<const T> onto{out.data ? source.row(first) + c : nullptr, source.stride};
@@ -121,19 +123,20 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
              rows, columns);
       }
       totals.add(thread);
+      begun = true;
     }
+    if (!begun) std::fill_n(own, size.out * own_width, A(0));
+#pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < size.out; ++row) {
       A* to = dweights + row * size.in;
       std::copy_n(&products[row * own_width], size.in, to);
-      for (int other = 1; other < size.threads; ++other)
+      for (int other = 1; other < omp_get_num_threads(); ++other)
         for (int64_t in = 0; in < size.in; ++in) to[in] += products[(other * size.out + row) * own_width + in];
     }
   }
   totals.write(sums);
 }
-
-}  // namespace
 
 #define DEFINE(T, NAME)                                                                                                \
   extern "C" void bnrelu_product_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,        \
@@ -148,7 +151,9 @@ void product_backward(const Size& size, Matrix<const T> dz, const T* weights, Ma
                                           int64_t in, int64_t out_channels, int threads) {                             \
     product_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},    \
                         mean, {source, source_stride}, {out, out_stride}, dweights, sums);                             \
-  }
+  }                                                                                                                    \
+  template decltype(bnrelu_product<T>) densekit::bnrelu_product<T>;                                                    \
+  template decltype(product_backward<T>) densekit::product_backward<T>;
 
 DEFINE(double, float64)
 DEFINE(float, float32)

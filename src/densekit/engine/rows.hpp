@@ -18,6 +18,7 @@
 #include <omp.h>
 #else
 inline int omp_get_thread_num() { return 0; }
+inline int omp_get_num_threads() { return 1; }
 #endif
 
 namespace densekit {
@@ -203,6 +204,29 @@ void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale
       }
       plain[c] = sum;
       weighted[c] = product;
+    }
+  });
+}
+
+// What the batch's own moments take back: gradient * scale - c1 - (x - mean) * c2; without c1 and c2 gradient * scale.
+template <class T>
+void bn_gradient_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean, const Acc<T>* scale,
+                      const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out, int64_t rows, int64_t channels) {
+  by_four(rows, [=](auto number, int64_t row) {
+    const auto ds = rows_from<number>(gradient, row);
+    const auto xs = rows_from<number>(x, row);
+    const auto to = rows_from<number>(out, row);
+    if (!c1) {
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c)
+        for (int r = 0; r < number; ++r) to[r][c] = store<T>(load(ds[r][c]) * scale[c]);
+      return;
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      const Acc<T> factor = scale[c], middle = mean[c], first = c1[c], second = c2[c];
+      for (int r = 0; r < number; ++r)
+        to[r][c] = store<T>(load(ds[r][c]) * factor - first - (load(xs[r][c]) - middle) * second);
     }
   });
 }

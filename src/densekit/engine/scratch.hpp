@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -29,10 +30,17 @@ template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t values) {
-    for (auto piece = unused.begin(); piece != unused.end(); ++piece)
-      if (piece->bytes > piece_.bytes) std::swap(*piece, piece_);  // takes the largest
-    std::erase_if(unused, [](const Piece& piece) { return !piece.memory; });
     const int64_t bytes = (values * int64_t(sizeof(T)) / 64 + 1) * 64;
+    const auto better = [bytes](const Piece& one, const Piece& other) {  // the smallest that is enough, or the largest
+      const bool enough = one.bytes >= bytes;
+      if (enough != (other.bytes >= bytes)) return enough;
+      return enough ? one.bytes < other.bytes : one.bytes > other.bytes;
+    };
+    if (!unused.empty()) {
+      std::swap(*std::min_element(unused.begin(), unused.end(), better), unused.back());
+      piece_ = std::move(unused.back());
+      unused.pop_back();
+    }
     if (piece_.bytes >= bytes) return;
     piece_ = {std::unique_ptr<void, Free>(std::aligned_alloc(64, bytes)), bytes};
     if (!piece_.memory) throw std::bad_alloc();

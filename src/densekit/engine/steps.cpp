@@ -1,21 +1,17 @@
 // The memory-bound steps of the fused dense block on a CPU, each in one pass over the rows; `row_steps.py` defines them.
 
 #include "bfloat16_rows.hpp"
+#include "layer_steps.hpp"
 
 using namespace densekit;
 
 namespace {
 
-struct Size {
-  int64_t rows, channels;
-  int threads;
-};
-
 constexpr int64_t kChunk = 64;  // rows
 
 // Call body(thread, first row, rows) for every chunk of rows.
 template <class Body>
-void for_chunks(Size size, Body body) {
+void for_chunks(const RowsSize& size, Body body) {
   const int64_t chunks = (size.rows + kChunk - 1) / kChunk;
 #pragma omp parallel for schedule(static) num_threads(size.threads)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -30,7 +26,7 @@ Matrix<T> from(Matrix<T> matrix, int64_t row) {
 }
 
 template <class T>
-void bnrelu(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<T> out, Size size) {
+void bnrelu(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<T> out, const RowsSize& size) {
   for_chunks(size, [=](int, int64_t first, int64_t rows) {
     bnrelu_rows(from(x, first), scale, shift, from(out, first), rows, size.channels);
   });
@@ -38,7 +34,7 @@ void bnrelu(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<
 
 template <class T>
 void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
-                const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums, Size size) {
+                const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums, const RowsSize& size) {
   const auto step = source.data ? drelu_rows<T, true, T> : drelu_rows<T, false, T>;
   Sums<Acc<T>> totals(size.channels, size.threads);
   for_chunks(size, [&](int thread, int64_t first, int64_t rows) {
@@ -51,25 +47,7 @@ void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale
 }
 
 template <class T>
-void bn_gradient(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1,
-                 const Acc<T>* c2, Matrix<T> out, Size size) {
-  for_chunks(size, [=](int, int64_t first, int64_t rows) {
-    by_four(rows, [=](auto number, int64_t row) {
-      const auto ds = rows_from<number>(gradient, first + row);
-      const auto xs = rows_from<number>(x, first + row);
-      const auto to = rows_from<number>(out, first + row);
-#pragma omp simd
-      for (int64_t c = 0; c < size.channels; ++c) {
-        const Acc<T> factor = scale[c], middle = mean[c], first_term = c1[c], second_term = c2[c];
-        for (int r = 0; r < number; ++r)
-          to[r][c] = store<T>(load(ds[r][c]) * factor - first_term - (load(xs[r][c]) - middle) * second_term);
-      }
-    });
-  });
-}
-
-template <class T>
-void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, Size size) {
+void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, const RowsSize& size) {
   std::vector<RowMoments<T>> threads(size.threads, RowMoments<T>(size.channels));
   for_chunks(size, [&](int thread, int64_t first, int64_t rows) {
     threads[thread].add(from(x, first), from(out, first), rows);
@@ -78,6 +56,15 @@ void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, Size size) 
 }
 
 }  // namespace
+
+template <class T>
+void densekit::bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean,
+                           const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out) {
+  for_chunks(size, [=](int, int64_t first, int64_t rows) {
+    bn_gradient_rows(from(gradient, first), from(x, first), mean, scale, c1, c2, from(out, first), rows,
+                     size.channels);
+  });
+}
 
 #define DEFINE(T, NAME)                                                                                                \
   extern "C" void bnrelu_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift, T* out,        \
@@ -94,13 +81,14 @@ void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, Size size) 
   extern "C" void bn_gradient_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,         \
                                      const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2,      \
                                      T* out, int64_t out_stride, int64_t rows, int64_t channels, int threads) {        \
-    bn_gradient<T>({gradient, gradient_stride}, {x, x_stride}, mean, scale, c1, c2, {out, out_stride},                 \
-                   {rows, channels, threads});                                                                         \
+    bn_gradient<T>({rows, channels, threads}, {gradient, gradient_stride}, {x, x_stride}, mean, scale, c1, c2,         \
+                   {out, out_stride});                                                                                 \
   }                                                                                                                    \
   extern "C" void tile_moments_##NAME(const T* x, int64_t x_stride, T* out, int64_t out_stride, double* moments,       \
                                       int64_t rows, int64_t channels, int threads) {                                   \
     tile_moments<T>({x, x_stride}, {out, out_stride}, moments, {rows, channels, threads});                             \
-  }
+  }                                                                                                                    \
+  template decltype(bn_gradient<T>) densekit::bn_gradient<T>;
 
 DEFINE(double, float64)
 DEFINE(float, float32)

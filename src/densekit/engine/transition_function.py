@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from densekit.engine.calls import Call, pixels, refuse_second_derivative, statistics, without_autocast
 from densekit.engine.norms import affine, moment_terms, norm_gradients
-from densekit.engine.ops import flat
+from densekit.engine.tile_steps import flat
 
 
 def transition(call: Call, x: Tensor) -> Tensor:

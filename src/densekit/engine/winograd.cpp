@@ -8,7 +8,6 @@
 // and ReLU of its pixels, transforms, products, and what becomes of the result. Layouts: patches (frequencies, tiles,
 // channels in), weights (frequencies, in, out), results (frequencies, tiles, out).
 
-#include "layer_steps.hpp"
 #include "winograd.hpp"
 
 using namespace densekit;
@@ -17,7 +16,8 @@ namespace {
 
 // Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels of every block.
 template <class T, class Finish>
-void convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Weights<T> weights, Finish finish) {
+void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Weights<T> weights,
+              Finish finish) {
   const Grid<T> grid(size);
 #pragma omp parallel num_threads(size.threads)
   {
@@ -41,9 +41,11 @@ void convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Wei
   }
 }
 
+}  // namespace
+
 template <class T>
-void bnrelu_convolve(const Size& size, Pixels<const T> x, Activation<T> activation, Kernels<T> weights, Pixels<T> out,
-                     double* moments) {
+void densekit::bnrelu_convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation,
+                               Kernels<const T> weights, Pixels<T> out, double* moments) {
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
   convolve<T>(size, x, activation, {size, weights, false},
               [&](int thread, Matrix<const Acc<T>> line, int64_t n, int64_t h, int64_t w, int64_t pixels) {
@@ -54,28 +56,31 @@ void bnrelu_convolve(const Size& size, Pixels<const T> x, Activation<T> activati
   if (moments) RowMoments<T>::write(threads, moments);
 }
 
-// The gradient of x, up to batch norm. `size` is that of the convolution of dy: its channels out are those of x.
+// The gradient of x, up to batch norm.
 template <class T>
-void bnrelu_convolve_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
-                              const Acc<T>* mean, Kernels<T> weights, Pixels<const T> source, Pixels<T> out,
-                              Acc<T>* sums) {
+void densekit::bnrelu_convolve_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
+                                        Activation<T> activation, const Acc<T>* mean, Kernels<const T> weights,
+                                        Pixels<const T> source, Pixels<T> out, Acc<T>* sums) {
   using A = Acc<T>;
+  const ConvolutionSize back{size.N, size.H, size.W, size.out, size.in, size.threads};  // that of the convolution of dy
   const auto step = source.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
-  Sums<A> totals(size.out, size.threads);
-  convolve<T>(size, dy, {nullptr, nullptr}, {size, weights, true},
+  Sums<A> totals(size.in, size.threads);
+  convolve<T>(back, dy, {nullptr, nullptr}, {back, weights, true},
               [&](int thread, Matrix<const A> line, int64_t n, int64_t h, int64_t w, int64_t pixels) {
                 A* plain = totals.chunk(thread);
                 step(line, x.at(size, n, h, w), activation.scale, activation.shift, mean, source.at(size, n, h, w),
-                     out.at(size, n, h, w), plain, plain + size.out, pixels, size.out);
+                     out.at(size, n, h, w), plain, plain + size.in, pixels, size.in);
                 totals.add(thread);
               });
   totals.write(sums);
 }
 
+namespace {
+
 // A tile of dy, from pixel (h, w) on, as frequencies: the transpose of what makes pixels of them.
 template <class T>
-void transform_gradient(const Size& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w, const T* zeros,
-                        Acc<T>* to, int64_t plane) {
+void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w,
+                        const T* zeros, Acc<T>* to, int64_t plane) {
   using A = Acc<T>;
   constexpr int side = kSide<T>, patch = kPatch<T>;
   const T* pixels[side][side];
@@ -97,11 +102,13 @@ void transform_gradient(const Size& size, Pixels<const T> dy, int64_t n, int64_t
   }
 }
 
-// Sums of products of frequencies (.., out, in), back to weights (out, in, 3, 3), for one channel out.
+// Sums of products of frequencies (.., out, in), back to weights, for one channel out; false if one is not finite.
 template <class T>
-void write_weights(const Size& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out, Acc<T>* weights) {
+bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out,
+                   Kernels<Acc<T>> weights) {
   using A = Acc<T>;
   constexpr int patch = kPatch<T>;
+  A check = 0;
   for (int64_t first = 0; first < size.in; first += kLanes<A>) {
     Vector<A> columns[patch][3], line[patch], taps[9];
     for (int j = 0; j < patch; ++j) {
@@ -112,29 +119,61 @@ void write_weights(const Size& size, const Acc<T>* sums, int64_t plane, int64_t 
       for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
       Winograd<kSide<T>>::weight_back(line, taps + 3 * i);
     }
-    A* to = weights + (out * size.in + first) * 9;
-    for (int64_t lane = 0; lane < std::min(kLanes<A>, size.in - first); ++lane)
-      for (int tap = 0; tap < 9; ++tap) *to++ = taps[tap][lane];
+    for (int64_t lane = 0; lane < std::min(kLanes<A>, size.in - first); ++lane) {
+      for (int tap = 0; tap < 9; ++tap) {
+        weights.at(out, first + lane, tap) = taps[tap][lane];
+        check += taps[tap][lane] * A(0);
+      }
+    }
+  }
+  return check == 0;
+}
+
+// As `compute_by_definition` of a result.
+template <class T>
+void weight_gradient_by_definition(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
+                                   Activation<T> activation, Kernels<Acc<T>> weights) {
+#pragma omp parallel for schedule(static) num_threads(size.threads)
+  for (int tap = 0; tap < 9; ++tap) {
+    std::vector<double> sums(size.out * size.in);
+    std::vector<Acc<T>> pixel(size.in);
+    for (int64_t n = 0; n < size.N; ++n) {
+      for (int64_t h = 0; h < size.H; ++h) {
+        for (int64_t w = 0; w < size.W; ++w) {
+          const int64_t i = h + tap / 3 - 1, j = w + tap % 3 - 1;
+          if (i < 0 || i >= size.H || j < 0 || j >= size.W) continue;
+          activation.apply(x.at(size, n, i, j), Matrix<Acc<T>>{pixel.data(), size.in}, 1, size.in);
+          for (int64_t out = 0; out < size.out; ++out) {
+            const Acc<T> factor = load(dy.at(size, n, h, w).data[out]);
+            for (int64_t in = 0; in < size.in; ++in) sums[out * size.in + in] += factor * pixel[in];
+          }
+        }
+      }
+    }
+    for (int64_t out = 0; out < size.out; ++out)
+      for (int64_t in = 0; in < size.in; ++in) weights.at(out, in, tap) = Acc<T>(sums[out * size.in + in]);
   }
 }
 
+}  // namespace
+
 template <class T>
-void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
-                     Acc<T>* weights) {
+void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
+                               Activation<T> activation, Kernels<Acc<T>> weights) {
   using A = Acc<T>;
   const Grid<T> grid(size);
   const int64_t width = spread<A>(size.in), dy_width = spread<A>(size.out);
   const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<T> * sums_plane;
   const Scratch<A> sums(size.threads * length);
   const std::vector<T> zeros(size.out);
+  bool finite = true;
 #pragma omp parallel num_threads(size.threads)
   {
     Patches<T> patches(size, grid);
     const Scratch<A> gradients(kFrequencies<T> * spread<A>(grid.lines * grid.width * dy_width));
     A* own = &sums[omp_get_thread_num() * length];
-#pragma omp for schedule(static)  // not by each its own: there may be fewer threads than were asked for
-    for (int thread = 0; thread < size.threads; ++thread) std::fill_n(&sums[thread * length], length, A(0));
-#pragma omp for schedule(static)
+    bool begun = false;
+#pragma omp for schedule(static) nowait
     for (int64_t number = 0; number < grid.count; ++number) {
       const Block block = grid.block(number);
       const int64_t plane = spread<A>(block.tiles() * dy_width);
@@ -144,19 +183,23 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
         transform_gradient(size, dy, line / grid.H, kSide<T> * (line % grid.H), kSide<T> * column, zeros.data(),
                            &gradients[tile * dy_width], plane);
       }
+      const auto into = begun ? multiply<true, A, A> : multiply<false, A, A>;
       for (int f = 0; f < kFrequencies<T>; ++f)
-        multiply<true>(Strided<A>{&gradients[f * plane], 1, dy_width}, Panels<A>::of(patches.frequency(f)),
-                       Matrix<A>{own + f * sums_plane, width}, size.out, whole_vectors<A>(size.in), block.tiles());
+        into({&gradients[f * plane], 1, dy_width}, Panels<A>::of(patches.frequency(f)), {own + f * sums_plane, width},
+             size.out, whole_vectors<A>(size.in), block.tiles());
+      begun = true;
     }
+    if (!begun) std::fill_n(own, length, A(0));
+#pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < length; ++i)
-      for (int thread = 1; thread < size.threads; ++thread) sums[i] += sums[thread * length + i];
-#pragma omp for schedule(static)
-    for (int64_t out = 0; out < size.out; ++out) write_weights<T>(size, sums.data(), sums_plane, width, out, weights);
+      for (int thread = 1; thread < omp_get_num_threads(); ++thread) sums[i] += sums[thread * length + i];
+#pragma omp for schedule(static) reduction(&& : finite)
+    for (int64_t out = 0; out < size.out; ++out)
+      finite = write_weights<T>(size, sums.data(), sums_plane, width, out, weights) && finite;
   }
+  if (!finite) weight_gradient_by_definition(size, dy, x, activation, weights);
 }
-
-}  // namespace
 
 #define DEFINE(T, NAME)                                                                                                \
   extern "C" void bnrelu_convolve_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,       \
@@ -171,14 +214,19 @@ void weight_gradient(const Size& size, Pixels<const T> dy, Pixels<const T> x, Ac
       const Acc<T>* mean, const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, const T* source,           \
       int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t in,    \
       int64_t out_channels, int threads) {                                                                             \
-    bnrelu_convolve_gradient<T>({N, H, W, out_channels, in, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},  \
+    bnrelu_convolve_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},  \
                                 mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums);  \
   }                                                                                                                    \
   extern "C" void weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride,                 \
-                                         const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t N,         \
-                                         int64_t H, int64_t W, int64_t in, int64_t out_channels, int threads) {        \
-    weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift}, weights); \
-  }
+                                         const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t s0,        \
+                                         int64_t s1, int64_t s2, int64_t s3, int64_t N, int64_t H, int64_t W,          \
+                                         int64_t in, int64_t out_channels, int threads) {                              \
+    weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},           \
+                       {weights, {s0, s1, s2, s3}});                                                                   \
+  }                                                                                                                    \
+  template decltype(bnrelu_convolve<T>) densekit::bnrelu_convolve<T>;                                                  \
+  template decltype(bnrelu_convolve_gradient<T>) densekit::bnrelu_convolve_gradient<T>;                                \
+  template decltype(weight_gradient<T>) densekit::weight_gradient<T>;
 
 DEFINE(double, float64)
 DEFINE(float, float32)

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "layer_steps.hpp"
 #include "multiply.hpp"
 #include "winograd_transforms.hpp"
 
@@ -17,20 +18,6 @@ constexpr int kFrequencies = kPatch<T> * kPatch<T>;
 // Of patches or results of a block. The weights of F(4x4, 3x3) are larger, and want more to be done with them.
 template <class T>
 constexpr int64_t kBlockBytes = kSide<T> == 2 ? 1 << 18 : 1 << 20;
-
-struct Size {
-  int64_t N, H, W, in, out;  // channels in and out
-  int threads;
-};
-
-template <class T>
-struct Pixels {  // (N, H, W, channels), pixels `stride` values apart
-  T* data;
-  int64_t stride;
-  Matrix<T> at(const Size& size, int64_t n, int64_t h, int64_t w) const {
-    return {data ? data + ((n * size.H + h) * size.W + w) * stride : nullptr, stride};
-  }
-};
 
 struct Block {  // lines of tiles, of all pictures one after the other, from tile `left` on
   int64_t first, lines, left, width;
@@ -51,7 +38,7 @@ struct Grid {
   int64_t across, count;  // blocks in a line, and in all
 
   // As many tiles as the cache holds patches and results of, and the same number of blocks for every thread.
-  explicit Grid(const Size& size)
+  explicit Grid(const ConvolutionSize& size)
       : H((size.H + kSide<T> - 1) / kSide<T>), W((size.W + kSide<T> - 1) / kSide<T>), all(size.N * H) {
     const int64_t bytes = kFrequencies<T> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
     const int64_t tiles = std::max<int64_t>(1, kBlockBytes<T> / bytes);
@@ -87,7 +74,7 @@ class Patches {
   static constexpr int side = kSide<T>, patch = kPatch<T>;
 
  public:
-  Patches(const Size& size, const Grid<T>& grid)
+  Patches(const ConvolutionSize& size, const Grid<T>& grid)
       : size_(size), grid_(grid), width_(spread<A>(size.in)),
         pixels_((side * grid.lines + 2 * (grid.lines / grid.H + 2)) * (side * grid.width + 2) * width_),
         patches_(kFrequencies<T> * spread<A>(grid.lines * grid.width * width_)) {}
@@ -137,16 +124,10 @@ class Patches {
     }
   }
 
-  Size size_;
+  ConvolutionSize size_;
   Grid<T> grid_;
   int64_t width_, columns_ = 0, plane_ = 0;
   Scratch<A> pixels_, patches_;
-};
-
-template <class T>
-struct Kernels {  // (out, in, 3, 3), in any memory layout
-  const T* data;
-  int64_t strides[4];
 };
 
 // The weights of a convolution; or `mirrored`, of the one that takes the gradient of its result back to its input.
@@ -156,17 +137,13 @@ class Weights {
   static constexpr int patch = kPatch<T>;
 
  public:
-  Weights(const Size& size, Kernels<T> kernels, bool mirrored)
+  Weights(const ConvolutionSize& size, Kernels<const T> kernels, bool mirrored)
       : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
         plane_(spread<A>(size.in * width_)), frequencies_(kFrequencies<T> * plane_) {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
-  A at(int64_t out, int64_t in, int tap) const {
-    const int64_t* strides = kernels_.strides;
-    const int from = mirrored_ ? 8 - tap : tap;
-    return load(kernels_.data[out * strides[0] + in * strides[1] + from / 3 * strides[2] + from % 3 * strides[3]]);
-  }
+  A at(int64_t out, int64_t in, int tap) const { return load(kernels_.at(out, in, mirrored_ ? 8 - tap : tap)); }
 
   void transform(int64_t in) {
     for (int64_t first = 0; first < size_.out; first += kLanes<A>) {
@@ -190,8 +167,8 @@ class Weights {
   int64_t width() const { return width_; }
 
  private:
-  Size size_;
-  Kernels<T> kernels_;
+  ConvolutionSize size_;
+  Kernels<const T> kernels_;
   bool mirrored_;
   int64_t width_, plane_;  // values of a channel in, and of a frequency
   Scratch<A> frequencies_;
@@ -204,7 +181,7 @@ class Result {
   static constexpr int side = kSide<T>, patch = kPatch<T>;
 
  public:
-  Result(const Size& size, const Grid<T>& grid)
+  Result(const ConvolutionSize& size, const Grid<T>& grid)
       : size_(size), grid_(grid), width_(spread<A>(size.out)),
         frequencies_(kFrequencies<T> * spread<A>(grid.lines * grid.width * width_)),
         pixels_(side * side * grid.lines * grid.width * width_) {}
@@ -268,7 +245,7 @@ class Result {
     });
   }
 
-  Size size_;
+  ConvolutionSize size_;
   Grid<T> grid_;
   int64_t width_;
   Scratch<A> frequencies_, pixels_;

@@ -1,0 +1,173 @@
+"""A whole layer, forward and backward, against autograd through the stock functions, in every type it is stored in."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densekit.engine.norms import Norm
+from densekit.engine.ops import Bottleneck, TorchOps
+
+C, M, K = 6, 5, 3
+SIZES = pytest.mark.parametrize("size", [(3, 4, 5), (1, 1, 2), (2, 9, 7)], ids=["small", "two_pixels", "odd"])
+TYPES = pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [(torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+    ids=["float64", "bfloat16_of_float32", "bfloat16"],
+)
+LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+ROUNDING = {torch.float64: 1e-11, torch.bfloat16: 0.03}
+
+
+def images(size: tuple[int, ...], channels: int, dtype: torch.dtype) -> Tensor:
+    """Channels of wider pixels, as the features of a block are."""
+    return torch.randn(*size, channels + 2).to(dtype)[..., 1:-1]
+
+
+def bottleneck(stored: torch.dtype, layout: torch.memory_format) -> Bottleneck:
+    """Parameters of a layer, with stored moments that are far from those of a batch."""
+
+    def norm(channels: int) -> Norm:
+        moments = torch.randn(channels), 3 + torch.rand(channels)
+        return Norm(*(v.to(stored) for v in (1 + torch.randn(channels) / 4, torch.randn(channels), *moments)), 1e-3)
+
+    weights = torch.randn(M, C, 1, 1) / 2, torch.randn(K, M, 3, 3) / 4
+    weight, weight2 = (w.to(stored).contiguous(memory_format=layout) for w in weights)
+    return Bottleneck(norm(C), weight, norm(M), weight2)
+
+
+class Reference:
+    """A layer in float64, by stock functions."""
+
+    def __init__(self, layer: Bottleneck, x: Tensor, trains: bool, trains2: bool):
+        self.x = x.detach().double().requires_grad_()
+        tensors = (*layer.norm[:2], layer.weight, *layer.norm2[:2], layer.weight2)
+        self.parameters = [tensor.detach().double().requires_grad_() for tensor in tensors]
+        scale, shift, weight, scale2, shift2, weight2 = self.parameters
+
+        def activated(x: Tensor, norm: Norm, scale: Tensor, shift: Tensor, trains: bool) -> Tensor:
+            moments = (None, None) if trains else (norm.mean.double(), norm.var.double())
+            return F.batch_norm(x, *moments, scale, shift, training=trains, eps=norm.eps).relu()
+
+        self.z = F.conv2d(activated(self.x.permute(0, 3, 1, 2), layer.norm, scale, shift, trains), weight)
+        second = activated(self.z, layer.norm2, scale2, shift2, trains2)
+        self.out = F.conv2d(second, weight2, padding=1)
+
+    def gradients(self, dy: Tensor) -> list[Tensor]:
+        """Of the features, and of every parameter."""
+        inputs = [self.x, *self.parameters]
+        return list(torch.autograd.grad(self.out, inputs, dy.permute(0, 3, 1, 2).double()))
+
+
+def moments_of(pixels: Tensor) -> Tensor:
+    rows = pixels.detach().double().flatten(0, 2)
+    return torch.stack([rows.mean(0), rows.var(0, correction=0)])
+
+
+def assert_close(seen: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
+    """Within rounding of the largest."""
+    error = (seen.double() - exact).abs().max() / exact.abs().max().clamp(min=1)
+    assert error < ROUNDING[dtype], f"off by {error:.2g} of the largest"
+
+
+@SIZES
+@TYPES
+@LAYOUTS
+@pytest.mark.parametrize("trains", [True, False], ids=["trains", "frozen"])
+@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
+def test_forward(ops: TorchOps, size, dtype, stored, layout, trains, measure):
+    layer, x, out = bottleneck(stored, layout), images(size, C, dtype), images(size, K, dtype)
+    exact = Reference(layer, x, trains=False, trains2=trains)
+    z, seen2, seen = ops.layer(layer, x, out, dtype, trains=trains, measure=measure)
+    assert z.dtype == dtype
+    assert_close(z, exact.z.permute(0, 2, 3, 1), dtype)
+    assert_close(out, exact.out.permute(0, 2, 3, 1), dtype)
+    assert (seen2 is not None, seen is not None) == (trains, measure)
+    for moments, pixels in ((seen2, z), (seen, out)):
+        if moments is not None:  # of the values as they were rounded
+            torch.testing.assert_close(moments.double(), moments_of(pixels), rtol=1e-5, atol=1e-5)
+
+
+@SIZES
+@TYPES
+@LAYOUTS
+def test_forward_without_gradients(ops: TorchOps, size, dtype, stored, layout):
+    layer, x, out = bottleneck(stored, layout), images(size, C, dtype), images(size, K, dtype)
+    ops.infer_layer(layer, x, out, dtype)
+    exact = Reference(layer, x, trains=False, trains2=False).out.permute(0, 2, 3, 1)
+    assert_close(out, exact, dtype)
+
+
+@SIZES
+@TYPES
+@LAYOUTS
+@pytest.mark.parametrize("trains", [True, False], ids=["first_trains", "first_frozen"])
+@pytest.mark.parametrize("trains2", [True, False], ids=["second_trains", "second_frozen"])
+def test_backward(ops: TorchOps, size, dtype, stored, layout, trains, trains2):
+    layer, x, dy = bottleneck(stored, layout), images(size, C, dtype), images(size, K, dtype)
+    dy, source = dy.contiguous(), images(size, C, dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = Reference(layer, x, trains, trains2)
+    dx, *parameters = exact.gradients(dy)
+    if trains:
+        mean, var = moments_of(x).to(wide)
+        layer = layer._replace(norm=layer.norm._replace(mean=mean, var=var))
+    z = exact.z.detach().permute(0, 2, 3, 1).to(dtype).contiguous()
+    if trains2:
+        mean, var = moments_of(z).to(wide)
+        layer = layer._replace(norm2=layer.norm2._replace(mean=mean, var=var))
+    before, out = torch.randn(2, C + 1, dtype=wide), images(size, C, dtype)
+    terms = before.clone()
+    onto = {"source": source, "out": out, "terms": terms[:, :C] if trains else None}
+    gradients = ops.layer_backward(layer, dy, x, z, trains=trains2, **onto, wants_weight2=True)
+    for seen, expected, parameter in zip(gradients, parameters, exact.parameters, strict=True):
+        assert seen is not None
+        assert seen.shape == parameter.shape
+        assert seen.dtype == stored
+        assert_close(seen, expected, dtype)
+    assert torch.equal(terms[:, C], before[:, C])
+    c1, c2 = (terms - before)[:, :C].double() if trains else torch.zeros(2, C, dtype=torch.float64)
+    taken_back = c1 + (x.double() - layer.norm.mean.double()) * c2
+    assert_close(out.double() - taken_back, source.double() + dx, dtype)
+
+
+@TYPES
+def test_backward_of_what_is_wanted(ops: TorchOps, dtype, stored):
+    layer, size = bottleneck(stored, torch.channels_last), (2, 5, 4)
+    x, dy, z, source = (images(size, c, dtype).contiguous() for c in (C, K, M, C))
+    common = {"trains": True, "source": source}
+    all_of_it = ops.layer_backward(layer, dy, x, z, **common, out=torch.empty_like(x), terms=None, wants_weight2=True)
+    before = source.clone()
+    some = ops.layer_backward(layer, dy, x, z, **common, out=None, terms=None, wants_weight2=False)
+    assert torch.equal(source, before)
+    assert some[5] is None
+    for one, other in zip(some[:5], all_of_it[:5], strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 40])
+def test_any_number_of_threads(ops: TorchOps, threads):
+    """More threads than there is work, too."""
+    layer, size = bottleneck(torch.float64, torch.contiguous_format), (2, 5, 4)
+    x, dy, z, source = (images(size, c, torch.float64).contiguous() for c in (C, K, M, C))
+
+    def compute() -> list[Tensor]:
+        out, d, terms = torch.empty_like(dy), torch.empty_like(x), torch.zeros(2, C, dtype=torch.float64)
+        _, seen2, seen = ops.layer(layer, x, out, torch.float64, trains=True, measure=True)
+        onto = {"source": source, "out": d, "terms": terms}
+        return [
+            out,
+            seen2,
+            seen,
+            d,
+            terms,
+            *ops.layer_backward(layer, dy, x, z, trains=True, **onto, wants_weight2=True),
+        ]
+
+    before, expected = torch.get_num_threads(), compute()
+    torch.set_num_threads(threads)
+    try:
+        seen = compute()
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
