@@ -8,6 +8,8 @@ import torch
 
 from densekit.errors import SettingsError
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
 
 def choose_device(name: str | torch.device) -> torch.device:
     """Return the device of a name: "auto" takes a GPU if there is one.
@@ -29,7 +31,13 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware computes in it, else fp32."""
+    """Return "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware computes in it, else fp32.
+
+    Raises:
+        SettingsError: no such precision, or not on this device.
+    """
+    if name not in PRECISIONS:
+        raise SettingsError(f"precision {name!r}: use one of {', '.join(PRECISIONS)}")
     if name != "auto":
         if name == "fp16" and device.type == "cpu":
             raise SettingsError("precision fp16 needs a GPU: use bf16 or fp32 on a CPU")

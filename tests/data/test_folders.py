@@ -121,6 +121,14 @@ def test_table_with_splits(tmp_path, header):
     assert [entry.split for entry in read_table(table).entries] == ["train", "val", "test", "train"]
 
 
+def test_a_picture_listed_twice_is_one(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a.png,cat\nb.png,dog\na.png,cat\na.png,cat\n")
+    listing = read_table(table)
+    assert listed(listing, tmp_path) == [("a.png", "cat", None), ("b.png", "dog", None)]
+    assert listing.repeated == 2
+
+
 BAD_TABLES = {
     "no_label": ("a.png,cat\nb.png\n", r"line 2: expected path,label\[,split\], got 'b\.png'"),
     "unknown_split": (

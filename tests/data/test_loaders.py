@@ -1,4 +1,6 @@
 import multiprocessing
+import os
+import signal
 from itertools import chain
 
 import numpy as np
@@ -188,6 +190,17 @@ def test_unreadable_pictures_are_named(files, workers):
         list(strict)
     assert str(caught.value) == f"{files.pictures[3]}: the file is empty"
     assert multiprocessing.active_children() == []  # its processes ended with it
+
+
+def test_loader_processes_leave_ctrl_c_to_the_one_that_trains(files):
+    batches = evaluation_loader(files, PREPROCESSING.transform(), 1, workers=1)
+    seen = []
+    for batch in batches:
+        seen += batch.index.tolist()
+        if len(seen) == 3:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGINT)
+    assert seen == list(range(22))
 
 
 def test_class_weights_by_definition():

@@ -128,8 +128,9 @@ def test_adobe_cmyk_jpeg_is_not_inverted(tmp_path):
     np.testing.assert_allclose(np.asarray(read_picture(path))[8, 8], [255, 0, 0], atol=6)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_applied(tmp_path, orientation):
+def test_exif_rotation_is_applied(tmp_path, orientation, suffix):
     """Definition: the stored picture's first row and column lie at the sides that the EXIF standard names."""
     upright = np.zeros((4, 6), np.uint8)
     upright[0], upright[:, 0] = 100, 200
@@ -145,10 +146,12 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "picture.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    np.testing.assert_array_equal(np.asarray(read_picture(path)), upright)
-    assert picture_header(path) == (4, 6, 1)
+    path = tmp_path / f"picture.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, **options)
+    picture = read_picture(path)
+    np.testing.assert_array_equal(np.asarray(picture.convert("L")), upright)
+    assert picture_header(path) == (4, 6, len(picture.getbands()))
 
 
 def test_damaged_exif_does_not_lose_the_picture(tmp_path):

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,32 @@ def test_writes_into_the_run_folder_unless_told(trained_on, colours, tmp_path):
     assert {path.name for path in run.iterdir()} - before == FILES
     assert evaluate(run, out=tmp_path / "new" / "deeper").folder == tmp_path / "new" / "deeper"
     assert {path.name for path in (tmp_path / "new" / "deeper").iterdir()} == FILES
+
+
+def test_other_figures_never_take_the_place_of_the_test_figures(trained_on, colours, paint, tmp_path):
+    run = trained_on(data=str(colours))
+    own = evaluate(run)
+    for name in ("val", "test"):
+        paint(tmp_path / "other" / name / "red", "red", 3)
+        paint(tmp_path / "more" / name / "red", "red", 4)
+    folders = {}
+    for data in ("other/test", "more/test", "other/val", "other/test"):
+        folders[data] = evaluate(run, tmp_path / data).folder.name
+    assert folders == {
+        "other/test": "evaluation-test",
+        "more/test": "evaluation-test-2",
+        "other/val": "evaluation-val",
+    }
+    assert evaluate(run, split="val").folder.name == "evaluation-val-2"
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["pictures"] == own.metrics.pictures == 25
+
+
+def test_a_class_more_than_the_run_knows(trained_on, colours, paint, tmp_path):
+    """Labels are places among the classes: they would all be others."""
+    shutil.copytree(colours, tmp_path / "colours")
+    paint(tmp_path / "colours" / "train" / "blue", "red", 3)
+    with pytest.raises(DataError, match="has other classes than the run was trained with"):
+        evaluate(trained_on(data=str(tmp_path / "colours")))
 
 
 def test_equal_on_repeat(colour_run, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from densekit.data.pictures import Skipped
-from densekit.errors import SettingsError
+from densekit.errors import SettingsError, TrainingError
 from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
 from densekit.training.settings import make_settings
 
@@ -31,6 +31,17 @@ def test_what_is_there_already_is_refused_and_untouched(content, train_tiny, tmp
 def test_an_empty_folder_can_be_used(train_tiny, tmp_path):
     (tmp_path / "run").mkdir()
     assert train_tiny(epochs=1).folder == tmp_path / "run"
+
+
+def test_nothing_is_left_of_what_never_began(train_tiny, make_folder, tmp_path):
+    """Pictures that are all the same: no rate makes the loss fall."""
+    root = make_folder({"a": 10, "b": 10})
+    for path in root.rglob("*.png"):
+        path.write_bytes((root / "a/0.png").read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(TrainingError, match="no learning rate makes the loss fall"):
+        train_tiny(data=str(root), limit_per_class=None, lr="auto", tensorboard=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_folders_are_named_after_data_and_model_and_numbered(tmp_path, monkeypatch):

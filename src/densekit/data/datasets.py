@@ -8,11 +8,12 @@ import numpy as np
 
 from densekit.console import Screen
 from densekit.data.downloads import NAMED_SETS, load_named
-from densekit.data.folders import Entry, check_headers, natural_key, read_table, scan_folder
+from densekit.data.folders import Entry, Listing, check_headers, natural_key, read_table, scan_folder
 from densekit.data.picture_set import DataSet, PictureSet, Split
 from densekit.data.pictures import PictureHeader, Skipped
 from densekit.data.seeding import seed_from
 from densekit.data.settings import DataSettings
+from densekit.data.split_record import SplitRecord
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
 from densekit.errors import DataError, SettingsError
@@ -31,6 +32,7 @@ def open_data(
     limit_per_class: int | None = None,
     limit_test_per_class: int | None = None,
     strict: bool = False,
+    record: Path | None = None,
     screen: Screen | None = None,
 ) -> DataSet:
     """Open a data set and cut it into training, validation and test pictures.
@@ -45,6 +47,7 @@ def open_data(
         limit_per_class: keep at most so many training pictures a class (before validation is cut off).
         limit_test_per_class: keep at most so many test pictures a class.
         strict: a picture that cannot be opened is an error instead of being left out.
+        record: splits that files had before, see `split_record`: they keep them, whatever has been added since.
         screen: where progress and warnings go.
 
     Raises:
@@ -54,12 +57,15 @@ def open_data(
     screen = screen or Screen()
     _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per_class, seed)
     if str(data) in NAMED_SETS:
-        arrays = load_named(str(data), data_root=data_root, seed=seed, screen=screen)
+        arrays = load_named(str(data), data_root=data_root, screen=screen)
         classes, skipped = arrays.classes, []
         parts: dict[Split, PictureSet] = {
             "train": PictureSet(arrays.train_pictures, arrays.train_labels, "train"),
             "test": PictureSet(arrays.test_pictures, arrays.test_labels, "test"),
         }
+    elif record is not None:
+        classes, parts, skipped = _open_recorded(Path(data).expanduser(), SplitRecord(record), strict, screen)
+        return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
     else:
         classes, parts, skipped = _open_files(Path(data).expanduser(), test_fraction, seed, strict, screen)
     if limit_per_class is not None:
@@ -71,9 +77,9 @@ def open_data(
     return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
 
 
-def open_chosen(chosen: DataSettings, *, screen: Screen | None = None) -> DataSet:
+def open_chosen(chosen: DataSettings, *, record: Path | None = None, screen: Screen | None = None) -> DataSet:
     """Open the data that settings name (those of a training too), cut as they say; raises what `open_data` does."""
-    return open_data(**chosen.model_dump(include=set(DataSettings.model_fields)), screen=screen)
+    return open_data(**chosen.model_dump(include=set(DataSettings.model_fields)), record=record, screen=screen)
 
 
 def open_labelled(
@@ -144,18 +150,32 @@ def _open_files(
     return classes, parts, skipped
 
 
+def _open_recorded(
+    path: Path, record: SplitRecord, strict: bool, screen: Screen
+) -> tuple[tuple[str, ...], dict[Split, PictureSet], list[Skipped]]:
+    entries, headers, skipped = _open_entries(path, strict, screen)
+    entries, headers = record.apply(path, entries, headers, screen)
+    parts = _group(entries, headers, record.classes)
+    if "train" not in parts:
+        raise DataError(f"{path}: the training pictures of {record.path} are gone")
+    return record.classes, parts, skipped
+
+
 def _open_entries(path: Path, strict: bool, screen: Screen) -> tuple[list[Entry], list[PictureHeader], list[Skipped]]:
     if not path.exists():
         raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
     listing = scan_folder(path) if path.is_dir() else read_table(path)
     entries, headers, unreadable = check_headers(listing, strict=strict, screen=screen)
-    _tell_skipped(listing.skipped, unreadable, screen)
+    _tell_skipped(listing, unreadable, screen)
     if not entries:
         raise DataError(f"{path}: none of the pictures can be read")
     return entries, headers, listing.skipped + unreadable
 
 
-def _tell_skipped(unlisted: Sequence[Skipped], unreadable: Sequence[Skipped], screen: Screen) -> None:
+def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Screen) -> None:
+    unlisted = listing.skipped
+    if listing.repeated:
+        screen.warn(f"{counted(listing.repeated, 'line names', 'lines name')} a picture again: counted once")
     empty = [skipped.path.name for skipped in unlisted if skipped.reason.startswith("class folder")]
     if empty:
         screen.warn(f"class folders without pictures: {_some(empty)}")

@@ -32,7 +32,6 @@ def load_named(
     data_root: str | Path | None = None,
     system_root: Path = SYSTEM_ROOT,
     source: Source | None = None,
-    seed: int = 0,
     screen: Screen | None = None,
 ) -> Arrays:
     """Load a named set as arrays.
@@ -45,7 +44,6 @@ def load_named(
         data_root: folder of named sets; the platform's cache folder by default.
         system_root: folder of sets that the system's packages have installed.
         source: where to download from, instead of the set's publisher.
-        seed: decides which fifth of the digits is for testing; the others have a published test split.
         screen: where progress goes.
 
     Raises:
@@ -55,7 +53,7 @@ def load_named(
     if name not in NAMED_SETS:
         raise UnknownNameError("data set", name, list(NAMED_SETS))
     if name == "digits":
-        return _load_digits(seed)
+        return _load_digits()
     root = user_cache_path("densekit") if data_root is None else Path(data_root).expanduser()
     folders = [root / name, system_root / name]
     files = _find_or_download(name, source or published_source(name), folders, screen or Screen())
@@ -117,12 +115,15 @@ def _download(file: str, source: Source, folder: Path, screen: Screen) -> Path:
     raise OSError("; ".join(failures))
 
 
-def _load_digits(seed: int) -> Arrays:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, grey levels 0..16 scaled to 0..255."""
+def _load_digits() -> Arrays:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, grey levels 0..16 scaled to 0..255.
+
+    The same fifth is always for testing, as with the sets that are published so.
+    """
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
     pictures = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
     labels = digits.target.astype(np.int64)
-    train, test = stratified_split(labels, 0.2, seed=seed)
+    train, test = stratified_split(labels, 0.2, seed=0)
     return Arrays(tuple(map(str, range(10))), pictures[train], labels[train], pictures[test], labels[test])

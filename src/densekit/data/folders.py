@@ -45,6 +45,7 @@ class Listing:
 
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    repeated: int = 0  # lines of a table that name a picture again
 
 
 def natural_key(text: str) -> tuple:
@@ -106,8 +107,8 @@ def read_table(table: Path) -> Listing:
         raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
     first = text.partition("\n")[0]
     rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    listing = Listing()
     seen: dict[Path, Entry] = {}
+    lines = 0
     columns: dict[str, int] | None = None
     for row in rows:
         cells = [cell.strip() for cell in row]
@@ -121,7 +122,8 @@ def read_table(table: Path) -> Listing:
         entry = _table_entry(f"{table}, line {rows.line_num}", table.parent, cells, columns)
         if seen.setdefault(entry.path, entry) != entry:
             raise DataError(f"{table}, line {rows.line_num}: {entry.path} was already given another label or split")
-        listing.entries.append(entry)
+        lines += 1
+    listing = Listing(list(seen.values()), repeated=lines - len(seen))
     if not listing.entries:
         raise DataError(f"{table}: no lines of path,label[,split] found")
     return listing

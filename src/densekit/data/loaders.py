@@ -5,6 +5,7 @@ nothing, and resuming in the middle of an epoch needs no random state.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +82,11 @@ def _collate(items: list[_Item]) -> Batch:
     )
 
 
+def _ignore_interruption(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that trains decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def make_loader(
     pictures: PictureSet,
     transform: PictureTransform,
@@ -110,6 +116,7 @@ def make_loader(
         collate_fn=_collate,
         pin_memory=pin_memory,
         persistent_workers=count > 0,
+        worker_init_fn=_ignore_interruption,
     )
     loader.strict = strict
     # its own, so that beginning an epoch again draws none of the random numbers that dropout draws

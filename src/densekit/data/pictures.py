@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from densekit.errors import PictureError
 
@@ -78,7 +79,8 @@ def read_picture(path: str | Path) -> Image.Image:
             the message is ``path: reason``.
     """
     path = Path(path)
-    with _picture_errors(path), Image.open(path, formats=_formats()) as picture:
+    # opened here: by its name Pillow would map an uncompressed TIFF, and mix up the sides of one that lies sideways
+    with _picture_errors(path), path.open("rb") as file, Image.open(file, formats=_formats()) as picture:
         picture.load()
         return _as_grey_or_rgb(_upright(picture))
 
@@ -92,6 +94,8 @@ def picture_header(path: str | Path) -> PictureHeader:
     path = Path(path)
     with _picture_errors(path), Image.open(path, formats=_formats()) as picture:
         width, height = picture.size
+        if isinstance(picture, TiffImageFile):  # whose size is that of the upright picture in newer Pillows
+            width, height = picture.tag_v2[256], picture.tag_v2[257]
         if _orientation(picture) in _SIDEWAYS:
             width, height = height, width
         return PictureHeader(height, width, 1 if _is_grey(picture) else 3)

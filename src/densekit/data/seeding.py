@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for, not on what was drawn before."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -16,6 +16,11 @@ def seed_from(*numbers: int) -> int:
     False
     """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def kept_random_numbers(device: torch.device) -> AbstractContextManager[None]:
+    """Put torch's random numbers, of the CPU and of the device, back to where they were behind the block."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 @contextmanager

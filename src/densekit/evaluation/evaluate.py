@@ -1,6 +1,8 @@
 """evaluate: a trained classifier's honest figures on pictures it has not learned from."""
 
+import json
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -10,11 +12,10 @@ from densekit.console import Screen
 from densekit.data.datasets import open_labelled
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
-from densekit.data.settings import DataSettings
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.evaluation.own_data import open_own_data, own_data
+from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.report import write_evaluation
 from densekit.units import counted
 
@@ -79,16 +80,17 @@ def evaluate(
     run = classifier_folder(run)
     own = own_data(run)
     dataset = None
-    if data is None or (own is not None and _same(data, own.data)):
-        dataset, pictures = _own_split(run, own, split, data_root, strict, screen)
-        source, name = (str(own.data) if own else ""), split
+    if data is None or (own is not None and _same(data, own.name)):
+        dataset, pictures = _own_split(run, own, classifier.classes, split, data_root, strict, screen)
+        source, name = (own.name if own else ""), split
     elif split != "test":
         raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
     else:
         pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
         source, split, name = str(data), pictures.split, Path(data).stem
-    # the run's own test figures are never overwritten by others
-    folder = Path(out or (run if name == "test" else Path(run) / f"evaluation-{name}")).expanduser()
+    # the run's own test figures, and those of other pictures, are never overwritten by others
+    own_test = dataset is not None and split == "test"
+    folder = Path(out).expanduser() if out else run if own_test else _folder(run / f"evaluation-{name}", source)
     folder.mkdir(parents=True, exist_ok=True)
     loader = evaluation_loader(
         pictures,
@@ -110,13 +112,30 @@ def evaluate(
     return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
 
 
+def _folder(wanted: Path, source: str) -> Path:
+    """Return ``wanted``, or that with a number behind it: the first that is free or has the figures of this source."""
+    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
+    return next(folder for folder in chain([wanted], numbered) if _source(folder) in (None, source))
+
+
+def _source(folder: Path) -> str | None:
+    """Return which data a folder has the figures of; None where there are none."""
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["data"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return "damaged"
+
+
 def _same(one: str | Path, other: str) -> bool:
     return str(one) == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _own_split(
     run: Path,
-    own: DataSettings | None,
+    own: OwnData | None,
+    classes: tuple[str, ...],
     split: str,
     data_root: str | None,
     strict: bool,
@@ -126,8 +145,8 @@ def _own_split(
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
         raise DataError(f"no split {split!r}: use test, val or train")
-    dataset = open_own_data(own, data_root=data_root, strict=strict, screen=screen)
+    dataset = open_own_data(own, classes, data_root=data_root, strict=strict, screen=screen)
     pictures: PictureSet | None = getattr(dataset, split)
     if pictures is None:
-        raise DataError(f"{own.data} has no {split} pictures: name others, evaluate RUN DATA")
+        raise DataError(f"{own.name} has no {split} pictures: name others, evaluate RUN DATA")
     return dataset, pictures

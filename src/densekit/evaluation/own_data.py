@@ -1,5 +1,6 @@
 """The data that a run was trained with, opened again from its settings."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,25 @@ from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.data.settings import DataSettings
-from densekit.errors import CheckpointError
+from densekit.data.split_record import SPLIT_RECORD
+from densekit.errors import CheckpointError, DataError
 
 
-def own_data(run: Path) -> DataSettings | None:
-    """Return the data a run was trained with; None for a classifier that travelled without its settings.
+@dataclass(frozen=True)
+class OwnData:
+    """The data a run was trained with, and the table of its splits; named sets have none, and neither had old runs."""
+
+    settings: DataSettings
+    record: Path | None
+
+    @property
+    def name(self) -> str:
+        """The folder, table or named set."""
+        return self.settings.data
+
+
+def own_data(run: Path) -> OwnData | None:
+    """Find the data a run was trained with; None for a classifier that travelled without its settings.
 
     An export in RUN/exports/NAME has those of its run.
 
@@ -29,18 +44,29 @@ def own_data(run: Path) -> DataSettings | None:
         return None
     try:
         values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return DataSettings(**{name: values[name] for name in DataSettings.model_fields})
+        settings = DataSettings(**{name: values[name] for name in DataSettings.model_fields})
     except (yaml.YAMLError, TypeError, KeyError, ValidationError):
         raise CheckpointError(f"{path} does not hold the settings of a run") from None
+    record = path.with_name(SPLIT_RECORD)
+    return OwnData(settings, record if record.exists() else None)
 
 
 def open_own_data(
-    own: DataSettings, *, data_root: str | None = None, strict: bool = False, screen: Screen | None = None
+    own: OwnData,
+    classes: tuple[str, ...],
+    *,
+    data_root: str | None = None,
+    strict: bool = False,
+    screen: Screen | None = None,
 ) -> DataSet:
     """Open a run's data with the same cuts as in training.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not there any more, or has other classes than ``classes``.
     """
-    here = {"strict": own.strict or strict, "data_root": own.data_root if data_root is None else data_root}
-    return open_chosen(own.model_copy(update=here), screen=screen)
+    settings = own.settings
+    here = {"strict": settings.strict or strict, "data_root": settings.data_root if data_root is None else data_root}
+    dataset = open_chosen(settings.model_copy(update=here), record=own.record, screen=screen)
+    if dataset.classes != classes:
+        raise DataError(f"{own.name} has other classes than the run was trained with: name pictures, evaluate RUN DATA")
+    return dataset

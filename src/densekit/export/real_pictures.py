@@ -40,7 +40,7 @@ def real_pictures(
     if data is not None:
         pictures = open_labelled(data, classes=classes, data_root=data_root, screen=screen)
     elif own := own_data(run):
-        opened = open_own_data(own, data_root=data_root, screen=screen)
+        opened = open_own_data(own, classes, data_root=data_root, screen=screen)
         pictures = opened.val or opened.train
     else:
         raise DataError(f"{run} does not say what it was trained with: name pictures to compare on, --data FOLDER")

@@ -118,6 +118,8 @@ def profile(
     """
     screen, device = screen or Screen(), choose_device(device)
     precision = choose_precision(precision, device)
+    if precision == "fp16":
+        raise SettingsError("precision 'fp16': profile measures fp32 and bf16")
     chosen = [(size, size) if isinstance(size, int) else size for size in sizes]
     if batch < 2 or any(min(size) < 1 for size in chosen):
         raise SettingsError(

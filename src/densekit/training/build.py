@@ -35,7 +35,8 @@ def new_state(classifier: Classifier, settings: TrainSettings, accelerator: Acce
     if settings.ema is not None:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
     optimizer: Any = accelerator.prepare_optimizer(_new_optimizer(network, settings))
-    return TrainingState(network, optimizer, average, Progress(accumulate=settings.accumulate))
+    progress = Progress(accumulate=settings.accumulate, processes=accelerator.num_processes)
+    return TrainingState(network, optimizer, average, progress)
 
 
 def _new_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -26,6 +26,7 @@ class Progress:
     pictures: int = 0
     seconds: float = 0.0  # spent on the current epoch
     accumulate: int = 1
+    processes: int = 1  # that train together; a step takes a batch of each
     best_epoch: int = 0
     best_accuracy: float = -1.0
     best_loss: float = float("inf")

@@ -5,12 +5,12 @@ import math
 from itertools import islice
 from pathlib import Path
 
-import torch
-
+from densekit.data.seeding import kept_random_numbers
 from densekit.errors import TrainingError
 from densekit.files import write_atomically
 from densekit.training.freezing import begin_epoch
 from densekit.training.loop import Job, train_step
+from densekit.training.processes import fill_up, summed
 
 _LOWEST, _HIGHEST, _STEPS = 1e-6, 10.0, 100
 _SMOOTHING = 0.9
@@ -30,12 +30,12 @@ def find_learning_rate(job: Job) -> float:
     rates, losses = [], []
     smooth = best = 0.0
     begin_epoch(state.network, job.settings, 0)
-    with torch.random.fork_rng(), job.screen.bar("learning rate", _STEPS) as bar:
+    with kept_random_numbers(job.accelerator.device), job.screen.bar("learning rate", _STEPS) as bar:
         for step, batch in enumerate(_batches(job)):
             rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (_STEPS - 1))
             for group in state.optimizer.param_groups:
                 group["lr"] = rate * group["lr_share"]
-            loss, _, pictures = train_step(job, batch).tolist()
+            loss, _, pictures = summed(train_step(job, batch), job.accelerator).tolist()
             smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss / pictures
             value = smooth / (1 - _SMOOTHING ** (step + 1))  # without the pull towards 0 of the first steps
             if not math.isfinite(value) or (step > 10 and value > 4 * best):
@@ -57,7 +57,8 @@ def find_learning_rate(job: Job) -> float:
 def _batches(job: Job):
     """As many batches as the sweep has steps, from as many epochs as that takes."""
     epochs = math.ceil(_STEPS / job.batches.steps)
-    return islice((batch for epoch in range(epochs) for batch in _epoch(job, epoch) if len(batch.labels) > 1), _STEPS)
+    batches = (fill_up(batch, job.accelerator) for epoch in range(epochs) for batch in _epoch(job, epoch))
+    return islice((batch for batch in batches if len(batch.labels) > 1), _STEPS)
 
 
 def _epoch(job: Job, epoch: int):

@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.training.checkpoint import TrainingState, save_checkpoint
 from densekit.training.freezing import begin_epoch
 from densekit.training.interruption import Interruption
+from densekit.training.processes import all_unreadable, fill_up, joined, share_buffers, summed
 from densekit.training.reporting import Reporter
 from densekit.training.run_folder import RunFolder
 from densekit.training.schedules import Schedule
@@ -97,6 +98,7 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
         for batch in job.loader:
             _note_unreadable(job, batch.unreadable)
             set_learning_rate(job, progress.epoch + progress.step / job.batches.steps)
+            batch = fill_up(batch, job.accelerator)
             if len(batch.labels) > 1:  # batch norm cannot learn from one picture
                 totals += train_step(job, batch)
             progress.step += 1
@@ -116,7 +118,8 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
 def train_step(job: Job, batch: Batch) -> Tensor:
     """Take one step of the optimizer; returns loss sum, right answers and pictures, (3,), on the device.
 
-    Runs out of memory? Then the batch is worked through in twice as many parts, from there on.
+    Runs out of memory? Then the batch is worked through in twice as many parts, from there on. Several processes,
+    which would have to do so together, stop with that advice instead.
     """
     progress = job.state.progress
     while True:
@@ -126,6 +129,11 @@ def train_step(job: Job, batch: Batch) -> Tensor:
             smaller = math.ceil(len(batch.labels) / (2 * progress.accumulate))
             if not should_reduce_batch_size(error) or smaller < 2:
                 raise
+            if job.accelerator.num_processes > 1:
+                raise TrainingError(
+                    f"out of memory with {2 * smaller} pictures at once: go on with --resume "
+                    f"--accumulate {2 * progress.accumulate}"
+                ) from error
         job.state.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -154,7 +162,8 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
     size = math.ceil(len(labels) / parts)
     for begin in range(0, len(labels), size):
         part = slice(begin, begin + size)
-        with job.accelerator.autocast():
+        last = begin + size >= len(labels)  # when gradients are exchanged, once a step, however many parts there are
+        with nullcontext() if last else job.accelerator.no_sync(job.forward), job.accelerator.autocast():
             logits = job.forward(pictures[part])
         loss = F.cross_entropy(
             logits.float(), targets[part], weight=job.class_weights, label_smoothing=settings.label_smoothing
@@ -202,6 +211,8 @@ def finish_epoch(job: Job) -> None:
     if job.val_loader is not None:
         outcomes = _validate(job, job.val_loader)
         _note_unreadable(job, outcomes.unreadable)
+    progress.unreadable = all_unreadable(progress.unreadable, job.accelerator)
+    if outcomes is not None:
         row |= {"val_loss": outcomes.loss, "val_accuracy": outcomes.accuracy}
         best = (progress.best_accuracy, -progress.best_loss)
         keep = (outcomes.accuracy, -outcomes.loss) > best
@@ -224,6 +235,7 @@ def finish_epoch(job: Job) -> None:
 
 
 def _validate(job: Job, loader: PictureLoader) -> Outcomes:
+    share_buffers(job.state.result, job.accelerator)
     with job.screen.bar("validating", len(loader)) as bar:
         outcomes = collect_outcomes(
             job.state.result,
@@ -233,11 +245,7 @@ def _validate(job: Job, loader: PictureLoader) -> Outcomes:
             channels_last=job.settings.channels_last,
             bar=bar,
         )
-    if job.accelerator.num_processes > 1:  # each process has looked at its share of the pictures
-        shares = gather_object([(outcomes.logits, outcomes.labels, outcomes.index)])
-        logits, labels, index = (torch.cat(parts) for parts in zip(*shares, strict=True))
-        outcomes = Outcomes(logits, labels, index, outcomes.unreadable)
-    return outcomes
+    return joined(outcomes, job.accelerator)
 
 
 def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
@@ -247,11 +255,8 @@ def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
         Whether to stop: ``asked``, of this process or of any that trains with it.
     """
     progress, settings = job.state.progress, job.settings
-    if job.accelerator.num_processes > 1:
-        everyone = torch.cat([totals, totals.new_tensor([asked])])
-        loss, correct, pictures, asks = job.accelerator.reduce(everyone, "sum").tolist()  # pyright: ignore
-    else:
-        (loss, correct, pictures), asks = totals.tolist(), asked
+    everyone = summed(torch.cat([totals, totals.new_tensor([asked])]), job.accelerator)
+    loss, correct, pictures, asks = everyone.tolist()
     totals.zero_()
     if not math.isfinite(loss):
         kept = f"the state before epoch {progress.epoch + 1} is kept in {job.run.path}" if progress.epoch else ""

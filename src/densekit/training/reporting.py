@@ -27,11 +27,8 @@ class Reporter:
 
     def __init__(self, run: RunFolder, settings: TrainSettings, skipped: Sequence[Skipped], screen: Screen, epoch: int):
         self.run, self.settings, self.skipped, self.screen = run, settings, skipped, screen
-        self.writer: Any = None
-        if settings.tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self.writer = SummaryWriter(run.tensorboard, purge_step=epoch + 1 if epoch else None)
+        self._purged = epoch + 1 if epoch else None  # what an interrupted run wrote of later epochs
+        self._writer: Any = None
 
     def report_step(self, progress: Progress, steps: int, bar: Bar) -> None:
         """Tell how the current epoch goes: in the bar, or every ``log_every`` steps as a line."""
@@ -57,11 +54,18 @@ class Reporter:
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:6.2%}{val}"
             f"  {row['seconds']:.1f} s  {row['pictures_per_s']:.0f} pictures/s  {duration(left)} left"
         )
-        if self.writer is not None:
-            for name, value in row.items():
-                if name != "epoch" and value is not None:
-                    self.writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
-            self.writer.flush()
+        if self.settings.tensorboard:
+            self._write_tensorboard(row)
+
+    def _write_tensorboard(self, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._writer = SummaryWriter(self.run.tensorboard, purge_step=self._purged)
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                self._writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        self._writer.flush()
 
     def write_files(self, progress: Progress) -> None:
         """Write history.csv, curves.png and skipped.csv as they stand."""
@@ -74,5 +78,5 @@ class Reporter:
 
     def close(self) -> None:
         """Finish the TensorBoard files."""
-        if self.writer is not None:
-            self.writer.close()
+        if self._writer is not None:
+            self._writer.close()

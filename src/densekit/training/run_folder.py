@@ -2,12 +2,14 @@
 
 import csv
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from densekit.data.pictures import Skipped
+from densekit.data.split_record import SPLIT_RECORD
 from densekit.errors import CheckpointError, SettingsError
 from densekit.files import new_folder, write_csv, write_text
 from densekit.models.transfer import Transfer
@@ -40,6 +42,11 @@ class RunFolder:
         return self.path / "settings.yaml"
 
     @property
+    def splits(self) -> Path:
+        """Which split every picture is in, where the data are files."""
+        return self.path / SPLIT_RECORD
+
+    @property
     def checkpoint(self) -> Path:
         """All that `--resume` needs to go on exactly."""
         return self.path / "checkpoints" / "last.safetensors"
@@ -61,6 +68,10 @@ class RunFolder:
     @property
     def _skipped(self) -> Path:
         return self.path / "skipped.csv"
+
+    def discard(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def write_settings(self, settings: TrainSettings) -> None:
         """Write settings.yaml."""

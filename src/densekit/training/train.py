@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from densekit.data.downloads import NAMED_SETS
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.pictures import Skipped
+from densekit.data.seeding import kept_random_numbers, seed_from
+from densekit.data.split_record import write_split_record
 from densekit.errors import SettingsError
 from densekit.files import refuse_used
 from densekit.hardware import choose_device, choose_precision
@@ -25,7 +27,7 @@ from densekit.models.catalogue import count_parameters, model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
-from densekit.training.checkpoint import load_checkpoint
+from densekit.training.checkpoint import TrainingState, load_checkpoint
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import Job, OnEpoch, run_epochs
 from densekit.training.reporting import Reporter
@@ -92,52 +94,75 @@ def train(
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
         if chosen.model is not None:
             model_options(chosen.model)
-    with _own_random_numbers(chosen):
-        return _train(chosen, run, out, screen, on_epoch)
+    device = choose_device(chosen.device)
+    chosen = chosen.model_copy(update={"precision": choose_precision(chosen.precision, device)})
+    with _own_state(chosen, device):
+        return _train(chosen, device, run, out, screen, on_epoch)
 
 
 def _train(
-    chosen: TrainSettings, run: RunFolder | None, out: str | Path | None, screen: Screen, on_epoch: OnEpoch | None
+    chosen: TrainSettings,
+    device: torch.device,
+    run: RunFolder | None,
+    out: str | Path | None,
+    screen: Screen,
+    on_epoch: OnEpoch | None,
 ) -> Run:
-    device = choose_device(chosen.device)
-    precision = choose_precision(chosen.precision, device)
+    precision = chosen.precision
     accelerator = make_accelerator(device, precision, freezes=chosen.freeze_epochs > 0)
     screen = Screen(screen.quiet or not accelerator.is_main_process, screen.console)
     weights = _weights(chosen, accelerator, screen) if run is None else None  # else they are in its checkpoint
-    dataset = open_chosen(chosen, screen=screen)
+    record = run.splits if run is not None and run.splits.exists() else None
+    dataset = open_chosen(chosen, record=record, screen=screen)
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
     resolved, preprocessing = resolve(chosen, dataset, weights)
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
     train_set, val_set, damaged = _load(dataset, resolved, screen)
-    resuming = run is not None
-    run = run or _shared_folder(out, resolved, accelerator)
-    state = new_state(classifier, resolved, accelerator)
-    classifier = Classifier(state.result, classifier.classes, classifier.preprocessing, classifier.record)
-    if resuming:
-        load_checkpoint(run.checkpoint, state)
-        if resolved.accumulate != read_settings(run.settings).accumulate:  # asked for now; else what memory allowed
-            state.progress.accumulate = resolved.accumulate
-        if accelerator.scaler is not None and state.progress.scaler:
-            accelerator.scaler.load_state_dict(state.progress.scaler)
-    reporter = Reporter(run, resolved, [*dataset.skipped, *damaged], screen, state.progress.epoch)
-    job = new_job(resolved, state, classifier, train_set, val_set, accelerator, run, reporter, screen)
-    job.on_epoch = on_epoch
-    _tell_start(job, dataset, precision)
-    if resolved.lr == "auto":
-        job.settings = resolved = resolved.model_copy(update={"lr": find_learning_rate(job)})
-        screen.say(f"learning rate {resolved.lr:.2g} chosen from {run.path / 'learning_rate.png'}")
-    if accelerator.is_main_process:
-        run.write_settings(resolved)
-        if taken:
-            run.write_weights(taken)
+    folder = run or _new_run(out, resolved, dataset, accelerator)
     try:
-        run_epochs(job)
-    finally:
-        reporter.close()
+        state = new_state(classifier, resolved, accelerator)
+        if run is not None:
+            _load_state(run, state, resolved, accelerator)
+        if accelerator.num_processes > 1:  # else all would drop the same activations
+            place = (accelerator.process_index, state.progress.epoch, state.progress.step)
+            torch.manual_seed(seed_from(resolved.seed, *place))
+        classifier = Classifier(state.result, classifier.classes, classifier.preprocessing, classifier.record)
+        reporter = Reporter(folder, resolved, [*dataset.skipped, *damaged], screen, state.progress.epoch)
+        job = new_job(resolved, state, classifier, train_set, val_set, accelerator, folder, reporter, screen)
+        job.on_epoch = on_epoch
+        _tell_start(job, dataset, precision)
+        if resolved.lr == "auto":
+            job.settings = resolved = resolved.model_copy(update={"lr": find_learning_rate(job)})
+            screen.say(f"learning rate {resolved.lr:.2g} chosen from {folder.path / 'learning_rate.png'}")
+        if accelerator.is_main_process:
+            folder.write_settings(resolved)
+            if taken:
+                folder.write_weights(taken)
+        with closing(reporter):
+            run_epochs(job)
+    except BaseException:
+        if accelerator.is_main_process and not folder.checkpoint.exists():
+            folder.discard()  # nothing in it could be gone on with
+        raise
     _tell_end(job, dataset)
-    return Run(run.path, resolved, state.progress.history, state.progress.best_epoch)
+    return Run(folder.path, resolved, state.progress.history, state.progress.best_epoch)
+
+
+def _load_state(run: RunFolder, state: TrainingState, settings: TrainSettings, accelerator: Accelerator) -> None:
+    """Bring ``state`` to where the run stopped."""
+    load_checkpoint(run.checkpoint, state)
+    progress = state.progress
+    if progress.processes != accelerator.num_processes:
+        raise SettingsError(
+            f"{run.path} was begun by {counted(progress.processes, 'process', 'processes')}, and its steps are counted "
+            f"so: resume it with as many, not {accelerator.num_processes}"
+        )
+    if settings.accumulate != read_settings(run.settings).accumulate:  # asked for now; else what memory allowed
+        progress.accumulate = settings.accumulate
+    if accelerator.scaler is not None and progress.scaler:
+        accelerator.scaler.load_state_dict(progress.scaler)
 
 
 def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
@@ -180,9 +205,14 @@ def _load(
     return train_set, val_set, damaged + more
 
 
-def _shared_folder(out: str | Path | None, settings: TrainSettings, accelerator: Accelerator) -> RunFolder:
+def _new_run(out: str | Path | None, settings: TrainSettings, dataset: DataSet, accelerator: Accelerator) -> RunFolder:
     """Let the main process make the run folder, and tell the others its name."""
-    made: list[Any] = [new_run_folder(out, settings) if accelerator.is_main_process else None]
+    made: list[Any] = [None]
+    if accelerator.is_main_process:
+        folder = new_run_folder(out, settings)
+        folder.write_settings(settings)
+        write_split_record(folder.splits, dataset)
+        made = [folder]
     return broadcast_object_list(made)[0]
 
 
@@ -193,12 +223,13 @@ def absolute(data: str | Path) -> str:
 
 
 @contextmanager
-def _own_random_numbers(settings: TrainSettings) -> Iterator[None]:
-    """Leave the caller's random numbers and determinism as they were."""
+def _own_state(settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    """Leave the caller's random numbers, determinism and current GPU as they were."""
     before = torch.are_deterministic_algorithms_enabled()
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other switch
-    with torch.random.fork_rng():
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()  # NCCL talks through that one
+    with current, kept_random_numbers(device):
         torch.use_deterministic_algorithms(settings.deterministic or before)
         try:
             yield
