@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,20 @@ def start_python():
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def run_in_two_processes(start_python):
+    """Run a script in two processes that find each other, as under torchrun; return what each has printed."""
+
+    def run(script, values):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes = [start_python(script, values, RANK=rank, LOCAL_RANK=rank, **common) for rank in ("0", "1")]
+        texts = [process.communicate(timeout=250)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+        return texts
+
+    return run

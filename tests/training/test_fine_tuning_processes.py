@@ -1,7 +1,5 @@
 """Two processes, a backbone that is frozen at first: both end with the same weights, and all of them have learned."""
 
-import socket
-
 import torch
 from safetensors.torch import load_file
 
@@ -26,19 +24,12 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_both_processes_learn_the_same_when_the_backbone_is_freed(tiny, start_python, tmp_path):
+def test_both_processes_learn_the_same_when_the_backbone_is_freed(tiny, run_in_two_processes, tmp_path):
     network = create_model(tiny["model"], num_classes=10, in_channels=1, **tiny["model_options"])
     save_model(tmp_path / "weights", network)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     settings = {**tiny, "limit_per_class": 4, "batch_size": 8, "lr": 0.1, "val_fraction": 0}
     settings |= {"weights": str(tmp_path / "weights"), "freeze_epochs": 1, "epochs": 2}
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    values = {"settings": settings, "out": str(tmp_path / "run")}
-    processes = [start_python(SCRIPT, values, RANK=rank, LOCAL_RANK=rank, **common) for rank in ("0", "1")]
-    texts = [process.communicate(timeout=250)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    run_in_two_processes(SCRIPT, {"settings": settings, "out": str(tmp_path / "run")})
     first, second = (load_file(tmp_path / f"run-{rank}.safetensors") for rank in (0, 1))
     for name, value in network.named_parameters():
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)

@@ -1,16 +1,18 @@
 """Two processes, one network: as under torchrun, on the CPU."""
 
 import csv
-import socket
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from densekit.classifier import load_classifier
+from densekit.console import Screen
 from densekit.data.datasets import open_data
+from densekit.errors import SettingsError
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
+from densekit.training.train import train
 
 SCRIPT = """
 import torch
@@ -34,28 +36,17 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tiny, start_python, tmp_path_factory):
+def two_processes(tiny, run_in_two_processes, tmp_path_factory):
     out = tmp_path_factory.mktemp("processes") / "run"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     settings = {**tiny, "epochs": 1, "limit_per_class": 7, "batch_size": 8, "lr": 0.1}
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        start_python(SCRIPT, {"settings": settings, "out": str(out)}, RANK=rank, LOCAL_RANK=rank, **common)
-        for rank in ("0", "1")
-    ]
-    texts = [process.communicate(timeout=150)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
-    return out, texts
+    return out, run_in_two_processes(SCRIPT, {"settings": settings, "out": str(out)})
 
 
 def test_both_end_with_the_same_weights(two_processes):
     out, _ = two_processes
     first, second = (load_file(f"{out}-{rank}.safetensors") for rank in (0, 1))
-    for name, value in first.items():
-        if "running" not in name and "num_batches" not in name:  # each process has its own statistics
-            torch.testing.assert_close(second[name], value, rtol=0, atol=0)
+    for name, value in first.items():  # statistics too: those of the main process are validated, and kept
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0)
 
 
 def test_pictures_are_shared_out(two_processes):
@@ -88,3 +79,34 @@ def test_training_figures_count_both_processes(two_processes):
     assert pictures == pytest.approx(60, rel=0.02)
     hits = float(row["train_accuracy"]) * 60
     assert hits == pytest.approx(round(hits), abs=1e-6)
+
+
+@pytest.fixture
+def damaged(make_folder):
+    """Pictures of which more than half cannot be read, so that some batches are left with one and none is empty."""
+    root = make_folder({"train/a": 16, "train/b": 16, "val/a": 4, "val/b": 4})
+    for folder in ("train/a", "train/b"):
+        for i in range(9):
+            (root / folder / f"{i}.png").write_bytes((root / folder / f"{i}.png").read_bytes()[:80])
+    (root / "val/a/1.png").write_bytes(b"")
+    return root
+
+
+def test_what_one_process_meets_alone(tiny, damaged, run_in_two_processes, tmp_path):
+    """A rate to find, batches in parts, pictures that cannot be read: the other one does not wait for ever."""
+    out = tmp_path / "run"
+    settings = {**tiny, "data": str(damaged), "limit_per_class": None, "memory_gib": 0.0, "batch_size": 8}
+    settings |= {"lr": "auto", "accumulate": 3, "mean": [0.5], "std": [0.25]}
+    run_in_two_processes(SCRIPT, {"settings": settings, "out": str(out)})
+    first, second = (load_file(f"{out}-{rank}.safetensors") for rank in (0, 1))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0)
+    with (out / "skipped.csv").open() as file:
+        skipped = {row["path"] for row in csv.DictReader(file)}
+    assert skipped == {str(path) for path in damaged.rglob("*.png") if path.stat().st_size <= 80}
+
+
+def test_resuming_takes_as_many_processes(two_processes):
+    out, _ = two_processes
+    with pytest.raises(SettingsError, match=r"was begun by 2 processes.* resume it with as many, not 1"):
+        train(out=out, resume=True, epochs=1, screen=Screen(quiet=True))
