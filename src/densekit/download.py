@@ -32,6 +32,8 @@ def download(
             size = answer.headers.get("Content-Length")
             with screen.bar(f"downloading {path.name}", int(size) if size else None, "bytes") as bar:
                 _copy(answer, temporary, bar)
+            if size and temporary.stat().st_size != int(size):
+                raise OSError(f"cut short: {temporary.stat().st_size} of {size} bytes came")
         if checksum is not None:
             check_file(temporary, checksum)
 

@@ -2,7 +2,9 @@ import gzip
 import hashlib
 import io
 import re
+import socket
 import tarfile
+import threading
 from functools import partial
 
 import numpy as np
@@ -13,6 +15,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from densekit.data.archives import read_idx
 from densekit.data.datasets import open_data
 from densekit.data.downloads import SYSTEM_ROOT, Source, load_named, published_source
+from densekit.download import download
 from densekit.errors import DataError, UnknownNameError
 
 FASHION_FILES = [
@@ -117,6 +120,24 @@ def test_the_next_mirror_is_tried(web, load, dead_url, trouble):
     first = dead_url if trouble == "down" else web.url
     arrays = load("mnist", source=Source(md5s(files), [first, f"{web.url}/good"]))
     assert len(arrays.train_pictures) == 20
+
+
+def test_a_file_cut_short_is_not_kept(tmp_path, screen):
+    """Without a checksum, too."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 10)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(OSError, match="cut short: 10 of 100 bytes came"):
+            download(f"http://127.0.0.1:{server.getsockname()[1]}/file", tmp_path / "file", screen)
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,14 @@ def test_nothing_is_overwritten(red_finder, paint, tmp_path, monkeypatch):
     assert folders == ["explained", "explained-2"]
 
 
+def test_a_network_that_prepares_pictures_itself_is_refused(red_finder, dotted, tmp_path):
+    preprocessing = red_finder.preprocessing.model_copy(update={"in_network": True})
+    baked = Classifier(red_finder.network, red_finder.classes, preprocessing)
+    with pytest.raises(SettingsError, match="prepares its pictures itself, so its answers cannot be explained"):
+        explain_pictures(baked, dotted, method="occlusion", out=tmp_path / "out", screen=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_input(red_finder, tmp_path):
     with pytest.raises(SettingsError, match="top=0"):
         explain_pictures(red_finder, "a.png", top=0, out=tmp_path)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,17 @@ def test_a_constant_on_all_logits_changes_no_probability(pictures):
     assert found.mean_logit_difference == pytest.approx(0.5)
     assert found.largest_probability_difference < 1e-6
     assert found.within_tolerance
+
+
+def test_probabilities_are_those_of_the_temperature(pictures):
+    one, other = (replace(classifier(added), temperature=0.25) for added in ((0.0, 0.0), (0.01, 0.0)))
+    found = compare(one, other, pictures, STRICT, workers=0, screen=QUIET)
+    assert found.mean_logit_difference == pytest.approx(0.005)
+    files = [path for path in pictures.pictures if path.name != "broken.png"]
+    answers = (dict(each.predict(files[0], top=2)[0].top) for each in (one, other))
+    before, after = (answer["bright"] for answer in answers)
+    assert abs(after - before) == pytest.approx(0.01 / 0.25 * before * (1 - before), rel=0.05)  # where a softmax is straight
+    assert found.largest_probability_difference == pytest.approx(abs(after - before), rel=0.05)
 
 
 def test_a_turned_answer_is_out_of_tolerance(pictures):

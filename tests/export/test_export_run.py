@@ -1,15 +1,18 @@
 """From a run to an exported folder and back, with the run of the three colours."""
 
 import json
+import re
 import shutil
 import stat
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from densekit.classifier import load_classifier
 from densekit.console import Screen
+from densekit.data.pictures import read_picture
 from densekit.errors import CheckpointError, DataError, ExportError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.export.export import export_run
@@ -122,9 +125,24 @@ def test_metadata_tells_classes_and_preprocessing(onnx):
     model = library.load(onnx.file)
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     record = json.loads((onnx.folder / "model.json").read_text(encoding="utf-8"))
-    assert metadata == {"classes": record["classes"], "preprocessing": record["preprocessing"]}
+    assert metadata == {name: record[name] for name in ("classes", "preprocessing", "temperature")}
     (given,) = model.graph.input
     assert (given.name, given.type.tensor_type.shape.dim[0].dim_param) == ("pictures", "batch")
+
+
+def test_probabilities_without_densekit_are_those_of_predict(onnx, run, colours):
+    """By what the card says."""
+    import onnxruntime
+
+    classifier = load_classifier(run, device="cpu")
+    assert classifier.temperature != 1
+    picture = colours / "test" / "red" / "100.png"
+    pixels = classifier.preprocessing.transform()(read_picture(picture))[None].numpy()
+    (logits,) = onnxruntime.InferenceSession(onnx.file).run(None, {"pictures": pixels})
+    (card,) = re.findall(r"softmax of `logits / ([0-9.]+)`", (onnx.folder / "README.md").read_text(encoding="utf-8"))
+    shares = np.exp(logits[0] / float(card)) / np.exp(logits[0] / float(card)).sum()
+    (answer,) = classifier.predict(picture, top=3)
+    assert dict(answer.top) == pytest.approx(dict(zip(classifier.classes, shares, strict=True)), abs=1e-5)
 
 
 def wrong_network(classifier, folder, options):

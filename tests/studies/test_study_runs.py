@@ -1,4 +1,5 @@
 import csv
+import json
 import signal
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 from densekit.classifier import load_classifier
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.models.catalogue import count_parameters, create_model
+from densekit.models.weights import save_model
 from densekit.studies.results import Result, best_variant, read_results, summarise
 from densekit.studies.study import study
 from densekit.training.train import train
@@ -65,6 +68,29 @@ def test_validation_chooses_even_against_the_test_split():
         Result(variant="c", error="the loss is nan", **row),
     ]
     assert best_variant(summarise(rows, "abc")).variant == "a"
+
+
+def test_a_variant_that_fails_now_and_then_is_not_the_best():
+    row = {"run": "r", "parameters": 1, "macs": 1}
+    steady = [Result(variant="a", seed=seed, val_accuracy=0.80, **row) for seed in range(3)]
+    lucky = Result(variant="b", seed=0, val_accuracy=0.81, **row)
+    failed = [Result(variant="b", seed=seed, error="the loss is nan", **row) for seed in (1, 2)]
+    assert best_variant(summarise([*steady, lucky, *failed], "ab")).variant == "a"
+    assert best_variant(summarise([lucky, *failed], "ab")).variant == "b"
+
+
+def test_variants_start_from_weights_of_another_network(tiny, tmp_path, monkeypatch):
+    """The network is that of the weights, as in train, and they are found again from anywhere."""
+    network = create_model("resnet14_cifar", num_classes=10, in_channels=1)
+    save_model(tmp_path / "weights", network)
+    monkeypatch.chdir(tmp_path)
+    given = {**tiny, "model": None, "model_options": {}, "weights": "weights"}
+    found = study(choices={"lr": [0.05, 0.1]}, seeds=1, out=tmp_path / "s", **given)
+    assert found.plan.settings["model"] == "resnet14_cifar"
+    assert found.plan.settings["weights"] == str(tmp_path / "weights")
+    assert {result.parameters for result in found.results} == {count_parameters(network)}
+    record = json.loads((tmp_path / "s" / found.results[0].run / "model.json").read_text())
+    assert record["trained"]["weights"] == "weights"  # it may travel: no folders of this computer
 
 
 def test_files_hold_what_was_found(finished):

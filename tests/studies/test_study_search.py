@@ -184,6 +184,14 @@ def test_passwords_are_not_written_down(tmp_path):
         pytest.param({"storage": "postgresql://127.0.0.1:1/none"}, "the storage cannot be used: ", id="no_server"),
         pytest.param({"storage": "nosuch://host/db"}, "the storage cannot be used: ", id="no_such_kind"),
         pytest.param({"space": "huge"}, "space='huge': ", id="no_such_space"),
+        pytest.param(
+            {"space": "default", "class_balance": "loss"}, "space 'default' does not fit these settings", id="no_mixup"
+        ),
+        pytest.param(
+            {"space": "densenet", "model": "resnet14_cifar", "model_options": {}},
+            "space 'densenet' does not fit these settings",
+            id="no_densenet",
+        ),
         pytest.param({"trials": 0}, "trials=0: ", id="no_trials"),
         pytest.param({"val_fraction": 0.0}, "a search goes by validation accuracy", id="no_val"),
         pytest.param({"resume": True}, "leave it out", id="resume_with_settings"),
@@ -192,6 +200,8 @@ def test_passwords_are_not_written_down(tmp_path):
 def test_what_cannot_be_searched(given, message, tiny, tmp_path):
     with pytest.raises(SettingsError, match=message):
         search(out=tmp_path / "s", **{**tiny, **given})
+    if "storage" not in given:
+        assert not (tmp_path / "s").exists()
 
 
 def test_there_must_be_a_search_to_resume(tmp_path):

@@ -32,6 +32,8 @@ def test_precision_on_a_cpu(train_tiny, tmp_path):
     flags = about.read_text().split() if about.exists() else []
     assert choose_precision("auto", CPU) == ("bf16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "fp32")
     assert choose_precision("bf16", CPU) == "bf16"
+    with pytest.raises(SettingsError, match="precision 'bfloat16': use one of auto, fp32, bf16, fp16"):
+        choose_precision("bfloat16", CPU)
     assert choose_precision("fp32", CPU) == "fp32"
     with pytest.raises(SettingsError, match="precision fp16 needs a GPU: use bf16 or fp32 on a CPU"):
         train_tiny(precision="fp16")

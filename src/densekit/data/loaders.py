@@ -4,6 +4,7 @@ Every augmentation is seeded by the picture's turn in its epoch, so the number o
 nothing, and resuming in the middle of an epoch needs no random state.
 """
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -151,6 +152,8 @@ def worker_count(workers: Workers, pictures: PictureSet) -> int:
         return workers
     if len(pictures) < (5000 if pictures.in_memory else 500):
         return 0
+    if pictures.in_memory and multiprocessing.get_start_method() != "fork":
+        return 0  # each process would get a copy of all of them
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: they share the machine
     return max(0, min(8, cores // processes - 1))

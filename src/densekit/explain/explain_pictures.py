@@ -13,7 +13,7 @@ from densekit.classifier import Classifier, Prediction, find_pictures
 from densekit.console import Bar, Screen
 from densekit.data.pictures import Skipped, read_picture
 from densekit.errors import PictureError, SettingsError
-from densekit.explain.heat_maps import Method, choose_method, heat_maps
+from densekit.explain.heat_maps import Method, check_explainable, choose_method, heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
 from densekit.files import new_folder, write_atomically
@@ -60,6 +60,7 @@ def explain_pictures(
         SettingsError: a method that cannot explain this network, or an ``out`` that is in use.
         MissingPartError: the method needs captum, which is not installed.
     """
+    check_explainable(classifier)
     files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
     if top < 1 or batch_size < 1:
         raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")

@@ -51,6 +51,7 @@ def heat_maps(
         ShapeError: not one class for each picture.
         MissingPartError: the method needs captum, which is not installed.
     """
+    check_explainable(classifier)
     _check(classifier, pictures, classes, method, batch_size)
     explain = METHODS[method or choose_method(classifier, pictures)]
     network, device = classifier.network.eval(), classifier.device
@@ -61,6 +62,15 @@ def heat_maps(
         if bar:
             bar.advance(len(some))
     return torch.cat(maps)
+
+
+def check_explainable(classifier: Classifier) -> None:
+    """Raise SettingsError for a network that resizes pictures itself: maps of its input would be of its own pixels."""
+    if classifier.preprocessing.in_network:
+        raise SettingsError(
+            "this file prepares its pictures itself, so its answers cannot be explained: explain the run, or an export "
+            "without --bake-preprocessing"
+        )
 
 
 def choose_method(classifier: Classifier, pictures: Tensor) -> Method:

@@ -40,7 +40,7 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None, *, use: s
         "Input": describe(classifier.preprocessing),
         "Use": use,
         "Intended use": "To name which of its classes a picture shows, where it is like the pictures it learned from.",
-        "Limits": _limits(metrics),
+        "Limits": _limits(metrics, classifier.temperature),
     }
     title, *others = (f"{heading}\n\n{text}\n" for heading, text in sections.items())
     return ModelCard(
@@ -122,11 +122,15 @@ def _classes(classes: tuple[str, ...]) -> str:
     return shown + (f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else "")
 
 
-def _limits(metrics: dict[str, Any] | None) -> str:
+def _limits(metrics: dict[str, Any] | None, temperature: float) -> str:
     text = (
         "It answers with one of its classes whatever a picture shows. On pictures of another kind (camera, light, "
-        "place) it can be much worse than its figures. Its probabilities are not calibrated."
+        "place) it can be much worse than its figures."
     )
+    if temperature == 1:
+        text += " Its probabilities are not calibrated."
+    else:
+        text += f" Its probabilities are calibrated for pictures like those, at the temperature {temperature:.4g}."
     recalls = [(row["recall"], row["name"]) for row in (metrics or {}).get("classes", ()) if row["recall"] is not None]
     if recalls:
         recall, name = min(recalls)

@@ -80,7 +80,8 @@ def compare(
     if not len(before):
         raise DataError(f"none of the {len(pictures)} pictures to compare on can be read")
     logits = (after.logits - before.logits).abs()
-    probabilities = (after.logits.softmax(1) - before.logits.softmax(1)).abs()
+    shares_before, shares_after = ((each.logits / trained.temperature).softmax(1) for each in (before, after))
+    probabilities = (shares_after - shares_before).abs()
     return Comparison(
         pictures=len(before),
         split=pictures.split,

@@ -81,13 +81,14 @@ def export_run(
                 f"the {to} export does not answer as the trained network and is thrown away: {comparison}"
             )
         write_json(work / "comparison.json", comparison.to_dict())
-        card = model_card(classifier, read_metrics(run), use=_use(target, options), exported=_exported(to, comparison))
+        use, told = _use(target, options, classifier.temperature), _exported(to, comparison)
+        card = model_card(classifier, read_metrics(run), use=use, exported=told)
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
     return Export(folder, folder / file.name, comparison)
 
 
-def _use(target: Target, options: Options) -> str:
+def _use(target: Target, options: Options, temperature: float) -> str:
     given = (
         "uint8 (N, H, W, C), of any size: the file does what is said under Input"
         if options.bake_preprocessing
@@ -95,7 +96,8 @@ def _use(target: Target, options: Options) -> str:
     )
     return (
         "`densekit predict FOLDER picture.jpg` and `densekit evaluate FOLDER PICTURES` take this folder as it is. "
-        f"Without densekit, where `pictures` is {given}:\n\n```python\n{target.usage}```"
+        f"Without densekit, where `pictures` is {given}:\n\n```python\n{target.usage}```\n\n"
+        f"Its probabilities are the softmax of `logits / {temperature:.6g}` (the temperature in model.json)."
     )
 
 

@@ -1,5 +1,6 @@
 """push: a classifier's folder to the Hugging Face Hub."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from densekit.classifier import classifier_folder, load_classifier
@@ -7,7 +8,9 @@ from densekit.console import Screen
 from densekit.errors import ExportError, SettingsError
 from densekit.export.card import model_card, read_metrics
 
-_PRIVATE = {"settings.yaml", "metrics.json", "skipped.csv"}  # they name folders of this computer
+# the classifier, and what tells how it came to be; other files name folders of this computer, or show pictures
+_TRAVELS = ("model.*", "model-*", "config.json", "comparison.json", "README.md", "LICENSE*")
+_FIGURES = ("history.csv", "curves.png", "confusion.csv", "confusion.png")
 _LOADING = """\
 ```python
 import densekit
@@ -20,9 +23,10 @@ classifier.predict(["picture.jpg"])[0].label
 def push(folder: str | Path, repository: str, *, private: bool = False, screen: Screen | None = None) -> str:
     """Upload a run folder or an exported folder to the Hub, in one commit.
 
-    The files that lie in the folder itself go along, but for those that name folders of this computer; checkpoints
-    and logs stay here. A folder without a README.md gets a model card there. The token is the one of `hf auth login`,
-    or the environment's HF_TOKEN; HF_ENDPOINT names another hub.
+    The classifier goes along, with its card, license, history, curves and confusion matrix. Whatever else lies there
+    stays: settings and lists name folders of this computer, reports show pictures. A folder without a README.md gets a
+    model card there. The token is the one of `hf auth login`, or the environment's HF_TOKEN; HF_ENDPOINT names another
+    hub.
 
     Args:
         folder: what to upload.
@@ -65,7 +69,7 @@ def push(folder: str | Path, repository: str, *, private: bool = False, screen: 
 
 
 def _travels(name: str) -> bool:
-    return not name.startswith(".") and name not in _PRIVATE
+    return any(fnmatchcase(name, pattern) for pattern in _TRAVELS + _FIGURES)
 
 
 def _reason(error: Exception) -> str:

@@ -33,6 +33,7 @@ def write_onnx(classifier: Classifier, folder: Path, options: Options) -> Path:
     metadata = {
         "classes": json.dumps(classifier.classes, ensure_ascii=False),
         "preprocessing": classifier.preprocessing.model_dump_json(),
+        "temperature": str(classifier.temperature),
     }
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)

@@ -79,7 +79,8 @@ def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
     small = [place for places in behind.values() for place in places] + suspects[:MOST_SUSPECTS]
     copies = show_pictures(evaluation, small, side=SMALL, screen=screen)
     large = show_pictures(evaluation, mistakes + doubts, side=LARGE, screen=screen)
-    large = add_heat_maps(evaluation, large, side=LARGE, screen=screen)
+    if not evaluation.classifier.preprocessing.in_network:
+        large = add_heat_maps(evaluation, large, side=LARGE, screen=screen)
     return {
         "classes": evaluation.classifier.classes,
         "matrix_classes": classes,

@@ -96,8 +96,12 @@ def summarise(results: Iterable[Result], variants: Iterable[str]) -> list[Summar
 
 
 def best_variant(summaries: Iterable[Summary]) -> Summary | None:
-    """Return the variant with the highest mean validation accuracy; the test split has no say."""
+    """Return the variant with the highest mean validation accuracy; the test split has no say.
+
+    Variants of which a run failed come after all others: their mean is that of the lucky seeds.
+    """
     judged = [summary for summary in summaries if summary.val_accuracy is not None]
+    judged = [summary for summary in judged if not any(run.error for run in summary.results)] or judged
     return max(judged, key=lambda summary: summary.val_accuracy.mean if summary.val_accuracy else 0.0, default=None)
 
 

@@ -14,6 +14,7 @@ from densekit.evaluation.evaluate import evaluate
 from densekit.files import write_atomically
 from densekit.models.catalogue import count_parameters, create_model
 from densekit.models.flops import count_flops
+from densekit.models.pretrained import find_weights
 from densekit.studies.plan import Plan, PlannedRun
 from densekit.studies.plots import draw_study
 from densekit.studies.results import Result, read_results, summarise, write_results
@@ -25,13 +26,23 @@ from densekit.training.settings import TrainSettings
 from densekit.training.train import Run, train
 
 
-def network_cost(settings: TrainSettings, dataset: DataSet) -> dict[str, int]:
+def fitting_network(settings: TrainSettings, dataset: DataSet, screen: Screen) -> TrainSettings:
+    """Fill in the network that the settings, or the weights they start from, amount to on these pictures.
+
+    Raises:
+        DensekitError: there are no such weights, or they cannot be read.
+    """
+    weights = settings.weights and find_weights(settings.weights, model=settings.model, screen=screen)
+    return resolve_network(settings, dataset, weights or None)
+
+
+def network_cost(settings: TrainSettings, dataset: DataSet, screen: Screen) -> dict[str, int]:
     """Return ``parameters`` and ``macs`` (multiply-adds of one picture) of the network that the settings name.
 
     Raises:
         SettingsError: it cannot be built, or not for pictures of this size.
     """
-    resolved = resolve_network(settings, dataset)
+    resolved = fitting_network(settings, dataset, screen)
     assert resolved.model is not None
     assert isinstance(resolved.size, tuple)
     channels = resolved.channels or dataset.channels

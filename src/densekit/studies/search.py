@@ -13,15 +13,14 @@ from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.files import new_folder, refuse_used
 from densekit.optional import require
-from densekit.studies.runs import network_cost
-from densekit.studies.search_space import SPACES
+from densekit.studies.runs import fitting_network, network_cost
+from densekit.studies.search_space import SPACES, check_space
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.studies.trial_storage import open_trials, quiet_optuna, without_password
 from densekit.studies.trial_worker import Worker
 from densekit.studies.trials import ranked, trials_table
-from densekit.training.resolve import resolve_network
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
-from densekit.training.train import absolute
+from densekit.training.train import from_anywhere
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -136,9 +135,9 @@ def search(
         dataset = open_chosen(plan.base(), screen=screen)
     else:
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
-        base = make_settings(recipe, **(settings if data is None else {"data": absolute(data), **settings}))
+        base = make_settings(recipe, **from_anywhere(data, settings))
         dataset = open_chosen(base, screen=screen)
-        base = base.model_copy(update={"model": resolve_network(base, dataset).model})
+        base = base.model_copy(update={"model": fitting_network(base, dataset, screen).model})
         default = Path("studies") / f"{Path(base.data).stem}-search"
         place = None if storage is None else without_password(storage)
         plan = make_search_plan(settings=base.model_dump(mode="json"), storage=place)
@@ -148,7 +147,8 @@ def search(
         raise SettingsError("a search goes by validation accuracy: give a --val-fraction above 0")
     if test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
-    network_cost(plan.base(), dataset)  # it can be built, or nothing is begun
+    with quiet_optuna():
+        check_space(plan.space, plan.base(), lambda settings: network_cost(settings, dataset, screen))
     return _carry_out(plan, folder, storage, len(dataset.val), test, screen)
 
 

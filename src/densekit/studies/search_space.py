@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from densekit.errors import SettingsError
+from densekit.optional import require
 from densekit.training.settings import TrainSettings, make_settings
 
 if TYPE_CHECKING:
@@ -56,3 +58,26 @@ def densenet(trial: "Trial | FixedTrial", base: TrainSettings) -> dict[str, Any]
 
 
 SPACES: dict[str, Space] = {"small": small, "default": default, "densenet": densenet}
+_DRAWS = 20
+
+
+def check_space(name: str, base: TrainSettings, build: Callable[[TrainSettings], object]) -> None:
+    """Draw from a space a few times, so that a search that cannot be finished is not begun.
+
+    Args:
+        name: of the space, in `SPACES`.
+        base: settings that all trials share.
+        build: makes the network of settings; tried on one draw.
+
+    Raises:
+        SettingsError: draws do not fit ``base``.
+    """
+    optuna = require("optuna", extra="study")
+    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    try:
+        for number in range(_DRAWS):
+            settings = make_settings(**{**base.model_dump(), **SPACES[name](draws.ask(), base)})
+            if number == 0:
+                build(settings)
+    except SettingsError as error:
+        raise SettingsError(f"space {name!r} does not fit these settings: {error}") from None

@@ -15,11 +15,10 @@ from densekit.files import new_folder, refuse_used
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
 from densekit.studies.ready import ready_study
 from densekit.studies.results import Result, Summary, best_variant, results_table, summarise
-from densekit.studies.runs import network_cost, train_missing
+from densekit.studies.runs import fitting_network, network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
-from densekit.training.resolve import resolve_network
 from densekit.training.settings import make_settings
-from densekit.training.train import absolute
+from densekit.training.train import from_anywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +92,7 @@ def study(
         dataset = open_chosen(plan.base(), screen=screen)
     else:
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
-        given = settings if data is None else {"data": absolute(data), **settings}
-        plan, dataset = _new_plan(what, choices, recipe, given, screen)
+        plan, dataset = _new_plan(what, choices, recipe, from_anywhere(data, settings), screen)
         folder = StudyFolder(new_folder(out, _default_folder(plan, what), resumable=True))
     asked = {name: value for name, value in {"seeds": seeds, "test": test}.items() if value is not None}
     plan = make_plan(**{**plan.model_dump(), **asked})
@@ -103,7 +101,7 @@ def study(
     if plan.test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
     first_of_each = list(plan.runs())[: len(plan.variants)]
-    costs = {run.variant: network_cost(run.settings, dataset) for run in first_of_each}  # or nothing is begun
+    costs = {run.variant: network_cost(run.settings, dataset, screen) for run in first_of_each}  # or nothing is begun
     write_yaml(folder.plan, plan.model_dump(mode="json"))
     try:
         results = train_missing(folder, plan, costs, screen)
@@ -135,7 +133,7 @@ def _new_plan(
         raise SettingsError(f"{what} has variants of its own: leave out what else to vary")
     base = make_settings(recipe, **{**(file.settings if file else {}), **given})
     dataset = open_chosen(base, screen=screen)
-    base = base.model_copy(update={"model": resolve_network(base, dataset).model})
+    base = base.model_copy(update={"model": fitting_network(base, dataset, screen).model})
     shared = base.model_dump(mode="json")
     if file is not None:
         return file.model_copy(update={"settings": shared}), dataset

@@ -1,5 +1,6 @@
 """What is left open in the settings follows from the data: network, size, channels, normalisation."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from densekit.data.picture_set import DataSet
 from densekit.data.transforms import Preprocessing
 from densekit.errors import SettingsError
 from densekit.models.catalogue import create_model, model_options
-from densekit.models.pretrained import Weights
+from densekit.models.pretrained import Weights, is_published
 from densekit.training.settings import TrainSettings
 from densekit.version import __version__
 
@@ -80,6 +81,11 @@ def _picture_size(chosen: TrainSettings, dataset: DataSet) -> tuple[int, int]:
     return side, side
 
 
+def _name(weights: str | None) -> str | None:
+    """Return the name of weights without the folders of this computer, because the classifier may travel."""
+    return weights if weights is None or is_published(weights) else Path(weights).name
+
+
 def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, dataset: DataSet) -> Classifier:
     """Build the network with its first, random weights.
 
@@ -102,7 +108,7 @@ def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, datase
         )
     trained = {
         "model": settings.model,
-        "weights": settings.weights,
+        "weights": _name(settings.weights),
         "densekit": __version__,
         "torch": torch.__version__,
     }

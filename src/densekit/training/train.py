@@ -84,9 +84,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; everything is saved and ``resume`` goes on.
     """
     screen = screen or Screen()
-    given = settings if data is None else {"data": absolute(data), **settings}
-    if given.get("weights") is not None and not is_published(str(given["weights"])):
-        given = {**given, "weights": absolute(given["weights"])}
+    given = from_anywhere(data, settings)
     if resume:
         run, chosen = _resume(out, recipe, given)
     else:
@@ -216,10 +214,17 @@ def _new_run(out: str | Path | None, settings: TrainSettings, dataset: DataSet, 
     return broadcast_object_list(made)[0]
 
 
-def absolute(data: str | Path) -> str:
-    """Return data as a run remembers it: a folder or table by its whole path, so that it is found from anywhere."""
-    path = Path(data).expanduser()
-    return str(data) if str(data) in NAMED_SETS or not path.exists() else str(path.resolve())
+def from_anywhere(data: str | Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as a run remembers them: files and folders by whole paths, so that they are found again."""
+    given = settings if data is None else {"data": data, **settings}
+    published = {"data": lambda name: name in NAMED_SETS, "weights": is_published}
+    paths = {name: str(given[name]) for name in published if given.get(name) is not None}
+    return {**given, **{name: path if published[name](path) else _whole(path) for name, path in paths.items()}}
+
+
+def _whole(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 @contextmanager
