@@ -69,7 +69,8 @@ def test_probabilities_are_those_of_the_temperature(pictures):
     files = [path for path in pictures.pictures if path.name != "broken.png"]
     answers = (dict(each.predict(files[0], top=2)[0].top) for each in (one, other))
     before, after = (answer["bright"] for answer in answers)
-    assert abs(after - before) == pytest.approx(0.01 / 0.25 * before * (1 - before), rel=0.05)  # where a softmax is straight
+    # where a softmax is straight
+    assert abs(after - before) == pytest.approx(0.01 / 0.25 * before * (1 - before), rel=0.05)
     assert found.largest_probability_difference == pytest.approx(abs(after - before), rel=0.05)
 
 

@@ -1,5 +1,6 @@
 """densekit train."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, Unpack, get_type_hints
 
@@ -53,4 +54,5 @@ def train(
     from densekit.training.train import train as run_training
 
     run = run_training(data, recipe=recipe, out=out, resume=resume, screen=Screen(quiet=quiet), **settings)
-    print(run.folder)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, one line for all processes
+        print(run.folder)

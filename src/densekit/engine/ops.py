@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
-from densekit.engine.tile_steps import TileSteps, convolve, flat
+from densekit.engine.tile_steps import TileSteps, convolve, flat, kernels_like
 
 
 class Bottleneck(NamedTuple):
@@ -106,7 +106,7 @@ class TorchOps(TileSteps):
             terms += moment_terms(sums, norm, count)
         return (
             *norm_gradients(sums, norm, layer.norm.weight),
-            dmatrix.view_as(layer.weight).to(layer.weight.dtype),
+            kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),
             *norm_gradients(sums2, norm2, layer.norm2.weight),
             None if dweight2 is None else dweight2.to(layer.weight2.dtype),
         )

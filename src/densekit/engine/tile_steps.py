@@ -240,6 +240,12 @@ def flat(x: Tensor) -> Tensor:
     return x.view(-1, x.shape[-1])
 
 
+def kernels_like(matrix: Tensor, weight: Tensor) -> Tensor:
+    """(m, c) -> (m, c, 1, 1), a view with the strides of ``weight``, which gradients shared by processes must have."""
+    kernels = matrix.contiguous().view_as(weight)
+    return kernels.as_strided(weight.shape, weight.stride()) if weight.is_contiguous() else kernels
+
+
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """3x3 convolution that keeps the size: (N, H, W, c) -> (N, H, W, k)."""
     return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1).contiguous()

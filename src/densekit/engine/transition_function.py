@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from densekit.engine.calls import Call, pixels, refuse_second_derivative, statistics, without_autocast
 from densekit.engine.norms import affine, moment_terms, norm_gradients
-from densekit.engine.tile_steps import flat
+from densekit.engine.tile_steps import flat, kernels_like
 
 
 def transition(call: Call, x: Tensor) -> Tensor:
@@ -75,4 +75,4 @@ def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor) -> list[Tensor |
         d.mul_(norm.scale)
     dgamma, dbeta = norm_gradients(sums, norm, gamma)
     gradient = gradient.permute(0, 3, 1, 2).to(features.dtype)
-    return [gradient, dgamma, dbeta, dweight.view_as(weight).to(weight.dtype)]
+    return [gradient, dgamma, dbeta, kernels_like(dweight.to(weight.dtype), weight)]
