@@ -63,6 +63,19 @@ def test_other_figures_never_take_the_place_of_the_test_figures(trained_on, colo
     assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["pictures"] == own.metrics.pictures == 25
 
 
+def test_pictures_that_were_learned_from_under_another_name(trained_on, colours, tmp_path, screen):
+    root = shutil.copytree(colours, tmp_path / "colours")
+    shutil.copy(root / "train" / "red" / "3.png", root / "test" / "red" / "copy.png")
+    run, told = trained_on(data=str(root)), "among the training pictures too, byte for byte"
+    evaluate(run, screen=screen)
+    text = screen.console.export_text()
+    assert f"1 picture is {told}" in text
+    assert f"first {root / 'test/red/copy.png'} = {root / 'train/red/3.png'}" in text
+    evaluate(run, split="train", screen=screen)
+    evaluate(trained_on(data=str(colours)), screen=screen)
+    assert told not in screen.console.export_text()
+
+
 def test_a_class_more_than_the_run_knows(trained_on, colours, paint, tmp_path):
     """Labels are places among the classes: they would all be others."""
     shutil.copytree(colours, tmp_path / "colours")

@@ -10,6 +10,7 @@ import torch
 from densekit.classifier import Classifier, classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
+from densekit.data.doubles import find_doubles
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.errors import DataError, SettingsError
@@ -109,7 +110,19 @@ def evaluate(
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
+    if dataset is not None and split != "train":
+        _tell_doubles(dataset.train, pictures, screen)
     return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
+
+
+def _tell_doubles(learned: PictureSet, tested: PictureSet, screen: Screen) -> None:
+    if doubles := find_doubles(learned, tested):
+        which = counted(len(doubles), "picture is", "pictures are")
+        one, other = doubles[0]
+        screen.warn(
+            f"{which} among the training pictures too, byte for byte, which flatters these figures; first "
+            f"{tested.name(other)} = {learned.name(one)}"
+        )
 
 
 def _folder(wanted: Path, source: str) -> Path:
@@ -125,7 +138,7 @@ def _source(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        return "damaged"
+        return ""  # of whatever it was
 
 
 def _same(one: str | Path, other: str) -> bool:

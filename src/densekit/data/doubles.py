@@ -1,0 +1,49 @@
+"""Pictures that are in two sets, byte for byte, under whatever names."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from densekit.data.picture_set import PictureSet
+
+
+def find_doubles(one: PictureSet, other: PictureSet) -> list[tuple[int, int]]:
+    """Return (place in ``one``, place in ``other``) of every picture of ``other`` that is in ``one`` too.
+
+    Files are compared by their bytes, and only those of one length are read; a file that is gone is no double.
+    """
+    lengths = {length for length, _ in _lengths(one)} & {length for length, _ in _lengths(other)}
+    first: dict[bytes, int] = {}
+    for place, digest in _digests(one, lengths):
+        first.setdefault(digest, place)
+    return [(first[digest], place) for place, digest in _digests(other, lengths) if digest in first]
+
+
+def _lengths(pictures: PictureSet) -> Iterator[tuple[int, int]]:
+    """Yield the length in bytes and the place of every picture."""
+    if isinstance(pictures.pictures, np.ndarray):
+        yield from ((pictures.pictures[0].nbytes, place) for place in range(len(pictures)))
+        return
+    for place, path in enumerate(pictures.pictures):
+        try:
+            yield path.stat().st_size, place
+        except OSError:
+            continue
+
+
+def _digests(pictures: PictureSet, lengths: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield place and digest of every picture of one of these lengths."""
+    for length, place in _lengths(pictures):
+        if length in lengths and (content := _content(pictures.pictures[place])) is not None:
+            yield place, hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _content(picture: Path | np.ndarray) -> bytes | None:
+    if isinstance(picture, np.ndarray):
+        return picture.tobytes()
+    try:
+        return picture.read_bytes()
+    except OSError:
+        return None
