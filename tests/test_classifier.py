@@ -234,6 +234,11 @@ class TestLoad:
         with pytest.raises(CheckpointError, match=f"cannot read .*{missing}: No such file"):
             load_classifier(tmp_path)
 
+    def test_more_names_than_the_network_has_answers(self, classifier, tmp_path):
+        replace(classifier, classes=(*CLASSES, "one more")).save(tmp_path)
+        with pytest.raises(CheckpointError, match=r"model\.json names 5 classes, but the network has 4"):
+            load_classifier(tmp_path)
+
     def test_unknown_device(self, classifier, tmp_path):
         classifier.save(tmp_path)
         with pytest.raises(SettingsError, match="device 'gpu' cannot be used"):

@@ -3,8 +3,10 @@ import os
 import stat
 
 import pytest
+import torch
 
-from densekit.files import free_path, write_atomically, write_json, write_text
+from densekit.errors import SettingsError
+from densekit.files import check_writable, free_path, write_atomically, write_json, write_tensors, write_text
 
 
 @pytest.mark.parametrize("before", [None, "old and longer"], ids=["new_file", "replaces"])
@@ -78,6 +80,30 @@ def test_folder_that_is_a_file(tmp_path):
     write_text(tmp_path / "file", "x")
     with pytest.raises(OSError, match="file"):
         write_text(tmp_path / "file" / "below", "x")
+
+
+def test_tensors_on_a_full_disk_leave_the_old_ones(tmp_path):
+    resource = pytest.importorskip("resource", reason="this system limits no files")
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.ones(3)}, {"format": "pt"})
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*x\.safetensors: "):
+            write_tensors(path, {"a": torch.ones(3000)}, {"format": "pt"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    check_writable(tmp_path / "new" / "deeper")
+    assert list((tmp_path / "new" / "deeper").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"cannot write into .*file/out \(Not a directory\): choose another --out"):
+        check_writable(tmp_path / "file" / "out")
 
 
 def test_free_path_finds_the_first_gap(tmp_path):

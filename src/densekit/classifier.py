@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from densekit.data.folders import files_below
 from densekit.data.pictures import PICTURE_SUFFIXES, read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
@@ -172,6 +173,10 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "auto") 
         ) from None
     if not 0 < temperature < math.inf:
         raise CheckpointError(f"{folder / 'model.json'} has the temperature {temperature}: it must be above 0")
+    architecture = getattr(network, "architecture", None) or record.get("architecture", {})
+    answers = architecture.get("options", {}).get("num_classes", len(classes))
+    if answers != len(classes):
+        raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
     return Classifier(network, classes, preprocessing, record, temperature).to(device)
 
 
@@ -193,7 +198,7 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if _is_picture(file))
+            matches = [file for file in files_below(path) if _is_picture(file)]
         elif path.exists() or not glob.has_magic(str(source)):
             matches = [path]  # if it does not exist, its prediction says so
         else:

@@ -32,6 +32,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        OSError: it cannot be written, e.g. because the disk is full.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results; where nothing can be written there, raise SettingsError now and not after the work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(f"cannot write into {folder} ({error.strerror}): choose another --out") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -59,7 +84,8 @@ def refuse_used(out: str | Path | None, *, resumable: bool = False) -> None:
         return
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = ", or go on with --resume" if resumable else ""
+        begun = any((folder / name).exists() for name in ("settings.yaml", "study.yaml"))
+        hint = ", or go on with --resume" if resumable and begun else ""
         raise SettingsError(f"{folder} exists already: choose another --out{hint}")
 
 

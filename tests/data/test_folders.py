@@ -91,6 +91,36 @@ def test_links_are_followed_but_not_in_circles(make_folder):
     ]
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no symbolic links")
+@pytest.mark.parametrize("counts", [{"cat": 1, "dog": 1}, {"train/cat": 1, "train/dog": 1}], ids=["classes", "splits"])
+def test_a_link_to_all_classes_makes_no_picture_one_of_another_class(make_folder, counts):
+    root = make_folder(counts)
+    (root / next(iter(counts)) / "all").symlink_to(root)
+    assert [path for path, _, _ in listed(scan_folder(root), root)] == [f"{folder}/0.png" for folder in counts]
+
+
+@pytest.mark.parametrize("name", ["settings.yaml", "model.json", "study.yaml"])
+def test_curves_of_a_run_are_no_pictures(make_folder, name):
+    """As in ``cd photos; densekit train .``, for the second time."""
+    root = make_folder({"cat": 1, "dog": 1, "runs/photos-densenet121": 1, "dog/run": 1})
+    for folder in ("runs/photos-densenet121", "dog/run"):
+        (root / folder / name).write_text("{}")
+    listing = scan_folder(root)
+    assert [path for path, _, _ in listed(listing, root)] == ["cat/0.png", "dog/0.png"]
+    assert [(skipped.path.name, skipped.reason) for skipped in listing.skipped] == [
+        ("runs", "class folder without pictures")
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(make_folder, screen):
+    root = make_folder({"cat": 1, "dog": 1})
+    os.mkfifo(root / "cat" / "pipe.png")
+    good, _, bad = check_headers(scan_folder(root), strict=False, screen=screen)
+    assert len(good) == 2
+    assert [(skipped.path.name, skipped.reason) for skipped in bad] == [("pipe.png", "a pipe or device, not a file")]
+
+
 def test_natural_order_mixes_words_and_numbers():
     names = ["10", "9", "a", "Ab", "a1b10", "a1b9", "²"]
     assert sorted(names, key=natural_key) == ["9", "10", "a", "a1b9", "a1b10", "Ab", "²"]
@@ -155,7 +185,7 @@ def test_bad_tables_name_the_line(tmp_path, text, message):
 def test_a_picture_given_as_table(tmp_path):
     path = tmp_path / "picture.png"
     Image.new("L", (2, 2), 200).save(path)
-    with pytest.raises(DataError, match="not a readable UTF-8 table"):
+    with pytest.raises(DataError, match="is a picture: name a folder of pictures"):
         read_table(path)
 
 

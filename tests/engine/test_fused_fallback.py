@@ -236,3 +236,23 @@ def test_the_reason_is_logged_once(pair, caplog):
     assert caplog.messages == ["a fused DenseBlock runs as stock modules: hooks on its inner modules"]
     assert caplog.records[0].levelno == logging.WARNING
     assert "ran=stock: hooks on its inner modules" in repr(fused)
+
+
+def test_transforms_of_torch_func_run_the_stock_modules(pair):
+    stock, fused = (model.eval() for model in pair)
+    x = pictures()
+    mapped = torch.func.vmap(lambda one: fused(one[None])[0])(x)
+    torch.testing.assert_close(mapped, stock(x), **CLOSE)
+    assert fused[1].ran == "stock: the network is being transformed by torch.func"
+    parameters = dict(stock.named_parameters())
+    grads = [
+        torch.func.grad(lambda p, model=model: torch.func.functional_call(model, p, (x,)).square().sum())(parameters)
+        for model in (stock, fused)
+    ]
+    torch.testing.assert_close(grads[1], grads[0], **CLOSE)
+
+
+@pytest.mark.parametrize("nothing", [None, "densenet121"])
+def test_what_is_no_module(nothing):
+    with pytest.raises(SettingsError, match=r"nothing to fuse in .*: it is no torch\.nn\.Module"):
+        fuse(nothing)

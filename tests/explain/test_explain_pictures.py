@@ -8,6 +8,7 @@ from densekit.data.pictures import read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import DataError, SettingsError
 from densekit.explain.explain_pictures import explain_pictures
+from densekit.runtimes.exported import ExportedNetwork
 
 QUIET = Screen(quiet=True)
 MARGIN = 8
@@ -119,6 +120,16 @@ def test_a_network_that_prepares_pictures_itself_is_refused(red_finder, dotted, 
     with pytest.raises(SettingsError, match="prepares its pictures itself, so its answers cannot be explained"):
         explain_pictures(baked, dotted, method="occlusion", out=tmp_path / "out", screen=QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_network_is_closed(red_finder, dotted, tmp_path):
+    closed = Classifier(ExportedNetwork(red_finder.network.forward), red_finder.classes, red_finder.preprocessing)
+    with pytest.raises(SettingsError, match="gradcam looks into the network, an exported one is closed: use occlusion"):
+        explain_pictures(closed, dotted, method="gradcam", out=tmp_path / "out", screen=QUIET)
+    done = explain_pictures(closed, dotted, top=1, out=tmp_path / "out", screen=QUIET)
+    again = explain_pictures(red_finder, dotted, top=1, method="occlusion", out=tmp_path / "again", screen=QUIET)
+    assert done.predictions == again.predictions
+    assert (done.folder / "001-dotted.png").read_bytes() == (again.folder / "001-dotted.png").read_bytes()
 
 
 def test_wrong_input(red_finder, tmp_path):

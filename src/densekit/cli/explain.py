@@ -47,7 +47,7 @@ def explain(
     batch_size
         Pictures at a time.
     """
-    from densekit.classifier import load_classifier
+    from densekit.classifier import classifier_folder, load_classifier
     from densekit.console import Screen
     from densekit.errors import DataError
     from densekit.explain.explain_pictures import explain_pictures
@@ -60,7 +60,7 @@ def explain(
     screen = Screen(quiet=quiet)
     classifier = load_classifier(run, device=device)
     blocks = measure_reuse(classifier.network) if feature_reuse else []
-    folder = new_folder(out, run.expanduser() / "explained")
+    folder = new_folder(out, classifier_folder(run) / "explained")
     answers = ()
     if images:
         options = {"method": method, "top": top, "out": folder, "batch_size": batch_size, "screen": screen}

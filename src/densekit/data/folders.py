@@ -4,7 +4,7 @@ import csv
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
+_OURS = frozenset({"settings.yaml", "model.json", "study.yaml"})
 _LAYOUTS = "expected train/CLASS/*.jpg (val/ and test/ beside it if you like), or CLASS/*.jpg"
 _IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _COLUMNS = {
@@ -103,7 +104,10 @@ def read_table(table: Path) -> Listing:
     """
     try:
         text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        kind = "picture" if table.suffix.lower() in PICTURE_SUFFIXES else "binary file, e.g. an archive to unpack"
+        raise DataError(f"{table} is a {kind}: name a folder of pictures, or a table path,label[,split]") from None
+    except OSError as error:
         raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
     first = text.partition("\n")[0]
     rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
@@ -176,10 +180,12 @@ def _children(folder: Path, listing: Listing) -> list[Path]:
     return children
 
 
-def _scan_classes(folders, split: Split | None, listing: Listing) -> None:
+def _scan_classes(folders: Iterable[Path], split: Split | None, listing: Listing) -> None:
     for folder in folders:
+        # a link from a class to the folder of all classes would make every picture one of that class
+        above = frozenset(os.path.realpath(parent) for parent in [folder.parent, *folder.parent.parents])
         label = unicodedata.normalize("NFC", folder.name)  # a Mac writes "é" as two characters, others as one
-        files = list(_files_below(folder))
+        files = list(files_below(folder, above))
         pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
         listing.entries += [Entry(path, label, split) for path in pictures]
         others = (path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES)
@@ -188,14 +194,21 @@ def _scan_classes(folders, split: Split | None, listing: Listing) -> None:
             listing.skipped.append(Skipped(folder, "class folder without pictures"))
 
 
-def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Files in a folder and its folders; linked folders are followed, but never in circles."""
+def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield the files in a folder and its folders, in natural order; hidden ones are passed over.
+
+    Linked folders are followed, but never to one of ``above`` or in circles. A folder that holds a run or a classifier
+    is passed over: its curves are no pictures of a class.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
-    for path in _visible(folder):
+    children = _visible(folder)
+    if not _OURS.isdisjoint(path.name for path in children):
+        return
+    for path in children:
         if path.is_dir():
-            yield from _files_below(path, above | {real})
+            yield from files_below(path, above | {real})
         else:
             yield path
 

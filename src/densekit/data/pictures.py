@@ -92,6 +92,8 @@ def picture_header(path: str | Path) -> PictureHeader:
         PictureError: as `read_picture`.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise PictureError(f"{path}: a pipe or device, not a file")  # opening it could wait for ever
     with _picture_errors(path), Image.open(path, formats=_formats()) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # whose size is that of the upright picture in newer Pillows

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from densekit.engine.norms import Norm
 from densekit.engine.row_steps import accumulation_dtype
@@ -185,6 +186,8 @@ def check_call(x: Any) -> None:
     """Raise `OtherInput` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
     if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
         raise OtherInput("the network is being traced")
+    if _functorch.peek_interpreter_stack() is not None:
+        raise OtherInput("the network is being transformed by torch.func")
     if nn.modules.module._has_any_global_hook():
         raise OtherInput("hooks on all modules")
     if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:

@@ -51,6 +51,8 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     >>> fuse(create_model("densenet_bc100_k12_cifar")).features.denseblock1.engine
     'auto'
     """
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"nothing to fuse in {model!r}: it is no torch.nn.Module")
     choice = choose_ops(engine, _device(model))
     refused: list[str] = []
 

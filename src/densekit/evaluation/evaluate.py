@@ -18,6 +18,7 @@ from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.report import write_evaluation
+from densekit.files import check_writable
 from densekit.units import counted
 
 
@@ -73,8 +74,7 @@ def evaluate(
     Raises:
         CheckpointError: the run cannot be read.
         DataError: there are no such pictures, or a class that the classifier does not know.
-        SettingsError: a split was named for other data than the run's own.
-        OSError: ``out`` cannot be written.
+        SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
     classifier = load_classifier(run, device=device)
@@ -92,7 +92,7 @@ def evaluate(
     # the run's own test figures, and those of other pictures, are never overwritten by others
     own_test = dataset is not None and split == "test"
     folder = Path(out).expanduser() if out else run if own_test else _folder(run / f"evaluation-{name}", source)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     loader = evaluation_loader(
         pictures,
         classifier.preprocessing.transform(),

@@ -60,7 +60,7 @@ def explain_pictures(
         SettingsError: a method that cannot explain this network, or an ``out`` that is in use.
         MissingPartError: the method needs captum, which is not installed.
     """
-    check_explainable(classifier)
+    check_explainable(classifier, method)
     files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
     if top < 1 or batch_size < 1:
         raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")

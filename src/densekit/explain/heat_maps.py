@@ -12,6 +12,7 @@ from densekit.console import Bar
 from densekit.errors import SettingsError, ShapeError
 from densekit.explain.attribution import integrated_gradients, occlusion
 from densekit.explain.cam import cam, ends_linearly, grad_cam
+from densekit.runtimes.exported import ExportedNetwork
 
 Method = Literal["cam", "gradcam", "occlusion", "integrated-gradients"]
 METHODS: dict[Method, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
@@ -51,7 +52,7 @@ def heat_maps(
         ShapeError: not one class for each picture.
         MissingPartError: the method needs captum, which is not installed.
     """
-    check_explainable(classifier)
+    check_explainable(classifier, method)
     _check(classifier, pictures, classes, method, batch_size)
     explain = METHODS[method or choose_method(classifier, pictures)]
     network, device = classifier.network.eval(), classifier.device
@@ -64,8 +65,10 @@ def heat_maps(
     return torch.cat(maps)
 
 
-def check_explainable(classifier: Classifier) -> None:
-    """Raise SettingsError for a network that resizes pictures itself: maps of its input would be of its own pixels."""
+def check_explainable(classifier: Classifier, method: Method | None = None) -> None:
+    """Raise SettingsError where a method cannot look into a classifier's network."""
+    if isinstance(classifier.network, ExportedNetwork) and method not in {None, "occlusion"}:
+        raise SettingsError(f"{method} looks into the network, an exported one is closed: use occlusion, or the run")
     if classifier.preprocessing.in_network:
         raise SettingsError(
             "this file prepares its pictures itself, so its answers cannot be explained: explain the run, or an export "
@@ -75,6 +78,8 @@ def check_explainable(classifier: Classifier) -> None:
 
 def choose_method(classifier: Classifier, pictures: Tensor) -> Method:
     """Return the method for pictures like these, (N, C, H, W) as prepared: the exact one, if the network allows it."""
+    if isinstance(classifier.network, ExportedNetwork):
+        return "occlusion"
     pictures = pictures[:1].to(classifier.device)
     return "cam" if ends_linearly(classifier.network.eval(), pictures) else "gradcam"
 

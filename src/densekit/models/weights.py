@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from densekit.errors import CheckpointError, DensekitError
-from densekit.files import write_atomically, write_json
+from densekit.files import write_json, write_tensors
 from densekit.models.catalogue import create_model
 
 FORMAT = 1
@@ -30,19 +30,24 @@ def save_model(folder: Path, model: nn.Module, **record: Any) -> None:
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper would put its prefix on every key
     # safetensors takes no channels-last or otherwise strided tensors
     tensors = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
-    save_record(folder, model, **record)
-    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    entries = _entries(model, record)
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    write_json(folder / "model.json", entries)
 
 
 def save_record(folder: Path, model: nn.Module, **record: Any) -> None:
     """Write ``model.json`` alone; arguments and errors are those of `save_model`."""
+    write_json(folder / "model.json", _entries(model, record))
+
+
+def _entries(model: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
     architecture = getattr(getattr(model, "_orig_mod", model), "architecture", None)
     if architecture is None:
         kind = type(model).__name__
         raise CheckpointError(f"cannot save this {kind}: load_model could only rebuild networks of create_model")
     if taken := {"format", "architecture"} & record.keys():
         raise CheckpointError(f"model.json has its own entry {taken.pop()!r}: choose another name for yours")
-    write_json(folder / "model.json", {"format": FORMAT, "architecture": architecture, **record})
+    return {"format": FORMAT, "architecture": architecture, **record}
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

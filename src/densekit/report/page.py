@@ -17,6 +17,7 @@ from densekit.report.costs import count_costs
 from densekit.report.label_errors import find_label_errors
 from densekit.report.pictures import LARGE, SMALL, add_heat_maps, least_certain, show_pictures, worst_mistakes
 from densekit.report.texts import FILTERS
+from densekit.runtimes.exported import ExportedNetwork
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
 from densekit.version import __version__
@@ -79,7 +80,7 @@ def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
     small = [place for places in behind.values() for place in places] + suspects[:MOST_SUSPECTS]
     copies = show_pictures(evaluation, small, side=SMALL, screen=screen)
     large = show_pictures(evaluation, mistakes + doubts, side=LARGE, screen=screen)
-    if not evaluation.classifier.preprocessing.in_network:
+    if not isinstance(evaluation.classifier.network, ExportedNetwork):
         large = add_heat_maps(evaluation, large, side=LARGE, screen=screen)
     return {
         "classes": evaluation.classifier.classes,

@@ -48,8 +48,7 @@ def write_report(
     Raises:
         CheckpointError: a file of the run cannot be read.
         DataError: there are no such pictures, or a class that the classifier does not know.
-        SettingsError: a split was named for other data than the run's own.
-        OSError: ``out`` cannot be written.
+        SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
     evaluation = evaluate(

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from densekit.errors import CheckpointError
-from densekit.files import write_atomically
+from densekit.files import write_tensors
 
 
 @dataclass
@@ -63,7 +62,7 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
     # safetensors takes neither strided tensors nor two names for one memory
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     metadata = {"progress": json.dumps(vars(state.progress))}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
+    write_tensors(path, plain, metadata)
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> None:
