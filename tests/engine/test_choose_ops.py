@@ -1,6 +1,7 @@
 """Which implementation runs where, and what happens without a compiler."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -78,3 +79,61 @@ def test_a_library_that_cannot_be_loaded_is_told(monkeypatch, tmp_path, forget):
     assert choose_ops("auto", "cpu").name == "torch"
     with pytest.raises(CannotCompile, match="the compiled steps cannot be loaded: "):
         load_steps()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no file modes")
+def test_a_library_that_others_could_have_written_is_not_loaded(monkeypatch, tmp_path, forget):
+    """Nor is it written over: whose it is is not known."""
+    log = tmp_path / "log"
+    compiler = tmp_path / "c++"
+    quickly = f'exec {shutil.which("c++")} "$@" -O0'
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo "$@" >> {log}\n{quickly}\n')
+    compiler.chmod(0o755)
+    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load_steps()
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    modes = [path.stat().st_mode & 0o777 for path in (library.parent, library)]
+    assert not any(mode & 0o022 for mode in modes)
+    load_steps.cache_clear()
+    load_steps()
+    assert log.read_text().count("-shared") == 1
+    library.write_bytes(b"planted")
+    library.chmod(0o666)
+    load_steps.cache_clear()
+    assert load_steps().bnrelu_float32 is not None
+    assert log.read_text().count("-shared") == 2
+    assert library.read_bytes() == b"planted"
+
+
+def test_a_compiler_with_words_behind_it(monkeypatch, tmp_path, forget):
+    compiler_is(monkeypatch, os.environ["PATH"], forget)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "c++ --no-such-word")
+    with pytest.raises(CannotCompile, match=r"c\+\+ cannot compile the steps: .*--no-such-word"):
+        load_steps()
+
+
+def test_a_compiler_that_is_no_program(monkeypatch, tmp_path, forget):
+    (tmp_path / "compiler").write_bytes(b"\x7fnothing")
+    (tmp_path / "compiler").chmod(0o755)
+    compiler_is(monkeypatch, os.environ["PATH"], forget)
+    monkeypatch.setenv("CXX", str(tmp_path / "compiler"))
+    assert choose_ops("auto", "cpu").name == "torch"
+    with pytest.raises(CannotCompile, match="compiler cannot be run: "):
+        load_steps()
+
+
+def test_without_threads_it_is_only_taken_when_asked_for(monkeypatch, tmp_path, forget):
+    compiler = tmp_path / "c++"
+    refuses = 'for word; do [ "$word" = -fopenmp ] && exit 1; done'
+    compiler.write_text(f'#!/bin/sh\n{refuses}\nexec {shutil.which("c++")} "$@" -O0\n')
+    compiler.chmod(0o755)
+    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    choice = choose_ops("auto", "cpu")
+    assert (choice.name, choice.reason[:55]) == (
+        "torch", "the compiled steps cannot run: the compiler knows no Op"
+    )  # fmt: skip
+    assert choose_ops("cpu", "cpu").name == "cpu"

@@ -6,7 +6,10 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
+from torch.utils._pytree import tree_map_only
 
 from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.swap import fuse
@@ -238,18 +241,103 @@ def test_the_reason_is_logged_once(pair, caplog):
     assert "ran=stock: hooks on its inner modules" in repr(fused)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which PyTorch's own derivatives are made with
 def test_transforms_of_torch_func_run_the_stock_modules(pair):
     stock, fused = (model.eval() for model in pair)
-    x = pictures()
-    mapped = torch.func.vmap(lambda one: fused(one[None])[0])(x)
+    x, func = pictures(), torch.func
+    mapped = func.vmap(lambda one: fused(one[None])[0])(x)
     torch.testing.assert_close(mapped, stock(x), **CLOSE)
-    assert fused[1].ran == "stock: the network is being transformed by torch.func"
+    assert fused[1].ran.startswith("stock: the network is being transformed by torch.func")
+
+    def both(transform):
+        seen, expected = (transform(model) for model in (fused, stock))
+        torch.testing.assert_close(seen, expected, **CLOSE)
+
     parameters = dict(stock.named_parameters())
-    grads = [
-        torch.func.grad(lambda p, model=model: torch.func.functional_call(model, p, (x,)).square().sum())(parameters)
-        for model in (stock, fused)
-    ]
-    torch.testing.assert_close(grads[1], grads[0], **CLOSE)
+    both(lambda model: func.grad(lambda p: func.functional_call(model, p, (x,)).square().sum())(parameters))
+    both(lambda model: func.jvp(model, (x,), (x.flip(0),)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "learning"])
+def test_forward_mode_derivatives_are_stocks(pair, frozen):
+    x, tangents = pictures(), []
+    for model in pair:
+        model.requires_grad_(not frozen)
+        with forward_ad.dual_level():
+            out = model(forward_ad.make_dual(x, torch.ones_like(x)))
+            tangents.append(forward_ad.unpack_dual(out).tangent)
+    torch.testing.assert_close(tangents[1], tangents[0], **CLOSE)
+
+
+def test_traced_operation_by_operation(pair):
+    stock, fused = (model.eval().requires_grad_(False) for model in pair)
+    x = pictures()
+    graph = make_fx(fused)(x)
+    assert fused[1].ran == "stock: a tool is looking at every operation"
+    torch.testing.assert_close(graph(2 * x), stock(2 * x), **CLOSE)
+
+
+class Quantised(torch.Tensor):
+    """A weight that holds no memory of its own: operations on it are given what it stands for."""
+
+    @staticmethod
+    def __new__(cls, values):
+        made = torch.Tensor._make_wrapper_subclass(cls, values.shape, strides=values.stride(), dtype=values.dtype)
+        made.values = values
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(Quantised, lambda tensor: tensor.values, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def test_weights_without_memory_run_the_stock_modules(pair):
+    stock, fused = (model.eval().requires_grad_(False) for model in pair)
+    conv = fused[1].denselayer1.conv1
+    values = conv.weight.data
+    del conv.weight
+    conv.weight = Quantised(values)
+    x = pictures()
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    assert fused[1].ran == "stock: weights that are no plain dense tensors"
+
+
+def test_another_default_device_changes_nothing(pair, gradients):
+    stock, fused = pair
+    x = pictures().requires_grad_()
+    dy = torch.randn(stock(x.detach()).shape, dtype=x.dtype)
+    stock.load_state_dict(fused.state_dict())
+    expected = gradients(stock, x, dy)
+    with torch.device("meta"):
+        seen = gradients(fused, x, dy)
+        fused.eval()(x.detach())
+    assert fused[1].ran == AUTO
+    for name, value in expected.items():
+        torch.testing.assert_close(seen[name], value, **CLOSE)
+
+
+def test_statistics_that_are_not_tracked_stay(pair):
+    """Their buffers may be there nevertheless: setting this is a way to freeze them."""
+    before = []
+    for model in pair:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+        before.append({name: buffer.clone() for name, buffer in model.named_buffers()})
+        model.train()(pictures())
+    assert pair[1][1].ran == AUTO
+    for model, buffers in zip(pair, before, strict=True):
+        for name, buffer in model.named_buffers():
+            assert torch.equal(buffer, buffers[name]), name
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["block", "transition"])
+def test_what_follows_may_work_in_place(pair, place):
+    stock, fused = (model[: place + 1] for model in pair)
+    x = pictures()
+    torch.testing.assert_close(torch.relu_(fused(x)), torch.relu_(stock(x)), **CLOSE)
 
 
 @pytest.mark.parametrize("nothing", [None, "densenet121"])

@@ -10,13 +10,19 @@ from densekit.engine.ops import Bottleneck, TorchOps
 
 C, M, K = 6, 5, 3
 SIZES = pytest.mark.parametrize("size", [(3, 4, 5), (1, 1, 2), (2, 9, 7)], ids=["small", "two_pixels", "odd"])
+WIDE = 149, 33, 17  # a slice of columns and more, whole vectors and more
 TYPES = pytest.mark.parametrize(
     ("dtype", "stored"),
-    [(torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
-    ids=["float64", "bfloat16_of_float32", "bfloat16"],
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+    ids=["float64", "float32", "bfloat16_of_float32", "bfloat16"],
 )
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-ROUNDING = {torch.float64: 1e-11, torch.bfloat16: 0.03}
+ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 
 def images(size: tuple[int, ...], channels: int, dtype: torch.dtype) -> Tensor:
@@ -24,16 +30,19 @@ def images(size: tuple[int, ...], channels: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(*size, channels + 2).to(dtype)[..., 1:-1]
 
 
-def bottleneck(stored: torch.dtype, layout: torch.memory_format) -> Bottleneck:
+def bottleneck(
+    stored: torch.dtype, layout: torch.memory_format, widths: tuple[int, int, int] = (C, M, K)
+) -> Bottleneck:
     """Parameters of a layer, with stored moments that are far from those of a batch."""
 
     def norm(channels: int) -> Norm:
         moments = torch.randn(channels), 3 + torch.rand(channels)
         return Norm(*(v.to(stored) for v in (1 + torch.randn(channels) / 4, torch.randn(channels), *moments)), 1e-3)
 
-    weights = torch.randn(M, C, 1, 1) / 2, torch.randn(K, M, 3, 3) / 4
+    c, m, k = widths
+    weights = torch.randn(m, c, 1, 1) / c**0.5, torch.randn(k, m, 3, 3) / (2 * m**0.5)
     weight, weight2 = (w.to(stored).contiguous(memory_format=layout) for w in weights)
-    return Bottleneck(norm(C), weight, norm(M), weight2)
+    return Bottleneck(norm(c), weight, norm(m), weight2)
 
 
 class Reference:
@@ -104,8 +113,36 @@ def test_forward_without_gradients(ops: TorchOps, size, dtype, stored, layout):
 @pytest.mark.parametrize("trains", [True, False], ids=["first_trains", "first_frozen"])
 @pytest.mark.parametrize("trains2", [True, False], ids=["second_trains", "second_frozen"])
 def test_backward(ops: TorchOps, size, dtype, stored, layout, trains, trains2):
-    layer, x, dy = bottleneck(stored, layout), images(size, C, dtype), images(size, K, dtype)
-    dy, source = dy.contiguous(), images(size, C, dtype)
+    assert_gradients(ops, bottleneck(stored, layout), size, dtype, trains, trains2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # bfloat16's steps are in test_ops_bfloat16
+@pytest.mark.parametrize("onto_itself", [True, False], ids=["onto_itself", "into_another"])
+def test_backward_of_many_channels(ops: TorchOps, dtype, onto_itself):
+    layer = bottleneck(dtype, torch.channels_last, WIDE)
+    assert_gradients(ops, layer, (2, 9, 11), dtype, trains=True, trains2=True, onto_itself=onto_itself)
+
+
+def test_weights_of_two_types(ops: TorchOps):
+    """Each is multiplied as bfloat16, and given a gradient of its own type."""
+    layer = bottleneck(torch.float32, torch.contiguous_format)
+    layer = layer._replace(weight=layer.weight.bfloat16(), weight2=layer.weight2.half())
+    assert_gradients(ops, layer, (2, 5, 4), torch.bfloat16, trains=True, trains2=True)
+
+
+def assert_gradients(
+    ops: TorchOps,
+    layer: Bottleneck,
+    size: tuple[int, ...],
+    dtype: torch.dtype,
+    trains: bool,
+    trains2: bool,
+    *,
+    onto_itself: bool = False,
+) -> None:
+    """Of everything, against autograd."""
+    C, K = layer.weight.shape[1], len(layer.weight2)
+    x, dy, source = images(size, C, dtype), images(size, K, dtype).contiguous(), images(size, C, dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     exact = Reference(layer, x, trains, trains2)
     dx, *parameters = exact.gradients(dy)
@@ -116,19 +153,21 @@ def test_backward(ops: TorchOps, size, dtype, stored, layout, trains, trains2):
     if trains2:
         mean, var = moments_of(z).to(wide)
         layer = layer._replace(norm2=layer.norm2._replace(mean=mean, var=var))
-    before, out = torch.randn(2, C + 1, dtype=wide), images(size, C, dtype)
+    before, out = torch.randn(2, C + 1, dtype=wide), source if onto_itself else images(size, C, dtype)
+    source_before = source.clone()
     terms = before.clone()
     onto = {"source": source, "out": out, "terms": terms[:, :C] if trains else None}
     gradients = ops.layer_backward(layer, dy, x, z, trains=trains2, **onto, wants_weight2=True)
-    for seen, expected, parameter in zip(gradients, parameters, exact.parameters, strict=True):
+    stored = (*layer.norm[:2], layer.weight, *layer.norm2[:2], layer.weight2)
+    for seen, expected, parameter in zip(gradients, parameters, stored, strict=True):
         assert seen is not None
         assert seen.shape == parameter.shape
-        assert seen.dtype == stored
+        assert seen.dtype == parameter.dtype
         assert_close(seen, expected, dtype)
     assert torch.equal(terms[:, C], before[:, C])
     c1, c2 = (terms - before)[:, :C].double() if trains else torch.zeros(2, C, dtype=torch.float64)
     taken_back = c1 + (x.double() - layer.norm.mean.double()) * c2
-    assert_close(out.double() - taken_back, source.double() + dx, dtype)
+    assert_close(out.double() - taken_back, source_before.double() + dx, dtype)
 
 
 @TYPES

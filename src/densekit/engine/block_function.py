@@ -64,14 +64,16 @@ def run_forward(call: Call, x: Tensor, parameters: Sequence[Tensor], *, keep: bo
     N, c, H, W = x.shape
     channels = c + sum(map(growth, call.layers))
     dtype = torch.promote_types(x.dtype, call.dtype)
-    features = torch.empty(N, H, W, channels, dtype=dtype, device=x.device)
+    # no view, so that what follows may work in place
+    out = torch.empty(N, channels, H, W, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    features = out.permute(0, 2, 3, 1)
     moments = torch.empty(2, channels, dtype=accumulation_dtype(dtype), device=x.device)
     measured = max((number for number, layer in enumerate(call.layers) if layer[0].trains), default=-1)
     if measured >= 0:  # otherwise no norm asks for the moments of the input
         moments[:, :c] = call.ops.batch_moments(flat(pixels(x)).to(dtype), out=flat(features[..., :c]))
     else:
         features[..., :c] = x.permute(0, 2, 3, 1)
-    kept, remaining = [features.permute(0, 3, 1, 2), moments], iter(parameters)
+    kept, remaining = [out, moments], iter(parameters)
     for number, layer in enumerate(call.layers):
         own = [next(remaining) for _ in range(3 * len(layer))]
         stop = c + growth(layer)

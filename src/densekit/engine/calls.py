@@ -37,7 +37,8 @@ def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, 
         return pair.stored.mean, pair.stored.var
     assert moments is not None
     mean, var = moments
-    call.trained.append((pair.norm, mean, var))
+    if pair.norm.track_running_stats:
+        call.trained.append((pair.norm, mean, var))
     return mean, var
 
 

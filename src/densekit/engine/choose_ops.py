@@ -58,7 +58,10 @@ def choose_ops(engine: str, device: str) -> Choice:
             raise SettingsError(f"engine 'triton' cannot run on {device}: {reason}; try auto or torch") from None
     if device == "cpu":
         try:
-            return Choice(CompiledOps(load_steps()), "asked for" if engine == "cpu" else "the fastest for cpu")
+            library = load_steps()
+            if engine == "auto" and not library.shares_work() and torch.get_num_threads() > 1:
+                raise CannotCompile("the compiler knows no OpenMP, and one thread is slower than all that stock takes")
+            return Choice(CompiledOps(library), "asked for" if engine == "cpu" else "the fastest for cpu")
         except CannotCompile as reason:
             if engine == "cpu":
                 raise SettingsError(f"engine 'cpu' cannot run: {reason}; try auto or torch") from None

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -32,47 +33,68 @@ def load_steps() -> ctypes.CDLL:
     """Return the compiled steps; the first time on a machine this takes a few seconds.
 
     The compiler is ``$CXX``, or else c++, g++ or clang++. The library is kept in the platform's cache folder, under a
-    name made of all that went into it.
+    name made of all that went into it; where others could write there, or nothing can be loaded from there, it is
+    compiled for this process alone.
 
     Raises:
         CannotCompile: no compiler, or one that fails.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
+    named = shlex.split(os.environ.get("CXX", ""))
+    commands = (named, ["c++"], ["g++"], ["clang++"])
+    compiler = next((words for words in commands if words and shutil.which(words[0])), None)
     if compiler is None:
         raise CannotCompile("no C++ compiler found (c++, g++, clang++, or CXX)")
-    library = user_cache_path("densekit") / "steps" / f"{_key(compiler)}.so"
     try:
-        return _load(library, compiler)
+        name, folder = f"{_key(compiler)}.so", user_cache_path("densekit") / "steps"
+    except OSError as error:
+        raise CannotCompile(f"{compiler[0]} cannot be run: {error}") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _is_mine(folder) and (not (folder / name).exists() or _is_mine(folder / name)):
+            return _load(folder / name, compiler)
     except OSError:  # a folder that cannot be written, or from which nothing may be loaded
         pass
     try:
-        with tempfile.TemporaryDirectory(prefix="densekit-") as folder:
-            return _load(Path(folder, library.name), compiler)
+        with tempfile.TemporaryDirectory(prefix="densekit-") as private:
+            return _load(Path(private, name), compiler)
     except OSError as error:
         raise CannotCompile(f"the compiled steps cannot be loaded: {error}") from None
 
 
-def _load(library: Path, compiler: str) -> ctypes.CDLL:
+def _is_mine(path: Path) -> bool:
+    """Whether nobody else can have written what would be run from here; where it is only too open, close it."""
+    if not hasattr(os, "geteuid"):
+        return True
+    about = path.stat()
+    if about.st_uid == os.geteuid() and path.is_dir() and about.st_mode & 0o022:
+        path.chmod(0o700)
+        about = path.stat()
+    return about.st_uid == os.geteuid() and not about.st_mode & 0o022
+
+
+def _load(library: Path, compiler: list[str]) -> ctypes.CDLL:
     if not library.exists():
         write_atomically(library, lambda path: _compile(compiler, path))
+        library.chmod(0o600)
     return ctypes.CDLL(str(library))
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: list[str]) -> str:
     """Return a name for the library of these sources, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
     about = Path("/proc/cpuinfo")
-    flags = [line for line in about.read_text().splitlines() if line.startswith("flags")][:1] if about.exists() else []
+    lines = about.read_text().splitlines() if about.exists() else []
+    processor = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU "))})
     texts = [source.read_text() for source in (*_HEADERS, *_SOURCES)]
-    parts = [*texts, compiler, version, platform.machine(), platform.processor(), *_FLAGS, *flags]
+    parts = [*texts, *compiler, version, platform.machine(), platform.processor(), *_FLAGS, *processor]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP
-        command = [compiler, *_FLAGS, *threads, *map(str, _SOURCES), "-o", str(path)]
+        command = [*compiler, *_FLAGS, *threads, *map(str, _SOURCES), "-o", str(path)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode == 0:
             return
     first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
-    raise CannotCompile(f"{compiler} cannot compile the steps: {first}")
+    raise CannotCompile(f"{compiler[0]} cannot compile the steps: {first}")

@@ -30,11 +30,10 @@ class Affine {
     return {scale(), scale() + channels_};
   }
 
-  // Of the norm's weight and bias, from the sums of `drelu_rows`; each where it is wanted.
+  // Of the norm's weight and bias, from the sums of `drelu_rows`.
   void gradients(const A* sums, A* weight, A* bias) const {
-    if (bias) std::copy_n(sums, channels_, bias);
-    if (weight)
-      for (int64_t c = 0; c < channels_; ++c) weight[c] = sums[channels_ + c] / values_[c];
+    std::copy_n(sums, channels_, bias);
+    for (int64_t c = 0; c < channels_; ++c) weight[c] = sums[channels_ + c] / values_[c];
   }
 
   // Add what the moments of so many values take back from the gradient, the two terms of `bn_gradient`.
@@ -83,23 +82,22 @@ struct Layer {
   ConvolutionSize convolution() const { return {N, H, W, middle, out, threads}; }
 };
 
-// The product is kept in `z`, or without it for `pictures` at a time only, so that it stays in the cache. Where `moments2` are
-// given, they are measured and used instead of the second norm's; `moments` are those of the result. Either takes all
-// pictures at a time.
+// As many pictures as stay in the cache go through at a time, and `z` is room for their product, or `keeps` all of it. Where
+// `moments2` are given, they are measured and used instead of the second norm's; `moments` are those of the result. Either
+// takes all pictures at a time.
 template <class T>
-void layer(Layer<T> layer, int64_t pictures, Pixels<const T> x, Pixels<T> out, T* z, Acc<T>* moments2,
+void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixels<T> out, T* z, Acc<T>* moments2,
            Acc<T>* moments) {
   using A = Acc<T>;
   const int64_t area = layer.H * layer.W;
   const Affine<A> norm(layer.norm, layer.in);
   const Cast<T> matrix(layer.matrix, layer.wide, layer.middle * layer.in, layer.threads);
   const Cast<T> kernels(layer.kernels, layer.wide, layer.out * layer.middle * 9, layer.threads);
-  const Scratch<T> own(z ? 0 : pictures * area * layer.middle);
   std::vector<double> seen2(moments2 ? 2 * layer.middle : 0), seen(moments ? 2 * layer.out : 0);
   const int64_t all = layer.N;
   for (int64_t n = 0; n < all; n += pictures) {
     layer.N = std::min(pictures, all - n);
-    T* const here = z ? z + n * area * layer.middle : own.data();
+    T* const here = keeps ? z + n * area * layer.middle : z;
     bnrelu_product<T>(layer.product(), x.from(n * area), norm.template activation<T>(), matrix.data(), here,
                       moments2 ? seen2.data() : nullptr);
     if (moments2) {
@@ -114,15 +112,15 @@ void layer(Layer<T> layer, int64_t pictures, Pixels<const T> x, Pixels<T> out, T
   if (moments) std::copy(seen.begin(), seen.end(), moments);
 }
 
-// Where the gradients of the parameters go, each null where nobody wants it.
+// Where the gradients of the parameters go; that of the kernels may be null.
 template <class A>
 struct Gradients {
   A *weight, *bias, *matrix, *weight2, *bias2;
   Kernels<A> kernels;
 };
 
-// `d` is room for the gradient of z. The gradient of x is added to `source` and goes to `out`; what the moments take back from
-// it is added to `terms`; each may be null. `trains2` says whether the second norm's moments are the batch's.
+// `d` is room for the gradient of z. The gradient of x is added to `source` and goes to `out`, or nowhere; what the moments take
+// back from it is added to `terms`, or not. `trains2` says whether the second norm's moments are the batch's.
 template <class T>
 void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pixels<const T> x, Pixels<const T> z,
                     Pixels<T> d, Matrix<const T> source, Matrix<T> out, Gradients<Acc<T>> gradients,
@@ -163,8 +161,8 @@ void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pix
 
 #define DEFINE(T, NAME)                                                                                                \
   extern "C" void layer_##NAME(const T* x, int64_t x_stride, LAYER(Acc<T>), T* out, int64_t out_stride, T* z,          \
-                               Acc<T>* moments2, Acc<T>* moments, int64_t pictures, SIZE) {                            \
-    layer<T>(GIVEN, pictures, {x, x_stride}, {out, out_stride}, z, moments2, moments);                                 \
+                               Acc<T>* moments2, Acc<T>* moments, int64_t pictures, int64_t keeps, SIZE) {             \
+    layer<T>(GIVEN, pictures, keeps != 0, {x, x_stride}, {out, out_stride}, z, moments2, moments);                     \
   }                                                                                                                    \
   extern "C" void layer_backward_##NAME(                                                                               \
       const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, LAYER(Acc<T>), const T* z, T* d, const T* source,  \

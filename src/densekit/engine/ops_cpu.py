@@ -30,7 +30,7 @@ _CONVOLUTIONS = {
 }
 _PARAMETERS = "vvvvdvvvvvdk"
 _LAYERS = {
-    "layer": f"m{_PARAMETERS}mvvvn",
+    "layer": f"m{_PARAMETERS}mvvvnn",
     "layer_backward": f"mm{_PARAMETERS}vvmmvvvvvkmn",
 }
 """Arguments of each step, before its size: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a
@@ -69,7 +69,7 @@ class CompiledOps(TorchOps):
         step = self._find("tile_moments", x, out)
         if step is None:
             return super().tile_moments(x, out)
-        moments = torch.empty(2, x.shape[1], dtype=torch.float64)
+        moments = torch.empty(2, x.shape[1], dtype=torch.float64, device="cpu")
         step(*_matrix(x), *_matrix(out), _vector(moments), *_size(x))
         return moments
 
@@ -96,7 +96,7 @@ class CompiledOps(TorchOps):
         step = self._find("drelu_sums", gradient, x, source, out)
         if step is None:
             return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
-        sums = torch.empty(2, len(mean), dtype=mean.dtype)
+        sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
         vectors = (_vector(scale), _vector(shift), _vector(mean))
         step(*_matrix(gradient), *_matrix(x), *vectors, *_matrix(source), *_matrix(out), _vector(sums), *_size(x))
         return sums
@@ -121,7 +121,7 @@ class CompiledOps(TorchOps):
         if step is None:
             return super().bnrelu_product(x, scale, shift, weight, measure=measure)
         product = x.new_empty(len(x), len(matrix))
-        moments = torch.empty(2, len(matrix), dtype=torch.float64) if measure else None
+        moments = torch.empty(2, len(matrix), dtype=torch.float64, device="cpu") if measure else None
         vectors = map(_vector, (scale, shift, matrix, product, moments))
         step(*_matrix(x), *vectors, *x.shape, len(matrix), torch.get_num_threads())
         return product, moments if moments is None else moments.to(scale.dtype)
@@ -156,7 +156,7 @@ class CompiledOps(TorchOps):
         step = self._find("bnrelu_convolve", x, out)
         if step is None or weight.dtype != x.dtype:
             return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
-        moments = torch.empty(2, out.shape[-1], dtype=torch.float64) if measure else None
+        moments = torch.empty(2, out.shape[-1], dtype=torch.float64, device="cpu") if measure else None
         vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
         step(*_pixels(x), *vectors, *_kernels(weight), *_pixels(out), _vector(moments), *size)
         return moments if moments is None else moments.to(scale.dtype)
@@ -187,7 +187,7 @@ class CompiledOps(TorchOps):
             dweight = mean.new_empty(weight.shape)
             self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, *_kernels(dweight), *size)
         if out is not None:
-            sums = torch.empty(2, len(mean), dtype=mean.dtype)
+            sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
             arguments = (*vectors, _vector(mean), *_kernels(weight), *_pixels(source), *_pixels(out), _vector(sums))
             step(*_pixels(dy), *_pixels(x), *arguments, *size)
         return sums, dweight
@@ -200,12 +200,12 @@ class CompiledOps(TorchOps):
         if step is None or x.dtype != dtype:
             return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
         wide, m, k = accumulation_dtype(dtype), len(layer.weight), len(layer.weight2)
-        z = torch.empty(*x.shape[:3], m, dtype=dtype)
-        moments2 = torch.empty(2, m, dtype=wide) if trains else None
-        moments = torch.empty(2, k, dtype=wide) if measure else None
+        z = torch.empty(*x.shape[:3], m, dtype=dtype, device="cpu")
+        moments2 = torch.empty(2, m, dtype=wide, device="cpu") if trains else None
+        moments = torch.empty(2, k, dtype=wide, device="cpu") if measure else None
         pictures = len(x) if trains or measure else self._pictures(x)
         stored = _stored(layer, dtype)
-        results = (*_pixels(out), *map(_vector, (z, moments2, moments)), pictures)
+        results = (*_pixels(out), *map(_vector, (z, moments2, moments)), pictures, True)
         step(*_pixels(x), *_parameters(stored), *results, *_layer_size(stored, x))
         return z, moments2, moments
 
@@ -244,8 +244,9 @@ class CompiledOps(TorchOps):
         if step is None or x.dtype != dtype:
             super().infer_layer(layer, x, out, dtype)
             return
-        stored = _stored(layer, dtype)
-        results = (*_pixels(out), None, None, None, self._pictures(x))
+        stored, pictures = _stored(layer, dtype), self._pictures(x)
+        z = torch.empty(pictures, *x.shape[1:3], len(layer.weight), dtype=dtype, device="cpu")
+        results = (*_pixels(out), _vector(z), None, None, pictures, False)
         step(*_pixels(x), *_parameters(stored), *results, *_layer_size(stored, x))
 
     def _pictures(self, x: Tensor) -> int:

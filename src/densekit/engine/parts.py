@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
 
 from densekit.engine.norms import Norm
 from densekit.engine.row_steps import accumulation_dtype
@@ -182,15 +183,21 @@ def _check_convolution(conv: nn.Conv2d, size: int) -> None:
         raise Unsupported(f"a {size}x{size} convolution with bias, stride, dilation or other padding")
 
 
+def _is_plain(x: Any) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
+
+
 def check_call(x: Any) -> None:
     """Raise `OtherInput` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
     if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
         raise OtherInput("the network is being traced")
-    if _functorch.peek_interpreter_stack() is not None:
-        raise OtherInput("the network is being transformed by torch.func")
+    if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
+    if torch._C._len_torch_dispatch_stack() > 0:
+        raise OtherInput("a tool is looking at every operation")
     if nn.modules.module._has_any_global_hook():
         raise OtherInput("hooks on all modules")
-    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
+    if not _is_plain(x):
         raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
     if x.dim() != 4 or not x.is_floating_point():
         raise OtherInput("input other than (N, C, H, W) of floating point")
@@ -221,6 +228,8 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
     weight, vectors, device = pair.weight, pair.stored[:4], x.device
     if {tensor.shape for tensor in vectors} != {(channels,)} or weight.shape[1] != channels:
         raise OtherInput("channels that do not fit")
+    if not all(map(_is_plain, (*vectors, weight))):
+        raise OtherInput("weights that are no plain dense tensors")
     if {tensor.device for tensor in (*vectors, weight)} != {device}:
         raise OtherInput("input and weights on different devices")
     compute = compute_dtype(x)

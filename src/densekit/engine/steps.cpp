@@ -66,6 +66,15 @@ void densekit::bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matri
   });
 }
 
+// Whether work is shared by threads: not every compiler knows OpenMP.
+extern "C" int shares_work() {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 #define DEFINE(T, NAME)                                                                                                \
   extern "C" void bnrelu_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift, T* out,        \
                                 int64_t out_stride, int64_t rows, int64_t channels, int threads) {                     \

@@ -53,7 +53,10 @@ def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor
     mean, var = statistics(call, pair, call.ops.batch_moments(flat(features)) if pair.trains else None)
     norm = affine(gamma, beta, mean, var, pair.stored.eps)
     pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
-    out = (pooled @ weight.to(call.dtype).flatten(1).t()).permute(0, 3, 1, 2)
+    N, h, w, _ = pooled.shape
+    # no view, so that what follows may work in place
+    out = torch.empty(N, len(weight), h, w, dtype=pooled.dtype, device=pooled.device, memory_format=torch.channels_last)
+    torch.mm(flat(pooled), weight.to(call.dtype).flatten(1).t(), out=flat(out.permute(0, 2, 3, 1)))
     return [out, features, gamma, beta, weight, mean, var]
 
 
