@@ -98,6 +98,7 @@ def test_a_library_that_others_could_have_written_is_not_loaded(monkeypatch, tmp
     load_steps.cache_clear()
     load_steps()
     assert log.read_text().count("-shared") == 1
+    library.unlink()  # it is loaded: another file must take its place
     library.write_bytes(b"planted")
     library.chmod(0o666)
     load_steps.cache_clear()

@@ -156,7 +156,7 @@ def test_a_run_gives_network_preprocessing_and_a_record(tiny, weights, train_tin
     assert changed(source.state_dict(), network.state_dict()) == HEAD
     kept = load_classifier(run.folder)
     assert (kept.preprocessing.mean, kept.preprocessing.std) == ((0.2,), (0.5,))
-    assert kept.record["trained"]["weights"] == str(weights)
+    assert kept.record["trained"]["weights"] == "weights"  # it may travel
     assert "new: classifier.weight and 1 more (for other classes)" in screen.console.export_text()
     with (run.folder / "weights.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -21,11 +21,17 @@ def test_what_is_there_already_is_refused_and_untouched(content, train_tiny, tmp
         out.mkdir()
         file = out / (".keep" if content == "hidden_file" else "thesis.tex")
     file.write_text("mine")
-    with pytest.raises(SettingsError, match="exists already: choose another --out, or go on with --resume"):
+    with pytest.raises(SettingsError, match=r"exists already: choose another --out$"):
         train_tiny()
     assert not forwards
     assert file.read_text() == "mine"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+def test_a_run_that_is_there_can_be_gone_on_with(train_tiny):
+    train_tiny(epochs=1)
+    with pytest.raises(SettingsError, match="exists already: choose another --out, or go on with --resume"):
+        train_tiny(epochs=1)
 
 
 def test_an_empty_folder_can_be_used(train_tiny, tmp_path):

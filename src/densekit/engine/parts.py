@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from densekit.engine.norms import Norm
 from densekit.engine.row_steps import accumulation_dtype
@@ -193,7 +194,9 @@ def check_call(x: Any) -> None:
         raise OtherInput("the network is being traced")
     if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if torch._C._len_torch_dispatch_stack() > 0 and not all(
+        getattr(mode, "may_miss_operations", False) for mode in _get_current_dispatch_mode_stack()
+    ):
         raise OtherInput("a tool is looking at every operation")
     if nn.modules.module._has_any_global_hook():
         raise OtherInput("hooks on all modules")
