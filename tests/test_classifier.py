@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -136,6 +137,32 @@ class TestPredict:
             assert [label for label, _ in answer.top] == [CLASSES[place] for place in places]
             torch.testing.assert_close(torch.tensor([p for _, p in answer.top]), values)
             assert (answer.label, answer.probability) == answer.top[0]
+
+    def test_pictures_in_memory_are_answered_as_their_files(self, classifier, photos):
+        files = find_pictures([photos])
+        opened = [Image.open(path) for path in files]
+        arrays = [np.asarray(picture) for picture in opened]
+        expected = [answer.top for answer in classifier.predict(files)]
+        for images in (opened, arrays, iter(arrays)):
+            answers = classifier.predict_images(images, batch_size=3)
+            assert [answer.path for answer in answers] == [str(number) for number in range(len(files))]
+            assert [answer.label for answer in answers] == [top[0][0] for top in expected]
+            for answer, top in zip(answers, expected, strict=True):
+                assert dict(answer.top) == pytest.approx(dict(top), abs=1e-6)
+        assert classifier.predict_images([]) == []
+
+    def test_a_transparent_picture_that_lies_sideways(self, classifier, tmp_path):
+        picture = Image.new("RGBA", (9, 5), (200, 30, 30, 128))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save(tmp_path / "a.png", exif=exif)
+        (file,), (memory,) = classifier.predict(tmp_path), classifier.predict_images([Image.open(tmp_path / "a.png")])
+        assert dict(memory.top) == pytest.approx(dict(file.top), abs=1e-6)
+
+    @pytest.mark.parametrize("wrong", ["a.png", b"x", np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8)], ids=str)
+    def test_what_is_no_picture(self, classifier, wrong):
+        with pytest.raises(TypeError, match="give PIL pictures or uint8 arrays"):
+            classifier.predict_images([wrong])
 
     @pytest.mark.parametrize(("top", "named"), [(1, 1), (3, 3), (4, 4), (99, 4)])
     def test_top(self, classifier, photos, top, named):

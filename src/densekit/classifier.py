@@ -2,18 +2,20 @@
 
 import glob
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from densekit.data.folders import files_below
-from densekit.data.pictures import PICTURE_SUFFIXES, read_picture
+from densekit.data.pictures import PICTURE_SUFFIXES, grey_or_rgb, read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
 from densekit.hardware import choose_device
@@ -119,10 +121,32 @@ class Classifier:
             pictures = [pictures]
         return list(self.predict_each(find_pictures(pictures), top=top, batch_size=batch_size))
 
+    def predict_images(
+        self, images: Iterable[Image.Image | np.ndarray], *, top: int = 5, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Answer for pictures in memory, such as uploads: PIL pictures, or uint8 arrays (H, W) grey or (H, W, 3) RGB.
+
+        Returns:
+            One prediction a picture; its ``path`` is the picture's number, from "0" on.
+
+        Raises:
+            TypeError: something else, or an array of another type or shape.
+        """
+        pixels = [self.preprocessing.transform()(grey_or_rgb(_as_picture(image))) for image in images]
+        _check_positive(top, batch_size)
+        names, batch_size, answers = (
+            [Path(str(number)) for number in range(len(pixels))],
+            self.batch_size(batch_size),
+            [],
+        )
+        for start in range(0, len(pixels), batch_size):
+            part = slice(start, start + batch_size)
+            answers += self._predict_batch(names[part], list(pixels[part]), top)
+        return answers
+
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Like `predict`, for files only, and as an iterator that keeps no more than a batch in memory."""
-        if top < 1 or batch_size < 1:
-            raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
+        _check_positive(top, batch_size)
         remaining, batch_size = iter(files), self.batch_size(batch_size)
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(remaining, batch_size)):
@@ -134,7 +158,9 @@ class Classifier:
         except PictureError as error:
             return error
 
-    def _predict_batch(self, files: list[Path], pixels: list[Tensor | PictureError], top: int) -> Iterator[Prediction]:
+    def _predict_batch(
+        self, files: list[Path], pixels: Sequence[Tensor | PictureError], top: int
+    ) -> Iterator[Prediction]:
         good = [item for item in pixels if isinstance(item, Tensor)]
         rows = iter(self.probabilities(torch.stack(good)) if good else ())
         for path, item in zip(files, pixels, strict=True):
@@ -144,6 +170,20 @@ class Classifier:
             values, places = next(rows).topk(min(top, len(self.classes)))
             named = zip(places.tolist(), values.tolist(), strict=True)
             yield Prediction(str(path), tuple((self.classes[place], value) for place, value in named))
+
+
+def _check_positive(top: int, batch_size: int) -> None:
+    if top < 1 or batch_size < 1:
+        raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
+
+
+def _as_picture(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+        return Image.fromarray(image)
+    kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W) or (H, W, 3); files are for predict")
 
 
 def load_classifier(source: str | Path, *, device: str | torch.device = "auto") -> Classifier:

@@ -82,7 +82,12 @@ def read_picture(path: str | Path) -> Image.Image:
     # opened here: by its name Pillow would map an uncompressed TIFF, and mix up the sides of one that lies sideways
     with _picture_errors(path), path.open("rb") as file, Image.open(file, formats=_formats()) as picture:
         picture.load()
-        return _as_grey_or_rgb(_upright(picture))
+        return grey_or_rgb(picture)
+
+
+def grey_or_rgb(picture: Image.Image) -> Image.Image:
+    """Turn a picture in memory into mode ``"L"`` or ``"RGB"``, upright, as `read_picture` does with a file's."""
+    return _as_grey_or_rgb(_upright(picture))
 
 
 def picture_header(path: str | Path) -> PictureHeader:
