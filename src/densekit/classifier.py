@@ -132,17 +132,11 @@ class Classifier:
         Raises:
             TypeError: something else, or an array of another type or shape.
         """
-        pixels = [self.preprocessing.transform()(grey_or_rgb(_as_picture(image))) for image in images]
         _check_positive(top, batch_size)
-        names, batch_size, answers = (
-            [Path(str(number)) for number in range(len(pixels))],
-            self.batch_size(batch_size),
-            [],
-        )
-        for start in range(0, len(pixels), batch_size):
-            part = slice(start, start + batch_size)
-            answers += self._predict_batch(names[part], list(pixels[part]), top)
-        return answers
+        pixels = [self.preprocessing.transform()(grey_or_rgb(_as_picture(image))) for image in images]
+        names, batch_size = [Path(str(number)) for number in range(len(pixels))], self.batch_size(batch_size)
+        parts = [slice(start, start + batch_size) for start in range(0, len(pixels), batch_size)]
+        return [answer for part in parts for answer in self._predict_batch(names[part], pixels[part], top)]
 
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Like `predict`, for files only, and as an iterator that keeps no more than a batch in memory."""

@@ -99,16 +99,21 @@ def test_a_link_to_all_classes_makes_no_picture_one_of_another_class(make_folder
     assert [path for path, _, _ in listed(scan_folder(root), root)] == [f"{folder}/0.png" for folder in counts]
 
 
-@pytest.mark.parametrize("name", ["settings.yaml", "model.json", "study.yaml"])
-def test_curves_of_a_run_are_no_pictures(make_folder, name):
+@pytest.mark.parametrize(
+    "names", [("settings.yaml", "checkpoints"), ("model.json", "model.safetensors"), ("study.yaml", "runs")]
+)
+def test_curves_of_a_run_are_no_pictures(make_folder, names):
     """As in ``cd photos; densekit train .``, for the second time."""
     root = make_folder({"cat": 1, "dog": 1, "runs/photos-densenet121": 1, "dog/run": 1})
     for folder in ("runs/photos-densenet121", "dog/run"):
-        (root / folder / name).write_text("{}")
+        for name in names:
+            (root / folder / name).write_text("{}")
+    (root / "cat" / "settings.yaml").write_text("of the camera")
     listing = scan_folder(root)
     assert [path for path, _, _ in listed(listing, root)] == ["cat/0.png", "dog/0.png"]
     assert [(skipped.path.name, skipped.reason) for skipped in listing.skipped] == [
-        ("runs", "class folder without pictures")
+        ("settings.yaml", "not a picture file name"),
+        ("runs", "class folder without pictures"),
     ]
 
 

@@ -21,7 +21,8 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-_OURS = frozenset({"settings.yaml", "model.json", "study.yaml"})
+# files that are in a folder together where that is a run, a classifier or a study
+_OURS = ({"settings.yaml", "checkpoints"}, {"model.json", "model.safetensors"}, {"study.yaml", "runs"})
 _LAYOUTS = "expected train/CLASS/*.jpg (val/ and test/ beside it if you like), or CLASS/*.jpg"
 _IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _COLUMNS = {
@@ -204,7 +205,8 @@ def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[P
     if real in above:
         return
     children = _visible(folder)
-    if not _OURS.isdisjoint(path.name for path in children):
+    names = {path.name for path in children}
+    if any(ours <= names for ours in _OURS):
         return
     for path in children:
         if path.is_dir():

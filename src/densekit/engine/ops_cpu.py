@@ -10,7 +10,7 @@ from torch import Tensor
 from densekit.engine.norms import Norm
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.row_steps import accumulation_dtype
-from densekit.engine.tile_steps import flat
+from densekit.engine.step_arguments import declared, kernels_of, matrix_of, pixels_of, size_of, vector_of
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _ROW_STEPS = {
@@ -33,8 +33,7 @@ _LAYERS = {
     "layer": f"m{_PARAMETERS}mvvvnn",
     "layer_backward": f"mm{_PARAMETERS}vvmmvvvvvkmn",
 }
-"""Arguments of each step, before its size: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a
-number, n a whole one."""
+"""Arguments of each step, before its size, as `declared` takes them."""
 
 
 class CompiledOps(TorchOps):
@@ -49,7 +48,7 @@ class CompiledOps(TorchOps):
 
     def __init__(self, library: ctypes.CDLL):
         self._steps = {
-            (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
+            (step, dtype): declared(getattr(library, f"{step}_{name}"), arguments, numbers)
             for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5), (_LAYERS, 7))
             for step, arguments in steps.items()
             for dtype, name in _TYPES.items()
@@ -70,7 +69,7 @@ class CompiledOps(TorchOps):
         if step is None:
             return super().tile_moments(x, out)
         moments = torch.empty(2, x.shape[1], dtype=torch.float64, device="cpu")
-        step(*_matrix(x), *_matrix(out), _vector(moments), *_size(x))
+        step(*matrix_of(x), *matrix_of(out), vector_of(moments), *size_of(x))
         return moments
 
     def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ class CompiledOps(TorchOps):
         step = self._find("bnrelu", x, out)
         if step is None:
             return super().bnrelu(x, scale, shift, out)
-        step(*_matrix(x), _vector(scale), _vector(shift), *_matrix(out), *_size(x))
+        step(*matrix_of(x), vector_of(scale), vector_of(shift), *matrix_of(out), *size_of(x))
         return out
 
     def drelu_sums(
@@ -97,8 +96,16 @@ class CompiledOps(TorchOps):
         if step is None:
             return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
         sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
-        vectors = (_vector(scale), _vector(shift), _vector(mean))
-        step(*_matrix(gradient), *_matrix(x), *vectors, *_matrix(source), *_matrix(out), _vector(sums), *_size(x))
+        vectors = (vector_of(scale), vector_of(shift), vector_of(mean))
+        step(
+            *matrix_of(gradient),
+            *matrix_of(x),
+            *vectors,
+            *matrix_of(source),
+            *matrix_of(out),
+            vector_of(sums),
+            *size_of(x),
+        )
         return sums
 
     def bn_gradient(
@@ -108,8 +115,8 @@ class CompiledOps(TorchOps):
         step = self._find("bn_gradient", gradient, x, out)
         if step is None:
             return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        vectors = (_vector(mean), _vector(scale), _vector(terms[0]), _vector(terms[1]))
-        step(*_matrix(gradient), *_matrix(x), *vectors, *_matrix(out), *_size(x))
+        vectors = (vector_of(mean), vector_of(scale), vector_of(terms[0]), vector_of(terms[1]))
+        step(*matrix_of(gradient), *matrix_of(x), *vectors, *matrix_of(out), *size_of(x))
         return out
 
     def bnrelu_product(
@@ -122,8 +129,8 @@ class CompiledOps(TorchOps):
             return super().bnrelu_product(x, scale, shift, weight, measure=measure)
         product = x.new_empty(len(x), len(matrix))
         moments = torch.empty(2, len(matrix), dtype=torch.float64, device="cpu") if measure else None
-        vectors = map(_vector, (scale, shift, matrix, product, moments))
-        step(*_matrix(x), *vectors, *x.shape, len(matrix), torch.get_num_threads())
+        vectors = map(vector_of, (scale, shift, matrix, product, moments))
+        step(*matrix_of(x), *vectors, *x.shape, len(matrix), torch.get_num_threads())
         return product, moments if moments is None else moments.to(scale.dtype)
 
     def product_backward(
@@ -144,9 +151,9 @@ class CompiledOps(TorchOps):
         if step is None:
             return super().product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
         dweight, sums = mean.new_empty(matrix.shape), mean.new_empty(2, len(mean))
-        vectors, onto = map(_vector, (scale, shift, mean)), (*_matrix(source), *_matrix(out))
-        results = (_vector(dweight), _vector(sums), *x.shape, len(matrix), torch.get_num_threads())
-        step(*_matrix(dz), _vector(matrix), *_matrix(x), *vectors, *onto, *results)
+        vectors, onto = map(vector_of, (scale, shift, mean)), (*matrix_of(source), *matrix_of(out))
+        results = (vector_of(dweight), vector_of(sums), *x.shape, len(matrix), torch.get_num_threads())
+        step(*matrix_of(dz), vector_of(matrix), *matrix_of(x), *vectors, *onto, *results)
         return dweight, sums
 
     def bnrelu_convolve(
@@ -157,8 +164,8 @@ class CompiledOps(TorchOps):
         if step is None or weight.dtype != x.dtype:
             return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
         moments = torch.empty(2, out.shape[-1], dtype=torch.float64, device="cpu") if measure else None
-        vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
-        step(*_pixels(x), *vectors, *_kernels(weight), *_pixels(out), _vector(moments), *size)
+        vectors, size = (vector_of(scale), vector_of(shift)), (*x.shape, len(weight), torch.get_num_threads())
+        step(*pixels_of(x), *vectors, *kernels_of(weight), *pixels_of(out), vector_of(moments), *size)
         return moments if moments is None else moments.to(scale.dtype)
 
     def bnrelu_convolve_backward(
@@ -181,15 +188,24 @@ class CompiledOps(TorchOps):
             return super().bnrelu_convolve_backward(
                 dy, x, scale, shift, mean, weight, **onto, wants_weight=wants_weight
             )
-        vectors, size = (_vector(scale), _vector(shift)), (*x.shape, len(weight), torch.get_num_threads())
+        vectors, size = (vector_of(scale), vector_of(shift)), (*x.shape, len(weight), torch.get_num_threads())
         sums = dweight = None
         if wants_weight:
             dweight = mean.new_empty(weight.shape)
-            self._steps["weight_gradient", dy.dtype](*_pixels(dy), *_pixels(x), *vectors, *_kernels(dweight), *size)
+            self._steps["weight_gradient", dy.dtype](
+                *pixels_of(dy), *pixels_of(x), *vectors, *kernels_of(dweight), *size
+            )
         if out is not None:
             sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
-            arguments = (*vectors, _vector(mean), *_kernels(weight), *_pixels(source), *_pixels(out), _vector(sums))
-            step(*_pixels(dy), *_pixels(x), *arguments, *size)
+            arguments = (
+                *vectors,
+                vector_of(mean),
+                *kernels_of(weight),
+                *pixels_of(source),
+                *pixels_of(out),
+                vector_of(sums),
+            )
+            step(*pixels_of(dy), *pixels_of(x), *arguments, *size)
         return sums, dweight
 
     def layer(
@@ -205,8 +221,8 @@ class CompiledOps(TorchOps):
         moments = torch.empty(2, k, dtype=wide, device="cpu") if measure else None
         pictures = len(x) if trains or measure else self._pictures(x)
         stored = _stored(layer, dtype)
-        results = (*_pixels(out), *map(_vector, (z, moments2, moments)), pictures, True)
-        step(*_pixels(x), *_parameters(stored), *results, *_layer_size(stored, x))
+        results = (*pixels_of(out), *map(vector_of, (z, moments2, moments)), pictures, True)
+        step(*pixels_of(x), *_parameters(stored), *results, *_layer_size(stored, x))
         return z, moments2, moments
 
     def layer_backward(
@@ -230,10 +246,10 @@ class CompiledOps(TorchOps):
         wide, d, stored = accumulation_dtype(dy.dtype), torch.empty_like(z), _stored(layer, dy.dtype)
         tensors = (*stored.norm[:2], stored.weight, *stored.norm2[:2], stored.weight2)
         *gradients, dweight2 = (torch.empty_like(tensor, dtype=wide) for tensor in tensors)
-        kernels = _kernels(dweight2) if wants_weight2 else (None, 0, 0, 0, 0)
-        results = (*map(_vector, gradients), *kernels, *_matrix(terms), trains)
-        buffers = (_vector(z), _vector(d), *_pixels(source), *_pixels(out))
-        step(*_pixels(dy), *_pixels(x), *_parameters(stored), *buffers, *results, *_layer_size(stored, x))
+        kernels = kernels_of(dweight2) if wants_weight2 else (None, 0, 0, 0, 0)
+        results = (*map(vector_of, gradients), *kernels, *matrix_of(terms), trains)
+        buffers = (vector_of(z), vector_of(d), *pixels_of(source), *pixels_of(out))
+        step(*pixels_of(dy), *pixels_of(x), *_parameters(stored), *buffers, *results, *_layer_size(stored, x))
         parameters = (*layer.norm[:2], layer.weight, *layer.norm2[:2])
         dnorm, dbias, dweight, dnorm2, dbias2 = (g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
         return dnorm, dbias, dweight, dnorm2, dbias2, dweight2.to(layer.weight2.dtype) if wants_weight2 else None
@@ -246,8 +262,8 @@ class CompiledOps(TorchOps):
             return
         stored, pictures = _stored(layer, dtype), self._pictures(x)
         z = torch.empty(pictures, *x.shape[1:3], len(layer.weight), dtype=dtype, device="cpu")
-        results = (*_pixels(out), _vector(z), None, None, pictures, False)
-        step(*_pixels(x), *_parameters(stored), *results, *_layer_size(stored, x))
+        results = (*pixels_of(out), vector_of(z), None, None, pictures, False)
+        step(*pixels_of(x), *_parameters(stored), *results, *_layer_size(stored, x))
 
     def _pictures(self, x: Tensor) -> int:
         """Return how many pictures stay in the cache together."""
@@ -273,52 +289,11 @@ def _vectors(norm: Norm, dtype: torch.dtype) -> Norm:
 
 def _parameters(layer: Bottleneck) -> tuple[Any, ...]:
     (*first, eps), (*second, eps2) = layer.norm, layer.norm2
-    kernels = _kernels(layer.weight2)
-    return (*map(_vector, first), eps, _vector(layer.weight), *map(_vector, second), eps2, *kernels)
+    kernels = kernels_of(layer.weight2)
+    return (*map(vector_of, first), eps, vector_of(layer.weight), *map(vector_of, second), eps2, *kernels)
 
 
 def _layer_size(layer: Bottleneck, x: Tensor) -> tuple[int, ...]:
     """Return whether weights are of the type of sums where ``x`` is not, sizes, and threads to share them."""
     m, k = len(layer.weight), len(layer.weight2)
     return layer.weight.dtype != x.dtype, *x.shape, m, k, torch.get_num_threads()
-
-
-def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
-    """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow."""
-    address, number = ctypes.c_void_p, ctypes.c_int64
-    kinds = {
-        "m": (address, number),
-        "k": (address, *[number] * 4),
-        "v": (address,),
-        "d": (ctypes.c_double,),
-        "n": (number,),
-    }
-    size = (*[number] * numbers, ctypes.c_int)
-    step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
-    step.restype = None
-    return step
-
-
-def _matrix(x: Tensor | None) -> tuple[int | None, int]:
-    """Return address and row stride, in values."""
-    return (None, 0) if x is None else (x.data_ptr(), x.stride(0))
-
-
-def _pixels(x: Tensor | None) -> tuple[int | None, int]:
-    """Return address and pixel stride of (N, H, W, c), whose pixels follow one another at one distance."""
-    return _matrix(None if x is None else flat(x))
-
-
-def _kernels(weight: Tensor) -> tuple[int, ...]:
-    """Return address and strides of (k, c, 3, 3)."""
-    return weight.data_ptr(), *weight.stride()
-
-
-def _vector(x: Tensor | None) -> int | None:
-    assert x is None or x.is_contiguous()
-    return None if x is None else x.data_ptr()
-
-
-def _size(x: Tensor) -> tuple[int, int, int]:
-    """Return rows, columns, and threads to share them."""
-    return x.shape[0], x.shape[1], torch.get_num_threads()

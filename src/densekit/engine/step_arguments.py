@@ -1,0 +1,59 @@
+"""Tensors as the compiled steps take them: addresses, strides and sizes."""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densekit.engine.tile_steps import flat
+
+
+def declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
+    """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow.
+
+    Args:
+        step: of the library.
+        arguments: a letter for each: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a number, n a whole
+            one.
+        numbers: how many numbers its size is.
+    """
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    kinds = {
+        "m": (address, number),
+        "k": (address, *[number] * 4),
+        "v": (address,),
+        "d": (ctypes.c_double,),
+        "n": (number,),
+    }
+    size = (*[number] * numbers, ctypes.c_int)
+    step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
+    step.restype = None
+    return step
+
+
+def matrix_of(x: Tensor | None) -> tuple[int | None, int]:
+    """Return address and row stride, in values."""
+    return (None, 0) if x is None else (x.data_ptr(), x.stride(0))
+
+
+def pixels_of(x: Tensor | None) -> tuple[int | None, int]:
+    """Return address and pixel stride of (N, H, W, c), whose pixels follow one another at one distance."""
+    return matrix_of(None if x is None else flat(x))
+
+
+def kernels_of(weight: Tensor) -> tuple[int, ...]:
+    """Return address and strides of (k, c, 3, 3)."""
+    return weight.data_ptr(), *weight.stride()
+
+
+def vector_of(x: Tensor | None) -> int | None:
+    """Return the address of values without gaps."""
+    assert x is None or x.is_contiguous()
+    return None if x is None else x.data_ptr()
+
+
+def size_of(x: Tensor) -> tuple[int, int, int]:
+    """Return rows, columns, and threads to share them."""
+    return x.shape[0], x.shape[1], torch.get_num_threads()
