@@ -36,12 +36,15 @@ def test_the_very_same_tensors_stay_in_place(small_network):
     fused = fuse(stock)
     assert fused is stock
     assert isinstance(fused.features.denseblock1, FusedDenseBlock)
+    assert isinstance(fused.features.denseblock1, _DenseBlock)
     assert isinstance(fused.features.transition1, FusedTransition)
     assert list(fused.state_dict()) == keys
     assert {name: id(t) for name, t in [*fused.named_parameters(), *fused.named_buffers()]} == tensors
-    assert list(dict(fused.named_modules())) == list(modules)
+    assert dict(fused.named_modules()) == modules  # the very objects, not equal ones
     assert unfuse(fused) is stock
-    assert dict(stock.named_modules()) == modules  # the original objects, not equal ones
+    assert dict(stock.named_modules()) == modules
+    assert type(stock.features.denseblock1) is _DenseBlock
+    assert not {"engine", "ran"} & vars(stock.features.denseblock1).keys()
 
 
 def test_an_optimizer_built_before_keeps_working(small_network):
@@ -61,22 +64,77 @@ def test_fusing_again_changes_the_engine_only(small_network):
     assert block.engine == "torch"
 
 
-def test_what_happened_to_the_fused_module_reaches_the_original(small_network):
+def test_what_happens_to_the_fused_module_stays(small_network):
     fused = fuse(small_network.eval())
-    original = fused.features.denseblock1.original
+    block = fused.features.denseblock1
     fused.train()
     calls = []
-    fused.features.denseblock1.register_forward_hook(lambda *args: calls.append(args))
-    fused.features.denseblock1.denselayer2 = nn.Identity()
+    block.register_forward_hook(lambda *args: calls.append(args))
+    block.denselayer2 = nn.Identity()
+    block.note = "mine"
     fused.float()
     unfuse(fused)
-    assert fused.features.denseblock1 is original
-    assert original.training
-    assert isinstance(original.denselayer2, nn.Identity)
-    assert {parameter.dtype for parameter in original.parameters()} == {torch.float32}
-    del original.denselayer2
-    original(torch.rand(2, 10, 4, 4))
+    assert block.training
+    assert block.note == "mine"
+    assert isinstance(block.denselayer2, nn.Identity)
+    assert {parameter.dtype for parameter in block.parameters()} == {torch.float32}
+    del block.denselayer2
+    block(torch.rand(2, 10, 4, 4))
     assert len(calls) == 1
+
+
+def test_a_class_made_of_the_fused_one_is_not_taken_away(small_block):
+    """As libraries make them that shard a model."""
+    fuse(small_block)
+    small_block.__class__ = type("Sharded", (type(small_block),), {})
+    x = torch.rand(2, 10, 4, 4, dtype=torch.float64)
+    small_block(x)
+    assert small_block.ran == AUTO
+    with pytest.raises(SettingsError, match="Sharded was made of a fused module: unfuse the network before that"):
+        unfuse(small_block)
+    small_block(x)
+
+
+def replica(module: nn.Module, factor: float) -> nn.Module:
+    """As `nn.parallel.replicate` makes one for another GPU, with other weights to tell it by."""
+    made = module._replicate_for_data_parallel()
+    made._modules = {name: replica(child, factor) for name, child in module._modules.items()}
+    made._parameters = {}
+    for name, parameter in module._parameters.items():
+        setattr(made, name, None if parameter is None else parameter * factor)
+    made._buffers = {name: buffer.clone() for name, buffer in module._buffers.items()}
+    return made
+
+
+@pytest.mark.parametrize("drop_rate", [0.0, 1e-12], ids=["fused", "steps_aside"])
+def test_replicas_compute_with_their_own_tensors(small_block, drop_rate):
+    for layer in small_block.children():
+        layer.drop_rate = drop_rate
+    before, seen = deepcopy(small_block.state_dict()), []
+    x = torch.rand(2, 10, 4, 4, dtype=torch.float64)
+    for block in (small_block, fuse(small_block)):
+        torch.manual_seed(0)
+        seen.append(replica(block, 1.5)(x))
+    torch.testing.assert_close(seen[1], seen[0], **CLOSE)
+    torch.testing.assert_close(small_block.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_torchscript_compiles_the_stock_modules(small_network):
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    fused = fuse(small_network.eval())
+    scripted = torch.jit.script(fused)
+    torch.testing.assert_close(scripted(x), unfuse(fused)(x), **CLOSE)
+
+
+def test_containers_stay_containers(randomise):
+    from monai.networks.nets.densenet import _DenseBlock as Block
+
+    block = fuse(randomise(Block(2, 2, 10, bn_size=2, growth_rate=6, dropout_prob=0.0)))
+    assert isinstance(block, nn.Sequential)
+    assert list(block) == [block[0], block[1]] == list(block.children())
+    assert block(torch.rand(2, 10, 4, 4)).shape == (2, 22, 4, 4)
+    assert block.ran == AUTO
 
 
 def through_pickle(model: nn.Module) -> nn.Module:
@@ -99,7 +157,7 @@ def test_copies_stand_on_their_own(small_network, copy):
     fused = fuse(small_network)
     copied = copy(fused)
     inner = copied.features.denseblock1
-    assert inner.denselayer1 is inner.original.denselayer1
+    assert isinstance(inner, FusedDenseBlock)
     assert inner.denselayer1 is not fused.features.denseblock1.denselayer1
     before = deepcopy(fused.state_dict())
     step(copied, torch.optim.SGD(copied.parameters(), lr=1.0))
@@ -110,25 +168,21 @@ def test_copies_stand_on_their_own(small_network, copy):
     torch.testing.assert_close(unfuse(copied.eval())(x), unfuse(fused.eval())(x), rtol=0, atol=0)
 
 
-def test_a_block_by_itself_is_returned_fused(small_block):
-    fused = fuse(small_block)
-    assert isinstance(fused, FusedDenseBlock)
-    assert list(fused) == ["denselayer1", "denselayer2", "denselayer3"]  # still a ModuleDict to look into
-    assert unfuse(fused) is small_block
+def test_a_block_by_itself(small_block):
+    assert fuse(small_block) is small_block
+    assert isinstance(small_block, FusedDenseBlock)
+    assert list(small_block) == ["denselayer1", "denselayer2", "denselayer3"]  # still a ModuleDict to look into
+    assert unfuse(small_block) is small_block
+    assert type(small_block) is _DenseBlock
     assert unfuse(small_block) is small_block
 
 
-def test_a_block_in_two_places_becomes_one_fused_block(small_block):
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = small_block, small_block
-
-    model = fuse(Twice())
-    assert isinstance(model.first, FusedDenseBlock)
-    assert model.first is model.second
+def test_a_block_in_two_places(small_block):
+    model = fuse(nn.Sequential(small_block, small_block))
+    assert model[0] is model[1] is small_block
+    assert isinstance(small_block, FusedDenseBlock)
     unfuse(model)
-    assert model.first is model.second is small_block
+    assert type(small_block) is _DenseBlock
 
 
 @pytest.mark.parametrize(
@@ -166,6 +220,7 @@ def test_says_what_runs(small_network, caplog):
         fuse(small_network)
     reason = choose_ops("auto", "cpu").reason
     assert caplog.messages == [f"DenseNet: 2 FusedDenseBlock, 1 FusedTransition run {AUTO!r} ({reason})"]
+    assert caplog.records[0].levelno == (logging.INFO if AUTO == "cpu" else logging.WARNING)
     assert "of torchvision _DenseBlock, engine=auto, ran=None" in repr(small_network)
     small_network(torch.rand(2, 3, 32, 32, dtype=torch.float64))
     assert f"engine=auto, ran={AUTO}" in repr(small_network)

@@ -9,12 +9,13 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.swap import fuse
 from densekit.errors import SettingsError
-from densekit.models.dense_block import DenseBlock, Transition
+from densekit.models.dense_block import DenseBlock, DenseLayer, Transition
 
 AUTO = choose_ops("auto", "cpu").name
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
@@ -54,6 +55,19 @@ def forward_replaced(model: nn.Module) -> None:
     model[1].denselayer1.relu1.forward = torch.tanh
 
 
+def seamless(model: nn.Module) -> None:
+    """Pictures that continue on the other side, as makers of textures have them."""
+    conv = model[1].denselayer1.conv2
+    conv._conv_forward = lambda x, weight, bias: nn.functional.conv2d(
+        nn.functional.pad(x, (1, 1, 1, 1), "circular"), weight, bias
+    )
+
+
+def negative_view(model: nn.Module) -> None:
+    conv = model[1].denselayer1.conv1
+    conv.weight = nn.Parameter(torch._neg_view(conv.weight.detach()))
+
+
 def other_activation(model: nn.Module) -> None:
     model[1].denselayer1.relu1 = nn.GELU()
 
@@ -78,6 +92,8 @@ CHANGES = {
     pruned: "hooks",
     weight_norm: "ParametrizedConv2d",
     forward_replaced: "forward was replaced",
+    seamless: "whose forward was replaced",
+    negative_view: "no plain dense tensors",
     other_activation: "GELU in the place of ReLU",
     other_convolution: "with bias",
     other_layer: "extra",
@@ -338,6 +354,65 @@ def test_what_follows_may_work_in_place(pair, place):
     stock, fused = (model[: place + 1] for model in pair)
     x = pictures()
     torch.testing.assert_close(torch.relu_(fused(x)), torch.relu_(stock(x)), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(DenseLayer, "forward"), (nn.Conv2d, "forward"), (nn.functional, "conv2d")],
+    ids=["layer", "module", "function"],
+)
+def test_what_was_replaced_for_all_modules(pair, owner, name, monkeypatch):
+    before = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **settings: before(*args, **settings).tanh())
+    stock, fused = pair
+    torch.testing.assert_close(fused(x := pictures()), stock(x), **CLOSE)
+    assert "was replaced" in fused[1].ran
+
+
+class Rounding(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out.round(decimals=1) if func is nn.functional.conv2d else out
+
+
+def test_a_mode_that_looks_at_functions(pair):
+    stock, fused = pair
+    x = pictures()
+    with Rounding():
+        seen, expected = fused(x), stock(x)
+    torch.testing.assert_close(seen, expected, **CLOSE)
+    assert fused[1].ran == "stock: a tool is looking at every function"
+
+
+@pytest.mark.parametrize("shape", [(6, 12, 5, 5), (6, 12, 1, 1), (6, 12, 3, 3, 1)], ids=str)
+def test_weights_of_another_size_than_their_convolutions(pair, shape):
+    """Stock computes what it can with them and refuses the rest; nothing may be read past their end."""
+    results = []
+    for model in pair:
+        model[1].denselayer1.conv2.weight = nn.Parameter(torch.ones(shape, dtype=torch.float64))
+        try:
+            results.append(model(pictures()))
+        except RuntimeError as error:
+            results.append(type(error))
+    assert results == [RuntimeError, RuntimeError]
+
+
+def test_tensors_that_carry_labels_keep_them(pair):
+    """MONAI's loaders make such."""
+    from monai.data import MetaTensor
+
+    stock, fused = pair
+    x = pictures()
+    labelled = MetaTensor(x, meta={"filename_or_obj": "one.png"}).requires_grad_()
+    seen, expected = fused[1](fused[0](labelled)), stock[1](stock[0](MetaTensor(x)))
+    assert fused[1].ran == AUTO
+    assert type(seen) is MetaTensor
+    assert seen.meta["filename_or_obj"] == "one.png"
+    torch.testing.assert_close(seen.as_tensor(), expected.as_tensor(), **CLOSE)
+    seen.square().sum().backward()
+    plain = x.clone().requires_grad_()
+    stock[1](stock[0](plain)).square().sum().backward()
+    torch.testing.assert_close(labelled.grad, plain.grad, **CLOSE)
 
 
 @pytest.mark.parametrize("nothing", [None, "densenet121"])

@@ -1,10 +1,12 @@
 """Backward pass of a whole dense block, from the last layer to the first."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from densekit.engine.by_autograd import bnrelu, convolve, gradients_by_autograd
 from densekit.engine.calls import Call, growth, pixels
 from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
 from densekit.engine.ops import Bottleneck
@@ -69,6 +71,27 @@ def run_backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Seque
             results[:0] = [None] * len(wants)
         stop = start
     return [gradient.finish(0, stop).permute(0, 3, 1, 2) if wanted[0] else None, *results]
+
+
+def backward_by_autograd(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Any]:
+    """As `run_backward`, in operations that autograd knows."""
+    layers = [tensors for _, tensors, _, _ in _steps(call, kept[2:], wanted)]
+    parameters = [tensor for layer, own in zip(call.layers, layers, strict=True) for tensor in own[: 3 * len(layer)]]
+    first = dout.shape[1] - sum(map(growth, call.layers))
+
+    def compute(features: Tensor, *parameters: Tensor) -> Tensor:
+        given = iter(parameters)
+        for layer, own in zip(call.layers, layers, strict=True):
+            new = features
+            for pair, moments in zip(layer, (own[3 * len(layer) :][:2], own[-2:]), strict=False):
+                gamma, beta, weight = (next(given) for _ in range(3))
+                new = convolve(bnrelu(pair, new, gamma, beta, *moments), weight, call.dtype)
+            features = torch.cat([features, new.to(features.dtype)], 1)
+        return features
+
+    with torch.enable_grad():
+        x = kept[0][:, :first]  # the input is a part of the output, and derivatives go on into it from there
+    return gradients_by_autograd(compute, [x, *parameters], dout, wanted)
 
 
 def _steps(

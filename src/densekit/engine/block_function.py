@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from densekit.engine.block_backward import run_backward
-from densekit.engine.calls import Call, growth, pixels, refuse_second_derivative, statistics, without_autocast
+from densekit.engine.block_backward import backward_by_autograd, run_backward
+from densekit.engine.calls import Call, growth, pixels, statistics, without_autocast
 from densekit.engine.norms import Norm, affine
 from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
 from densekit.engine.row_steps import accumulation_dtype
+from densekit.engine.step_aside import can_run_fused
 from densekit.engine.tile_steps import flat
 
 
 def dense_block(call: Call, x: Tensor) -> Tensor:
-    """Compute a dense block, (N, c, H, W) -> (N, C, H, W) in channels-last memory; differentiable once.
+    """Compute a dense block, (N, c, H, W) -> (N, C, H, W) in channels-last memory.
 
     Running statistics are left as they are: ``call.trained`` then holds what they are to be updated with.
     """
@@ -46,10 +47,10 @@ class _DenseBlockFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *douts: Tensor) -> Any:
-        (dout,) = douts
-        with torch.no_grad(), without_autocast(dout):
-            gradients = run_backward(ctx.call, ctx.saved_tensors, dout, ctx.needs_input_grad[1:])
-        return None, *refuse_second_derivative(gradients)
+        (dout,), kept = douts, ctx.saved_tensors
+        backward = run_backward if can_run_fused(dout, kept[0]) else backward_by_autograd
+        with without_autocast(dout):
+            return None, *backward(ctx.call, kept, dout, ctx.needs_input_grad[1:])
 
 
 def run_forward(call: Call, x: Tensor, parameters: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
@@ -64,7 +65,7 @@ def run_forward(call: Call, x: Tensor, parameters: Sequence[Tensor], *, keep: bo
     N, c, H, W = x.shape
     channels = c + sum(map(growth, call.layers))
     dtype = torch.promote_types(x.dtype, call.dtype)
-    # no view, so that what follows may work in place
+    # no view, so that what follows may work in place (without gradients: they need it as it is)
     out = torch.empty(N, channels, H, W, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     features = out.permute(0, 2, 3, 1)
     moments = torch.empty(2, channels, dtype=accumulation_dtype(dtype), device=x.device)

@@ -1,4 +1,4 @@
-"""What the fused dense block and the fused transition share: a call, its statistics, shapes, errors."""
+"""What the fused dense block and the fused transition share: a call, its statistics, shapes."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from densekit.engine.ops import TorchOps
 from densekit.engine.parts import Layer, Pair
@@ -34,7 +33,7 @@ class Call:
 def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains."""
     if not pair.trains:
-        return pair.stored.mean, pair.stored.var
+        return pair.stored.mean.clone(), pair.stored.var.clone()  # a backward pass may come after the next batch
     assert moments is not None
     mean, var = moments
     if pair.norm.track_running_stats:
@@ -58,7 +57,8 @@ def update_running_statistics(call: Call, count: int) -> None:
                 momentum = 1 / float(norm.num_batches_tracked)
         for running, seen in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
             assert running is not None
-            running.copy_(torch.lerp(running.to(seen.dtype), seen, momentum or 0.0))
+            # as with PyTorch's own, no change that autograd would see: another graph may have kept them
+            running.data.copy_(torch.lerp(running.to(seen.dtype), seen, momentum or 0.0))
 
 
 def growth(layer: Layer) -> int:
@@ -74,25 +74,3 @@ def pixels(images: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Let every operation run in the types it is given: the fused steps choose theirs themselves."""
     return torch.autocast(x.device.type, enabled=False)
-
-
-class _Once(Function):
-    """Pass gradients through, and refuse to be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(None if gradient is None else gradient.view_as(gradient) for gradient in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(
-            "a fused dense block or transition cannot be differentiated twice: densekit.unfuse(model) first"
-        )
-
-
-def refuse_second_derivative(gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Make gradients raise when they are differentiated themselves (after ``create_graph=True``)."""
-    if not torch.is_grad_enabled():
-        return tuple(gradients)
-    # without requires_grad_ they would pass for constants, and the second derivative for zero
-    return _Once.apply(*(None if g is None else g.detach().requires_grad_() for g in gradients))

@@ -1,4 +1,4 @@
-"""What a stock dense block or transition is made of, and why a fused one may have to step aside.
+"""What a stock dense block or transition is made of, and what in it the fused one would have to step aside for.
 
 Only modules whose mathematics is known are read: exactly these classes, none derived from them, with nothing that a
 user hung on the inside (hooks, parametrisations, a replaced ``forward``).
@@ -9,13 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from densekit.engine.norms import Norm
 from densekit.engine.row_steps import accumulation_dtype
-from densekit.models.checks import is_symbolic
+from densekit.engine.step_aside import OtherInput, StepAside, is_plain
 
 BLOCKS = {
     "densekit.models.dense_block.DenseBlock",
@@ -36,18 +33,11 @@ _LAYERS = {
     "monai.networks.nets.densenet._DenseLayer",
 }
 _HALF = (torch.float16, torch.bfloat16)
-
-
-class StepAside(Exception):  # noqa: N818 (no error: the stock modules take over)
-    """The fused path cannot compute this call; the message says why."""
+_METHODS = frozenset({"forward", "_conv_forward", "bn_function", "bottleneck_fn"})  # of layers and of what is in them
 
 
 class Unsupported(StepAside):
     """Not this call only: what the module computes is not what the fused path computes."""
-
-
-class OtherInput(StepAside):
-    """Not the module but its input: the stock modules compute it, or say what is wrong with it."""
 
 
 class Pair(NamedTuple):
@@ -71,9 +61,9 @@ Layer = tuple[Pair, ...]
 """A dense layer: with a bottleneck a pair with a 1x1 and a pair with a 3x3 convolution, otherwise the latter alone."""
 
 
-def qualified_name(module: nn.Module) -> str:
-    """Return where a module's class is defined, e.g. ``"torch.nn.modules.linear.Linear"``."""
-    return _name(type(module))
+def qualified_name(thing: object) -> str:
+    """Return where a module's or tensor's class is defined, e.g. ``"torch.nn.modules.linear.Linear"``."""
+    return _name(type(thing))
 
 
 @cache
@@ -90,7 +80,15 @@ def read_block(block: nn.Module) -> list[Layer]:
     layers = [_read_layer(layer) for layer in block.children()]
     if not layers:
         raise Unsupported("the block has no layers")
+    if any(map(_is_patched, {type(layer) for layer in block.children()})):
+        raise StepAside("a dense layer's class whose forward was replaced")
     return layers
+
+
+def _is_patched(kind: type) -> bool:
+    """Whether a class's ``forward`` was written elsewhere than the class that has it."""
+    owner = next(base for base in kind.__mro__ if "forward" in base.__dict__)
+    return owner.__dict__["forward"].__module__ != owner.__module__
 
 
 def _read_layer(layer: nn.Module) -> Layer:
@@ -144,11 +142,11 @@ def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pai
         if type(norm.drop) is not nn.Identity:
             raise Unsupported("a norm that drops")
     elif type(norm) is not nn.BatchNorm2d:
-        raise Unsupported(f"{type(norm).__name__} in the place of BatchNorm2d")
+        raise _other(norm, "BatchNorm2d")
     if type(act) is not nn.ReLU:
-        raise Unsupported(f"{type(act).__name__} in the place of ReLU")
+        raise _other(act, "ReLU")
     if type(conv) is not nn.Conv2d:
-        raise Unsupported(f"{type(conv).__name__} in the place of Conv2d")
+        raise _other(conv, "Conv2d")
     assert isinstance(norm, nn.BatchNorm2d)
     for module in (norm, act, conv):
         _check_untouched(module)
@@ -159,6 +157,11 @@ def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pai
     if norm.eps <= 0:
         raise StepAside(f"a batch norm with eps {norm.eps}")
     return Pair(norm, norm.training, Norm(norm.weight, norm.bias, mean, var, norm.eps), conv.weight)
+
+
+def _other(found: Any, expected: str) -> Unsupported:
+    name = type(found).__name__
+    return Unsupported(f"{name if name != expected else qualified_name(found)} in the place of {expected}")
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:
@@ -172,7 +175,7 @@ def _check_untouched(module: nn.Module) -> None:
         raise StepAside("hooks on its inner modules")
     if "parametrizations" in own["_modules"]:
         raise StepAside("parametrised weights")
-    if "forward" in own:
+    if not _METHODS.isdisjoint(own):
         raise StepAside("an inner module whose forward was replaced")
 
 
@@ -182,32 +185,8 @@ def _check_convolution(conv: nn.Conv2d, size: int) -> None:
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.bias)
     if settings != ((size, size), (1, 1), (size // 2, size // 2), (1, 1), "zeros", None):
         raise Unsupported(f"a {size}x{size} convolution with bias, stride, dilation or other padding")
-
-
-def _is_plain(x: Any) -> bool:
-    return type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
-
-
-def check_call(x: Any) -> None:
-    """Raise `OtherInput` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
-    if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
-        raise OtherInput("the network is being traced")
-    if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
-    if torch._C._len_torch_dispatch_stack() > 0 and not all(
-        getattr(mode, "may_miss_operations", False) for mode in _get_current_dispatch_mode_stack()
-    ):
-        raise OtherInput("a tool is looking at every operation")
-    if nn.modules.module._has_any_global_hook():
-        raise OtherInput("hooks on all modules")
-    if not _is_plain(x):
-        raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
-    if x.dim() != 4 or not x.is_floating_point():
-        raise OtherInput("input other than (N, C, H, W) of floating point")
-    if x.device.type == "mps":
-        raise OtherInput("a device without float64, in which moments are joined")
-    if x.numel() == 0 or x.is_meta:
-        raise OtherInput("an empty batch, or one without values")
+    if conv.weight.shape[2:] != conv.kernel_size:
+        raise StepAside(f"a weight of shape {tuple(conv.weight.shape)} in a {size}x{size} convolution")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -231,7 +210,7 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
     weight, vectors, device = pair.weight, pair.stored[:4], x.device
     if {tensor.shape for tensor in vectors} != {(channels,)} or weight.shape[1] != channels:
         raise OtherInput("channels that do not fit")
-    if not all(map(_is_plain, (*vectors, weight))):
+    if not all(map(is_plain, (*vectors, weight))):
         raise OtherInput("weights that are no plain dense tensors")
     if {tensor.device for tensor in (*vectors, weight)} != {device}:
         raise OtherInput("input and weights on different devices")

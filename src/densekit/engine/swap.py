@@ -1,8 +1,7 @@
-"""Put fused modules in the place of a network's stock ones, and back."""
+"""Let the stock modules of a network compute with the fused steps, and undo it."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 
 from torch import nn
 
@@ -11,12 +10,12 @@ from densekit.engine.fused_block import Fused, FusedDenseBlock, FusedTransition
 from densekit.engine.parts import (
     BLOCKS,
     TRANSITIONS,
-    StepAside,
     Unsupported,
     qualified_name,
     read_block,
     read_transition,
 )
+from densekit.engine.step_aside import StepAside
 from densekit.errors import SettingsError
 
 _FASTER = ("cpu",)
@@ -25,13 +24,16 @@ _FASTER = ("cpu",)
 def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     """Let the dense blocks and transitions of a DenseNet run fused: same numbers, faster, in less memory.
 
-    Works on 2-D DenseNets of densekit, torchvision, timm and MONAI, in place. The fused modules hold the very same
-    layers, so that parameters, buffers, state-dict keys and optimizers built before stay what they are; `unfuse`
-    undoes it. In training and with a gradient each step is the stock one's up to rounding; running statistics are
-    updated at the end of a block's forward pass, or not at all if that fails. In evaluation without gradients nothing
-    is kept, and a layer is a single step.
+    Works on 2-D DenseNets of densekit, torchvision, timm and MONAI, in place. Every module stays the same object and
+    an instance of its class, so that parameters, buffers, hooks, state-dict keys and optimizers built before stay what
+    they are; `unfuse` undoes it. In training and with a gradient each step is the stock one's up to rounding; running
+    statistics are updated at the end of a block's forward pass, or not at all if that fails, and once a step also where
+    a network is told to save memory by computing twice, which counts batches twice in the stock modules. In evaluation
+    without gradients nothing is kept, and a layer is a single step. A block's output is kept for its gradient: in
+    training, what follows may not change it in place.
     A call that the fused path cannot compute (hooks inside a block, dropout while training, `torch.compile`, ...)
-    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so. TorchScript needs `unfuse` first.
+    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so. So does what takes derivatives of
+    gradients, or many gradients at a time.
 
     Args:
         model: the network; calling this again changes nothing but the engine.
@@ -42,7 +44,7 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
             keeps as little memory but is slower than stock on a CPU and untimed on a GPU, where "auto" takes it.
 
     Returns:
-        ``model``, or where that itself is a dense block or transition, the module to use in its place.
+        ``model``.
 
     Raises:
         SettingsError: there is nothing to fuse, or no such engine.
@@ -55,24 +57,22 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
         raise SettingsError(f"nothing to fuse in {model!r}: it is no torch.nn.Module")
     choice = choose_ops(engine, _device(model))
     refused: list[str] = []
-
-    def replace(module: nn.Module) -> nn.Module:
+    for module in list(model.modules()):
         if isinstance(module, Fused):
             module.engine = engine
-            return module
+            continue
         try:
-            return _fused(module, engine)
+            _fuse_one(module, engine)
         except Unsupported as reason:
             refused.append(str(reason))
-            return module
-
-    model = _replace_everywhere(model, replace)
     count = Counter(type(module).__name__ for module in model.modules() if isinstance(module, Fused))
     if not count:
         why = refused[0] if refused else "it has no dense block of densekit, torchvision, timm or MONAI"
         raise SettingsError(f"nothing to fuse in this {type(model).__name__}: {why}")
     parts = ", ".join(f"{number} {name}" for name, number in sorted(count.items()))
-    log_once(logging.INFO, f"{type(model).__name__}: {parts} run {choice.name!r} ({choice.reason})")
+    slow = engine == "auto" and choice.name not in _FASTER
+    message = f"{type(model).__name__}: {parts} run {choice.name!r} ({choice.reason})"
+    log_once(logging.WARNING if slow else logging.INFO, message)
     return model
 
 
@@ -96,18 +96,24 @@ def _device(model: nn.Module) -> str:
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """Put the original modules back, in place, with the weights and modes that they have by now.
+    """Make fused modules the stock ones that they were, in place, with the weights and modes that they have by now.
 
     A model that is not fused stays as it is.
 
     Returns:
-        ``model``, or the original of it where that itself is a fused module.
+        ``model``.
+
+    Raises:
+        SettingsError: something else has changed the class of a fused module since.
     """
-    return _replace_everywhere(model, lambda module: module.restore() if isinstance(module, Fused) else module)
+    for module in model.modules():
+        if isinstance(module, Fused):
+            module.restore()
+    return model
 
 
-def _fused(module: nn.Module, engine: str) -> nn.Module:
-    """Return what takes the place of a module: itself, if it is neither dense block nor transition."""
+def _fuse_one(module: nn.Module, engine: str) -> None:
+    """Fuse a module if it is a dense block or a transition."""
     name = qualified_name(module)
     for known, read, fused in ((BLOCKS, read_block, FusedDenseBlock), (TRANSITIONS, read_transition, FusedTransition)):
         if name in known and "forward" not in module.__dict__:
@@ -117,19 +123,4 @@ def _fused(module: nn.Module, engine: str) -> nn.Module:
                 raise
             except StepAside:
                 pass  # it may end: a hook can be removed, dropout stops with training
-            return fused(module, engine)
-    return module
-
-
-def _replace_everywhere(model: nn.Module, replace: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Replace modules all the way down, one that stands in several places by the same one everywhere."""
-    done: dict[nn.Module, nn.Module] = {}
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module not in done:
-            done[module] = replace(module)
-        if done[module] is module:
-            continue
-        if not name:
-            return done[module]
-        model.set_submodule(name, done[module])
-    return model
+            fused.take_over(module, engine)

@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
-from densekit.engine.calls import Call, pixels, refuse_second_derivative, statistics, without_autocast
+from densekit.engine.by_autograd import bnrelu, convolve, gradients_by_autograd
+from densekit.engine.calls import Call, pixels, statistics, without_autocast
 from densekit.engine.norms import affine, moment_terms, norm_gradients
+from densekit.engine.step_aside import can_run_fused
 from densekit.engine.tile_steps import flat, kernels_like
 
 
 def transition(call: Call, x: Tensor) -> Tensor:
-    """Compute a transition, (N, C, H, W) -> (N, D, H // 2, W // 2) in channels-last memory; differentiable once.
+    """Compute a transition, (N, C, H, W) -> (N, D, H // 2, W // 2) in channels-last memory.
 
     Running statistics are left as they are: ``call.trained`` then holds what they are to be updated with.
     """
@@ -39,10 +42,10 @@ class _TransitionFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *douts: Tensor) -> Any:
-        (dout,) = douts
-        with torch.no_grad(), without_autocast(dout):
-            gradients = _backward(ctx.call, ctx.saved_tensors, dout)
-        return None, *refuse_second_derivative(gradients)
+        (dout,), kept = douts, ctx.saved_tensors
+        backward = _backward if can_run_fused(dout, kept[0]) else _backward_by_autograd
+        with without_autocast(dout):
+            return None, *backward(ctx.call, kept, dout, ctx.needs_input_grad[1:])
 
 
 def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -57,13 +60,14 @@ def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor
     # no view, so that what follows may work in place
     out = torch.empty(N, len(weight), h, w, dtype=pooled.dtype, device=pooled.device, memory_format=torch.channels_last)
     torch.mm(flat(pooled), weight.to(call.dtype).flatten(1).t(), out=flat(out.permute(0, 2, 3, 1)))
-    return [out, features, gamma, beta, weight, mean, var]
+    return [out, x, gamma, beta, weight, mean, var]
 
 
-def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor) -> list[Tensor | None]:
+def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of the input and of the three parameters; ``dout`` is (N, D, h, w)."""
-    features, gamma, beta, weight, mean, var = kept
+    x, gamma, beta, weight, mean, var = kept
     (pair,) = call.layers[0]
+    features = pixels(x)
     norm = affine(gamma, beta, mean, var, pair.stored.eps)
     mean = mean.to(norm.scale.dtype)
     dout = dout.permute(0, 2, 3, 1)  # (N, h, w, D)
@@ -79,3 +83,15 @@ def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor) -> list[Tensor |
     dgamma, dbeta = norm_gradients(sums, norm, gamma)
     gradient = gradient.permute(0, 3, 1, 2).to(features.dtype)
     return [gradient, dgamma, dbeta, kernels_like(dweight.to(weight.dtype), weight)]
+
+
+def _backward_by_autograd(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Any]:
+    """As `_backward`, in operations that autograd knows."""
+    (pair,) = call.layers[0]
+    *inputs, mean, var = kept
+
+    def compute(x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor) -> Tensor:
+        pooled = F.avg_pool2d(bnrelu(pair, x, gamma, beta, mean, var), 2)
+        return convolve(pooled, weight, call.dtype)
+
+    return gradients_by_autograd(compute, inputs, dout, wanted)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from densekit.engine.fused_block import Fused
+from densekit.engine.fused_block import FusedDenseBlock
 from densekit.engine.parts import BLOCKS, qualified_name
 from densekit.errors import SettingsError
 from densekit.files import write_atomically, write_text
@@ -62,8 +62,7 @@ def _blocks(network: nn.Module) -> Iterator[tuple[str, nn.Module, _Reader]]:
     found: tuple[str, nn.Module] | None = None
     inside: set[nn.Module] = set()
     for name, module in network.named_modules():
-        stock = module.original if isinstance(module, Fused) else module
-        if qualified_name(stock) in BLOCKS:
+        if isinstance(module, FusedDenseBlock) or qualified_name(module) in BLOCKS:
             found, inside = (name, module), set(module.modules())
         elif found and isinstance(module, _Reader) and module not in inside:
             yield *found, module

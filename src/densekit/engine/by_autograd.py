@@ -1,0 +1,46 @@
+"""A dense layer or transition in PyTorch's own operations, and its gradients by autograd.
+
+For what the fused backward pass cannot give: gradients to be differentiated again, whole batches of gradients at a
+time, and what tools want to see that look at every operation. As slow as the stock modules, and right.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densekit.engine.parts import Pair
+
+
+def bnrelu(pair: Pair, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Batch norm and ReLU, (N, C, H, W); with the batch's own moments where the norm trains, else with these."""
+    moments = (None, None) if pair.trains else (mean, var)
+    return F.relu(F.batch_norm(x, *moments, gamma, beta, pair.trains, 0.0, pair.stored.eps))
+
+
+def convolve(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """1x1 or 3x3 convolution that keeps height and width, (N, C, H, W) -> (N, D, H, W), in ``dtype``."""
+    return F.conv2d(x.to(dtype), weight.to(dtype), padding=weight.shape[-1] // 2)
+
+
+def gradients_by_autograd(
+    compute: Callable[..., Tensor], inputs: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Any]:
+    """Return the gradients of the inputs that are wanted, and None for the others.
+
+    Args:
+        compute: of the inputs, in operations that autograd knows.
+        inputs: with the graphs that they come from, which derivatives of the gradients then go on into.
+        dout: gradient of what ``compute`` returns.
+        wanted: whether the gradient of each input is wanted.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # under names of their own: an input may have come from another, and that path is not ours
+        inputs = [x.view_as(x) if wants else x.detach() for x, wants in zip(inputs, wanted, strict=True)]
+        out = compute(*inputs)
+        gradients = iter(torch.autograd.grad(out, list(compress(inputs, wanted)), dout, create_graph=again))
+    return [next(gradients) if wants else None for wants in wanted]

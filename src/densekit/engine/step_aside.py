@@ -1,0 +1,80 @@
+"""When the stock modules compute a call instead of the fused steps, whatever the modules are."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from densekit.models.checks import is_symbolic
+
+
+def _what_stock_calls() -> tuple[Any, ...]:
+    convolution = (nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d)
+    return (*convolution, nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward, nn.AvgPool2d.forward)
+
+
+_AS_IMPORTED = _what_stock_calls()
+
+
+class StepAside(Exception):  # noqa: N818 (no error: the stock modules take over)
+    """The fused path cannot compute this call; the message says why."""
+
+
+class OtherInput(StepAside):
+    """Not the module but its input: the stock modules compute it, or say what is wrong with it."""
+
+
+def is_plain(x: Any) -> bool:
+    """Whether a tensor is nothing but the numbers in its memory."""
+    return type(x) in (Tensor, nn.Parameter) and torch._C._has_storage(x) and not x.is_neg()
+
+
+def check_call(x: Any) -> None:
+    """Raise `OtherInput` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
+    if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
+        raise OtherInput("the network is being traced")
+    check_surroundings()
+    if nn.modules.module._has_any_global_hook():
+        raise OtherInput("hooks on all modules")
+    if _what_stock_calls() != _AS_IMPORTED:
+        raise OtherInput("PyTorch's own convolution, norm, ReLU or pooling was replaced")
+    if not is_plain(x):
+        raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
+    if x.dim() != 4 or not x.is_floating_point():
+        raise OtherInput("input other than (N, C, H, W) of floating point")
+    if x.device.type == "mps":
+        raise OtherInput("a device without float64, in which moments are joined")
+    if x.numel() == 0 or x.is_meta:
+        raise OtherInput("an empty batch, or one without values")
+
+
+def check_surroundings() -> None:
+    """Raise `OtherInput` where PyTorch does more with operations than to compute them, as it would not see ours."""
+    if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
+    if torch._C._len_torch_dispatch_stack() > 0 and not all(
+        getattr(mode, "may_miss_operations", False) for mode in _get_current_dispatch_mode_stack()
+    ):
+        raise OtherInput("a tool is looking at every operation")
+    if torch._C._len_torch_function_stack() > 0 and not all(
+        isinstance(mode, DeviceContext)
+        for mode in _get_current_function_mode_stack()  # torch.set_default_device
+    ):
+        raise OtherInput("a tool is looking at every function")
+
+
+def can_run_fused(*tensors: Tensor) -> bool:
+    """Whether the fused steps may compute with these tensors here: nobody traces, transforms or differentiates them."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    try:
+        check_surroundings()
+    except OtherInput:
+        return False
+    return all(map(is_plain, tensors))
