@@ -26,14 +26,17 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
 
     Works on 2-D DenseNets of densekit, torchvision, timm and MONAI, in place. Every module stays the same object and
     an instance of its class, so that parameters, buffers, hooks, state-dict keys and optimizers built before stay what
-    they are; `unfuse` undoes it. In training and with a gradient each step is the stock one's up to rounding; running
-    statistics are updated at the end of a block's forward pass, or not at all if that fails, and once a step also where
-    a network is told to save memory by computing twice, which counts batches twice in the stock modules. In evaluation
-    without gradients nothing is kept, and a layer is a single step. A block's output is kept for its gradient: in
-    training, what follows may not change it in place.
+    they are; `unfuse` undoes it.
+
+    In training and with a gradient each step is the stock one's up to rounding. Running statistics are updated at the
+    end of a block's forward pass, or not at all if that fails; and once a step also where a network saves memory by
+    computing twice, with which the stock modules count every batch twice. A block's output is kept for the backward
+    pass, so that nothing may change it in place before. In evaluation without gradients nothing is kept, and a layer
+    is a single step.
+
     A call that the fused path cannot compute (hooks inside a block, dropout while training, `torch.compile`, ...)
-    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so. So does what takes derivatives of
-    gradients, or many gradients at a time.
+    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so. Derivatives of gradients, and many
+    gradients at a time, are computed as the stock modules would.
 
     Args:
         model: the network; calling this again changes nothing but the engine.
@@ -70,9 +73,11 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
         why = refused[0] if refused else "it has no dense block of densekit, torchvision, timm or MONAI"
         raise SettingsError(f"nothing to fuse in this {type(model).__name__}: {why}")
     parts = ", ".join(f"{number} {name}" for name, number in sorted(count.items()))
-    slow = engine == "auto" and choice.name not in _FASTER
     message = f"{type(model).__name__}: {parts} run {choice.name!r} ({choice.reason})"
-    log_once(logging.WARNING if slow else logging.INFO, message)
+    if engine == "auto" and choice.name not in _FASTER:
+        log_once(logging.WARNING, f"{message}: in less memory, but not known to be faster than the stock modules")
+    else:
+        log_once(logging.INFO, message)
     return model
 
 
