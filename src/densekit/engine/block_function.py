@@ -78,7 +78,7 @@ def run_forward(call: Call, x: Tensor, parameters: Sequence[Tensor], *, keep: bo
     for number, layer in enumerate(call.layers):
         own = [next(remaining) for _ in range(3 * len(layer))]
         stop = c + growth(layer)
-        mean, var = statistics(call, layer[0], moments[:, :c])
+        mean, var = statistics(call, layer[0], moments[:, :c], keep=keep)
         step = _Step(call, layer, features[..., :c], features[..., c:stop], measure=number < measured)
         saved, seen = step.run(own, mean, var, keep=keep)
         if seen is not None:
@@ -123,4 +123,4 @@ class _Step:
             ops.infer_layer(layer, self.x, self.out, dtype)
             return [], None
         z, seen2, seen = ops.layer(layer, self.x, self.out, dtype, trains=second.trains, measure=self.measure)
-        return [z, *statistics(self.call, second, seen2)], seen
+        return [z, *statistics(self.call, second, seen2, keep=keep)], seen

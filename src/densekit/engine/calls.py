@@ -30,10 +30,14 @@ class Call:
     trained: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = field(default_factory=list)
 
 
-def statistics(call: Call, pair: Pair, moments: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains."""
+def statistics(call: Call, pair: Pair, moments: Tensor | None, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains.
+
+    Those that it has stored may change before a backward pass: what is to ``keep`` is a copy.
+    """
     if not pair.trains:
-        return pair.stored.mean.clone(), pair.stored.var.clone()  # a backward pass may come after the next batch
+        mean, var = pair.stored.mean, pair.stored.var
+        return (mean.clone(), var.clone()) if keep else (mean, var)
     assert moments is not None
     mean, var = moments
     if pair.norm.track_running_stats:

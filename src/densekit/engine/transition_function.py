@@ -53,7 +53,8 @@ def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor
     (pair,) = call.layers[0]
     gamma, beta, weight = parameters
     features = pixels(x)
-    mean, var = statistics(call, pair, call.ops.batch_moments(flat(features)) if pair.trains else None)
+    moments = call.ops.batch_moments(flat(features)) if pair.trains else None
+    mean, var = statistics(call, pair, moments, keep=True)
     norm = affine(gamma, beta, mean, var, pair.stored.eps)
     pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
     N, h, w, _ = pooled.shape
