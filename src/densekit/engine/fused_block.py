@@ -17,7 +17,12 @@ from densekit.engine.step_aside import OtherInput, StepAside, check_call
 from densekit.engine.transition_function import transition
 from densekit.errors import SettingsError
 
-_LABELLED = {"monai.data.meta_tensor.MetaTensor"}  # tensors that only carry along where they come from
+# Tensors that only carry along what they show and where it comes from, as MONAI's and fastai's loaders make them.
+_LABELLED = {
+    "monai.data.meta_tensor.MetaTensor",
+    "fastai.torch_core.TensorImage",
+    "fastai.torch_core.TensorImageBW",
+}
 
 
 class Fused(nn.Module):
