@@ -13,7 +13,8 @@ Method = Annotated[
     Literal["cam", "gradcam", "occlusion", "integrated-gradients"] | None,
     Parameter(
         help='How to find it; the last two need pip install "densekit[explain]". '
-        "[cam, which is exact, where the network ends in global pooling and a linear layer, else gradcam]"
+        "[cam, which is exact, where the network ends in global pooling and a linear layer, else gradcam; "
+        "occlusion for an exported network]"
     ),
 ]
 

@@ -33,9 +33,9 @@ def export(
     int8
         Compute in whole numbers of 8 bits, calibrated on validation pictures (openvino).
     bake_preprocessing
-        The file takes pictures as bytes of any size, and resizes and normalises by itself.
+        The file takes pictures as bytes of any size, and resizes and normalises by itself (onnx, openvino, torch).
     data
-        Labelled pictures to compare and calibrate on. [the run's validation pictures]
+        Labelled pictures to compare and calibrate on. [the run's validation pictures, or its training pictures]
     data_root
         Where named data sets are kept.
     """

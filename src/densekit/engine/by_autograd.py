@@ -1,7 +1,8 @@
 """A dense layer or transition in PyTorch's own operations, and its gradients by autograd.
 
 For what the fused backward pass cannot give: gradients to be differentiated again, whole batches of gradients at a
-time, and what tools want to see that look at every operation. As slow as the stock modules, and right.
+time, and what tools want to see that look at every operation. It computes the forward pass once more, so it is
+somewhat slower than the stock modules.
 """
 
 from collections.abc import Callable, Sequence

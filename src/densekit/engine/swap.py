@@ -30,13 +30,13 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
 
     In training and with a gradient each step is the stock one's up to rounding. Running statistics are updated at the
     end of a block's forward pass, or not at all if that fails; and once a step also where a network saves memory by
-    computing twice, with which the stock modules count every batch twice. A block's output is kept for the backward
-    pass, so that nothing may change it in place before. In evaluation without gradients nothing is kept, and a layer
-    is a single step.
+    computing twice, with which torchvision's and timm's count every batch twice. A block's output is kept for the
+    backward pass, so that nothing may change it in place before. In evaluation without gradients nothing is kept, and
+    a layer is a single step.
 
     A call that the fused path cannot compute (hooks inside a block, dropout while training, `torch.compile`, ...)
-    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so. Derivatives of gradients, and many
-    gradients at a time, are computed as the stock modules would.
+    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so (not of what is compiled). Derivatives
+    of gradients, and many gradients at a time, are computed by PyTorch's own operations.
 
     Args:
         model: the network; calling this again changes nothing but the engine.

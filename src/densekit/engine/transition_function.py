@@ -28,14 +28,14 @@ def transition(call: Call, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters)):
         return _TransitionFunction.apply(call, x, *parameters)  # pyright: ignore[reportReturnType]
     with torch.no_grad(), without_autocast(x):
-        return _forward(call, x, parameters)[0]
+        return _forward(call, x, parameters, keep=False)[0]
 
 
 class _TransitionFunction(Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *parameters: Tensor) -> Tensor:
         with without_autocast(x):
-            out, *kept = _forward(call, x, parameters)
+            out, *kept = _forward(call, x, parameters, keep=True)
         ctx.call = call
         ctx.save_for_backward(*kept)
         return out
@@ -48,13 +48,13 @@ class _TransitionFunction(Function):
             return None, *backward(ctx.call, kept, dout, ctx.needs_input_grad[1:])
 
 
-def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+def _forward(call: Call, x: Tensor, parameters: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
     """Return the output and, behind it, what the backward pass needs."""
     (pair,) = call.layers[0]
     gamma, beta, weight = parameters
     features = pixels(x)
     moments = call.ops.batch_moments(flat(features)) if pair.trains else None
-    mean, var = statistics(call, pair, moments, keep=True)
+    mean, var = statistics(call, pair, moments, keep=keep)
     norm = affine(gamma, beta, mean, var, pair.stored.eps)
     pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
     N, h, w, _ = pooled.shape
@@ -73,7 +73,7 @@ def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence
     mean = mean.to(norm.scale.dtype)
     dout = dout.permute(0, 2, 3, 1)  # (N, h, w, D)
     pooled = call.ops.bnrelu_pool(features, norm.scale, norm.shift, dout.dtype)
-    dweight = dout.flatten(0, 2).t() @ flat(pooled)
+    dweight = kernels_like((dout.flatten(0, 2).t() @ flat(pooled)).to(weight.dtype), weight) if wanted[3] else None
     dpooled = dout @ weight.to(dout.dtype).flatten(1)
     gradient, sums = call.ops.bnrelu_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
     d = flat(gradient)
@@ -83,7 +83,7 @@ def _backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence
         d.mul_(norm.scale)
     dgamma, dbeta = norm_gradients(sums, norm, gamma)
     gradient = gradient.permute(0, 3, 1, 2).to(features.dtype)
-    return [gradient, dgamma, dbeta, kernels_like(dweight.to(weight.dtype), weight)]
+    return [gradient, dgamma, dbeta, dweight]
 
 
 def _backward_by_autograd(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Any]:

@@ -49,7 +49,7 @@ def explain_pictures(
         classifier: any; for a network from elsewhere, make one of it with its class names and preprocessing.
         pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
         method: "cam" (exact), "gradcam", "occlusion" or "integrated-gradients" [cam where the network ends in
-            global pooling and a linear layer, else gradcam].
+            global pooling and a linear layer, else gradcam; occlusion for an exported network].
         top: how many classes to explain.
         out: where to write; must be new or empty ["explained", numbered if it exists].
         batch_size: pictures at a time.

@@ -48,7 +48,7 @@ def export_run(
         out: folder to make, new or empty [RUN/exports/TARGET, numbered if that exists].
         int8: whole numbers of 8 bits, calibrated on the validation pictures.
         bake_preprocessing: the file takes pictures as bytes of any size, and resizes and normalises by itself.
-        data: pictures to compare and calibrate on [the run's own validation pictures].
+        data: pictures to compare and calibrate on [the run's own validation pictures, else its training pictures].
         data_root: where named data sets are kept.
         screen: where progress goes.
 

@@ -103,7 +103,7 @@ class TrainSettings(Augmentation, DataSettings):
         "auto", description="auto: bf16 where the hardware computes in it, else fp32"
     )
     channels_last: bool = Field(True, description="memory layout that is faster on most hardware")
-    compile: bool = Field(False, description="compile the network (slow start, faster steps)")
+    compile: bool = Field(False, description="compile the network, with stock dense blocks (slow start, faster steps)")
     fused: bool = Field(True, description="run dense blocks fused, where that is faster: same results, less memory")
     deterministic: bool = Field(False, description="only operations that give the same bits every time")
     workers: NonNegativeInt | Literal["auto"] = Field("auto", description="processes that load pictures")
