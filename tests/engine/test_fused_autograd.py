@@ -112,7 +112,7 @@ def test_second_derivatives(stock, fused, training, assert_ran, engine):
     x, seen = pictures().requires_grad_(), []
     for model in (stock.train(training), fused.train(training)):
         seen.append(again(model, x))
-    torch.testing.assert_close(seen[1], seen[0], **CLOSE)
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-8, atol=1e-7)  # of hundreds; some are zero but for rounding
     assert_ran(fused, engine)
 
 
