@@ -1,6 +1,7 @@
 """Small DenseNets, and what a training step makes of them."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torchvision.models.densenet import DenseNet, _DenseBlock
 from densekit.engine.choose_ops import choose_ops
 from densekit.engine.fused_block import Fused
 from densekit.engine.ops import TorchOps
+from densekit.engine.swap import fuse
+from densekit.models.dense_block import DenseBlock, Transition
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +61,28 @@ def small_network(randomise) -> nn.Module:
 def small_block(randomise) -> nn.Module:
     """torchvision's dense block of three layers, 10 -> 28 channels, in float64."""
     return randomise(_DenseBlock(3, 10, bn_size=2, growth_rate=6, drop_rate=0.0).double())
+
+
+@pytest.fixture
+def stock(build, randomise) -> nn.Module:
+    """What the test's `build` makes, in float64."""
+    return randomise(build().double())
+
+
+@pytest.fixture
+def fused(stock, engine) -> nn.Module:
+    """Its fused copy."""
+    return fuse(deepcopy(stock), engine)
+
+
+@pytest.fixture
+def pair(randomise) -> tuple[nn.Module, nn.Module]:
+    """A stock network of stem, block, transition, block, and its fused copy."""
+    stock = nn.Sequential(
+        nn.Conv2d(3, 10, 3), DenseBlock(2, 10, 6, bn_size=2), Transition(22, 8), DenseBlock(2, 8, 6, bn_size=2)
+    )
+    stock = randomise(stock.double())
+    return stock, fuse(deepcopy(stock))
 
 
 @pytest.fixture

@@ -245,3 +245,9 @@ def test_twenty_training_steps_go_the_same_way(assert_ran):
     assert losses[0][-1] < 0.5 * losses[0][0]
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=1e-3, atol=1e-4)
     assert_ran(fused, AUTO)
+
+
+@pytest.mark.parametrize("nothing", [None, "densenet121"])
+def test_what_is_no_module(nothing):
+    with pytest.raises(SettingsError, match=r"nothing to fuse in .*: it is no torch\.nn\.Module"):
+        fuse(nothing)

@@ -6,10 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
-from torch.autograd import forward_ad
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from densekit.engine.choose_ops import choose_ops, log_once
@@ -19,16 +16,6 @@ from densekit.models.dense_block import DenseBlock, DenseLayer, Transition
 
 AUTO = choose_ops("auto", "cpu").name
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
-
-
-@pytest.fixture
-def pair(randomise) -> tuple[nn.Module, nn.Module]:
-    """A stock network of stem, block, transition, block, and its fused copy."""
-    stock = nn.Sequential(
-        nn.Conv2d(3, 10, 3), DenseBlock(2, 10, 6, bn_size=2), Transition(22, 8), DenseBlock(2, 8, 6, bn_size=2)
-    )
-    stock = randomise(stock.double())
-    return stock, fuse(deepcopy(stock))
 
 
 def pictures(*size: int) -> torch.Tensor:
@@ -133,20 +120,6 @@ def test_hooks_on_the_block_itself_do_not_disturb_it(pair, hook):
     assert fused[1].ran == AUTO
 
 
-def test_a_hook_on_all_modules_sees_every_module(pair):
-    _, fused = pair
-    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
-    try:
-        seen = []
-        fused(pictures())
-        assert fused[1].denselayer2.conv2 in seen
-    finally:
-        handle.remove()
-    assert fused[1].ran == "stock: hooks on all modules"
-    fused(pictures())
-    assert fused[1].ran == AUTO
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_dropout_runs_stock_while_training_only(training):
     stock = DenseBlock(2, 10, 6, drop_rate=0.5).double().train(training)
@@ -206,40 +179,6 @@ def test_one_value_per_channel_changes_nothing(small_block):
     torch.testing.assert_close(fused.state_dict(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_compiles_in_one_graph(pair, training):
-    stock, fused = (model.train(training) for model in pair)
-    compiled = torch.compile(fused, backend="eager", fullgraph=True)
-    x = pictures()
-    torch.testing.assert_close(compiled(x), stock(x), **CLOSE)
-    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
-
-
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non_strict"])
-def test_exports(pair, strict):
-    stock, fused = (model.eval() for model in pair)
-    program = torch.export.export(fused, (pictures(),), strict=strict)
-    assert set(program.state_dict) == set(stock.state_dict())
-    x = pictures()
-    torch.testing.assert_close(program.module()(x), stock(x), **CLOSE)
-
-
-def test_fx_traces_through_to_the_stock_modules(pair):
-    stock, fused = (model.eval() for model in pair)
-    traced = torch.fx.symbolic_trace(fused)
-    assert "1.denselayer2.conv1" in {node.target for node in traced.graph.nodes}
-    x = pictures()
-    torch.testing.assert_close(traced(x), stock(x), **CLOSE)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_jit_traces_through_to_the_stock_modules(pair):
-    stock, fused = (model.eval() for model in pair)
-    traced = torch.jit.trace(fused, (pictures(),))
-    x = pictures(3, 3, 12, 11)
-    torch.testing.assert_close(traced(x), stock(x), **CLOSE)
-
-
 def test_sync_batch_norm_runs_stock(pair):
     fused = nn.SyncBatchNorm.convert_sync_batchnorm(pair[1]).eval()
     torch.testing.assert_close(fused(x := pictures()), pair[0].eval()(x), **CLOSE)
@@ -255,43 +194,6 @@ def test_the_reason_is_logged_once(pair, caplog):
     assert caplog.messages == ["a fused DenseBlock runs as stock modules: hooks on its inner modules"]
     assert caplog.records[0].levelno == logging.WARNING
     assert "ran=stock: hooks on its inner modules" in repr(fused)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which PyTorch's own derivatives are made with
-def test_transforms_of_torch_func_run_the_stock_modules(pair):
-    stock, fused = (model.eval() for model in pair)
-    x, func = pictures(), torch.func
-    mapped = func.vmap(lambda one: fused(one[None])[0])(x)
-    torch.testing.assert_close(mapped, stock(x), **CLOSE)
-    assert fused[1].ran.startswith("stock: the network is being transformed by torch.func")
-
-    def both(transform):
-        seen, expected = (transform(model) for model in (fused, stock))
-        torch.testing.assert_close(seen, expected, **CLOSE)
-
-    parameters = dict(stock.named_parameters())
-    both(lambda model: func.grad(lambda p: func.functional_call(model, p, (x,)).square().sum())(parameters))
-    both(lambda model: func.jvp(model, (x,), (x.flip(0),)))
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "learning"])
-def test_forward_mode_derivatives_are_stocks(pair, frozen):
-    x, tangents = pictures(), []
-    for model in pair:
-        model.requires_grad_(not frozen)
-        with forward_ad.dual_level():
-            out = model(forward_ad.make_dual(x, torch.ones_like(x)))
-            tangents.append(forward_ad.unpack_dual(out).tangent)
-    torch.testing.assert_close(tangents[1], tangents[0], **CLOSE)
-
-
-def test_traced_operation_by_operation(pair):
-    stock, fused = (model.eval().requires_grad_(False) for model in pair)
-    x = pictures()
-    graph = make_fx(fused)(x)
-    assert fused[1].ran == "stock: a tool is looking at every operation"
-    torch.testing.assert_close(graph(2 * x), stock(2 * x), **CLOSE)
 
 
 class Quantised(torch.Tensor):
@@ -349,13 +251,6 @@ def test_statistics_that_are_not_tracked_stay(pair):
             assert torch.equal(buffer, buffers[name]), name
 
 
-@pytest.mark.parametrize("place", [1, 2], ids=["block", "transition"])
-def test_what_follows_may_work_in_place(pair, place):
-    stock, fused = (model[: place + 1] for model in pair)
-    x = pictures()
-    torch.testing.assert_close(torch.relu_(fused(x)), torch.relu_(stock(x)), **CLOSE)
-
-
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(DenseLayer, "forward"), (nn.Conv2d, "forward"), (nn.functional, "conv2d")],
@@ -367,21 +262,6 @@ def test_what_was_replaced_for_all_modules(pair, owner, name, monkeypatch):
     stock, fused = pair
     torch.testing.assert_close(fused(x := pictures()), stock(x), **CLOSE)
     assert "was replaced" in fused[1].ran
-
-
-class Rounding(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        return out.round(decimals=1) if func is nn.functional.conv2d else out
-
-
-def test_a_mode_that_looks_at_functions(pair):
-    stock, fused = pair
-    x = pictures()
-    with Rounding():
-        seen, expected = fused(x), stock(x)
-    torch.testing.assert_close(seen, expected, **CLOSE)
-    assert fused[1].ran == "stock: a tool is looking at every function"
 
 
 @pytest.mark.parametrize("shape", [(6, 12, 5, 5), (6, 12, 1, 1), (6, 12, 3, 3, 1)], ids=str)
@@ -413,9 +293,3 @@ def test_tensors_that_carry_labels_keep_them(pair):
     plain = x.clone().requires_grad_()
     stock[1](stock[0](plain)).square().sum().backward()
     torch.testing.assert_close(labelled.grad, plain.grad, **CLOSE)
-
-
-@pytest.mark.parametrize("nothing", [None, "densenet121"])
-def test_what_is_no_module(nothing):
-    with pytest.raises(SettingsError, match=r"nothing to fuse in .*: it is no torch\.nn\.Module"):
-        fuse(nothing)
