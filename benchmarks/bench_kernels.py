@@ -47,10 +47,10 @@ def steps(ops: TorchOps, batch: int, side: int, c: int, channels: int) -> Iterat
     yield "product_backward", P * (3 * c + m) * size, lambda: ops.product_backward(dz, weight, x, *of_x, **onto)
     if side > 7:  # no transition behind the last block
         pictures = features.view(shape)
-        pooled = ops.bnrelu_pool(pictures, *of_all[:2], TYPE)
-        yield "bnrelu_pool", P * channels * size * 5 // 4, lambda: ops.bnrelu_pool(pictures, *of_all[:2], TYPE)
+        pooled = ops.bnrelu_avg_pool(pictures, *of_all[:2], TYPE)
+        yield "bnrelu_avg_pool", P * channels * size * 5 // 4, lambda: ops.bnrelu_avg_pool(pictures, *of_all[:2], TYPE)
         bytes_back = P * channels * size * 9 // 4
-        yield "bnrelu_pool_backward", bytes_back, lambda: ops.bnrelu_pool_backward(pooled, pictures, *of_all)
+        yield "bnrelu_avg_pool_backward", bytes_back, lambda: ops.bnrelu_avg_pool_backward(pooled, pictures, *of_all)
 
 
 def seconds(call: Callable[[], Any]) -> float:

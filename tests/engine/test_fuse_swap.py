@@ -189,10 +189,10 @@ def test_a_block_in_two_places(small_block):
     ("build", "why"),
     [
         (lambda: ResNet(layers=(1, 1, 1, 1)), "it has no dense block of densekit, torchvision, timm or MONAI"),
-        (lambda: DenseNet((2,), 8, se_reduction=4), "squeeze-and-excitation"),
-        (lambda: DenseNet((2,), 8, groups=2), "grouped convolutions"),
-        (lambda: DenseNet((2,), 8, activation="leaky_relu"), "LeakyReLU in the place of ReLU"),
-        (lambda: DenseNet((2,), 8, spatial_dims=3), "BatchNorm3d in the place of BatchNorm2d"),
+        (lambda: DenseNet((2,), 8, stem="cifar", se_reduction=4), "squeeze-and-excitation"),
+        (lambda: DenseNet((2,), 8, stem="cifar", groups=2), "grouped convolutions"),
+        (lambda: DenseNet((2,), 8, stem="cifar", activation="leaky_relu"), "LeakyReLU in the place of ReLU"),
+        (lambda: DenseNet((2,), 8, stem="cifar", spatial_dims=3), "BatchNorm3d in the place of BatchNorm2d"),
         (lambda: type("Mine", (_DenseBlock,), {})(2, 8, 4, 4, 0.0), "it has no dense block"),
     ],
     ids=["resnet", "se", "groups", "leaky_relu", "volumes", "derived_class"],
@@ -218,7 +218,9 @@ def test_says_what_runs(small_network, caplog):
     log_once.cache_clear()
     with caplog.at_level(logging.INFO, "densekit.engine"):
         fuse(small_network)
-    said = f"DenseNet: 2 FusedDenseBlock, 1 FusedTransition run {AUTO!r} ({choose_ops('auto', 'cpu').reason})"
+    said = (
+        f"DenseNet: 2 FusedDenseBlock, 1 FusedStem, 1 FusedTransition run {AUTO!r} ({choose_ops('auto', 'cpu').reason})"
+    )
     slow = ": in less memory, but not known to be faster than the stock modules"
     expected = (said, logging.INFO) if AUTO == "cpu" else (said + slow, logging.WARNING)
     assert [(record.message, record.levelno) for record in caplog.records] == [expected]

@@ -1,5 +1,7 @@
 """What the fused backward pass leaves to PyTorch's own operations: derivatives of gradients, tools that look at it."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -15,10 +17,15 @@ def bottleneck_block() -> nn.Module:
     return DenseBlock(3, 10, 6, bn_size=2)
 
 
+def stem() -> nn.Module:
+    parts = {"norm0": nn.BatchNorm2d(10), "relu0": nn.ReLU(), "pool0": nn.MaxPool2d(3, stride=2, padding=1)}
+    return nn.Sequential(OrderedDict(parts))
+
+
 BUILDERS = pytest.mark.parametrize(
     "build",
-    [lambda: DenseBlock(3, 10, 6, bn_size=None), bottleneck_block, lambda: Transition(10, 6)],
-    ids=["plain_block", "bottleneck_block", "transition"],
+    [lambda: DenseBlock(3, 10, 6, bn_size=None), bottleneck_block, lambda: Transition(10, 6), stem],
+    ids=["plain_block", "bottleneck_block", "transition", "stem"],
 )
 
 
@@ -54,7 +61,7 @@ def test_second_derivatives_of_some_weights_alone(stock, fused):
     x, seen = pictures(), []
     for model in (stock, fused):
         model.requires_grad_(False)
-        *_, last = (p for p in model.parameters() if p.dim() == 4)
+        *_, last = [p for p in model.parameters() if p.dim() == 4] or model.parameters()
         last.requires_grad_()
         (gradient,) = torch.autograd.grad(model(x).pow(3).sum(), last, create_graph=True)
         seen += torch.autograd.grad(gradient.square().sum(), last)

@@ -1,5 +1,6 @@
 """A fused block in float32 and half types: no further from float64 than the stock block is."""
 
+from collections import OrderedDict
 from copy import deepcopy
 
 import pytest
@@ -22,6 +23,11 @@ def transition() -> nn.Module:
     return Transition(48, 24)  # which averages first, too: rounding after the mean is not averaged away
 
 
+def stem() -> nn.Module:
+    parts = {"norm0": nn.BatchNorm2d(24), "relu0": nn.ReLU(), "pool0": nn.MaxPool2d(3, stride=2, padding=1)}
+    return nn.Sequential(OrderedDict(parts))
+
+
 def pixels(channels: int, offset: float, side: int = 16) -> Tensor:
     x = torch.randn(4, channels, side, side)
     x[:, ::3] += offset
@@ -34,10 +40,10 @@ def pixels(channels: int, offset: float, side: int = 16) -> Tensor:
     [(how, offset) for how in ("float32", "bfloat16", "autocast_bfloat16", "autocast_float32_input")
      for offset in (0, 1000)] + [("float16", 0)],
 )  # fmt: skip
-@pytest.mark.parametrize("build", [block, transition])
+@pytest.mark.parametrize("build", [block, transition, stem])
 def test_error_is_at_most_that_of_stock(build, how, offset, training, randomise, gradients, errors, assert_ran, engine):
     stock = randomise(build()).train(training)
-    channels = 24 if build is block else 48
+    channels = 48 if build is transition else 24
     dtype = getattr(torch, how.removeprefix("autocast_").removesuffix("_input"))
     if not how.startswith("autocast"):
         stock.to(dtype)
@@ -60,7 +66,7 @@ def test_error_is_at_most_that_of_stock(build, how, offset, training, randomise,
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("mode", ["train", "eval", "second_norms_train", "last_layer_trains"])
-@pytest.mark.parametrize("build", [block, transition])
+@pytest.mark.parametrize("build", [block, transition, stem])
 def test_what_is_not_finite_is_so_in_stock(build, mode, value, randomise, gradients, assert_ran, engine):
     """A single bad pixel: the same places are NaN and infinite, and the rest has the same numbers."""
     stock = randomise(build()).double().train(mode == "train")
@@ -69,7 +75,7 @@ def test_what_is_not_finite_is_so_in_stock(build, mode, value, randomise, gradie
             module.train()
         if mode == "last_layer_trains" and name.startswith("denselayer3"):
             module.train()
-    x = pixels(24 if build is block else 48, 0.0, 7).double()
+    x = pixels(48 if build is transition else 24, 0.0, 7).double()
     x[1, 5, 3, 3] = value
     fused = fuse(deepcopy(stock), engine)
     expected, seen = gradients(stock, x), gradients(fused, x)

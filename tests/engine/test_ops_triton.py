@@ -252,12 +252,12 @@ def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
 def test_pooling(ops, dtype, size, columns):
     x = torch.randn(*size, columns).to(DEVICE, dtype)
     vectors = [vector(columns) for _ in range(3)]
-    exact = EXACT.bnrelu_pool(*double(x, *vectors[:2]), torch.float64)
-    close(ops.bnrelu_pool(x, *vectors[:2], dtype), exact)
+    exact = EXACT.bnrelu_avg_pool(*double(x, *vectors[:2]), torch.float64)
+    close(ops.bnrelu_avg_pool(x, *vectors[:2], dtype), exact)
     dpooled = torch.randn(exact.shape).to(DEVICE, dtype)
     for one, true in zip(
-        ops.bnrelu_pool_backward(dpooled, x, *vectors),
-        EXACT.bnrelu_pool_backward(*double(dpooled, x, *vectors)),
+        ops.bnrelu_avg_pool_backward(dpooled, x, *vectors),
+        EXACT.bnrelu_avg_pool_backward(*double(dpooled, x, *vectors)),
         strict=True,
     ):
         close(one, true)

@@ -42,8 +42,8 @@ def compile_all(N, H, W, c, m, dtype):
     ops.bnrelu(x, v, v, out=x)
     ops.drelu_sums(x, x, v, v, v, source=x, out=x)
     ops.bn_gradient(x, x, v, v, torch.zeros(2, c), out=x)
-    pooled = ops.bnrelu_pool(pictures, v, v, dtype)
-    ops.bnrelu_pool_backward(pooled, pictures, v, v, v)
+    pooled = ops.bnrelu_avg_pool(pictures, v, v, dtype)
+    ops.bnrelu_avg_pool_backward(pooled, pictures, v, v, v)
     compile_products(len(x), c, m, dtype)
 
 ops_triton._launch = compile_only
@@ -57,8 +57,8 @@ device.capability = 80
 compile_products(256, 160, 128, torch.bfloat16)
 """
 KERNELS = {
-    "tile_moments", "join_moments", "bnrelu", "drelu_sums", "bn_gradient", "bnrelu_pool", "bnrelu_pool_backward",
-    "bnrelu_product", "product_backward",
+    "tile_moments", "join_moments", "bnrelu", "drelu_sums", "bn_gradient",
+    "bnrelu_avg_pool", "bnrelu_avg_pool_backward", "bnrelu_product", "product_backward",
 }  # fmt: skip
 SHARED = 99 * 1024
 """Bytes of fast memory that a program may have on the smallest devices that the kernels are for (8.6, 8.9 and 12.0)."""

@@ -7,6 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
+from densekit.engine.choose_ops import choose_ops
+from densekit.engine.swap import fuse
 from densekit.models.catalogue import create_model
 from densekit.studies.profile import count_by_stage
 from densekit.studies.profile_stages import HEAD, UPDATE, marked, parts, share_out
@@ -49,6 +51,14 @@ def test_parts_are_looked_for_in_plain_sequentials_only():
         *(f"features.{name}" for name in ("denseblock2", "transition2", "denseblock3", "transition3")),
         *("features.denseblock4", "features.norm5", "relu5", "classifier"),
     ]
+
+
+def test_a_fused_stem_stays_fused_while_it_is_marked():
+    network, seen = fuse(create_model("densenet121")), []
+    with marked(network, lambda stage, direction, part: seen.append(stage)), torch.no_grad():
+        network(torch.randn(2, 3, 32, 32))
+    assert network.features.ran == choose_ops("auto", "cpu").name
+    assert seen[:3] == ["16x16", "8x8", "4x4"]  # convolution; dense block; transition
 
 
 def test_marks_come_in_the_order_of_the_work():

@@ -24,10 +24,10 @@ class _Gradient:
         dout: (N, H, W, C), gradient of the output.
     """
 
-    def __init__(self, call: Call, features: Tensor, moments: Tensor, dout: Tensor):
+    def __init__(self, call: Call[Sequence[Layer]], features: Tensor, moments: Tensor, dout: Tensor):
         self.call, self.features, self.means = call, features, moments[0]
         self.source = dout  # not ours to overwrite: the last layer adds to it on the way into the buffer
-        width = features.shape[-1] - growth(call.layers[-1])  # no layer reads the last layer's channels
+        width = features.shape[-1] - growth(call.parts[-1])  # no layer reads the last layer's channels
         self.buffer = features.new_empty(*features.shape[:3], width)
         self.terms = torch.zeros_like(moments)  # of `RowSteps.bn_gradient`, summed over the layers so far
         self.deferred = False
@@ -49,7 +49,9 @@ class _Gradient:
         return self.terms[:, :channels]
 
 
-def run_backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+def run_backward(
+    call: Call[Sequence[Layer]], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
     """Return the gradients of the block's input and of its parameters, one after the other.
 
     Args:
@@ -73,19 +75,21 @@ def run_backward(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Seque
     return [gradient.finish(0, stop).permute(0, 3, 1, 2) if wanted[0] else None, *results]
 
 
-def backward_by_autograd(call: Call, kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Any]:
+def backward_by_autograd(
+    call: Call[Sequence[Layer]], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Any]:
     """As `run_backward`, in operations that autograd knows."""
     layers = [tensors for _, tensors, _, _ in _steps(call, kept[2:], wanted)]
-    parameters = [tensor for layer, own in zip(call.layers, layers, strict=True) for tensor in own[: 3 * len(layer)]]
-    first = dout.shape[1] - sum(map(growth, call.layers))
+    parameters = [tensor for layer, own in zip(call.parts, layers, strict=True) for tensor in own[: 3 * len(layer)]]
+    first = dout.shape[1] - sum(map(growth, call.parts))
 
     def compute(features: Tensor, *parameters: Tensor) -> Tensor:
         given = iter(parameters)
-        for layer, own in zip(call.layers, layers, strict=True):
+        for layer, own in zip(call.parts, layers, strict=True):
             new = features
             for pair, moments in zip(layer, (own[3 * len(layer) :][:2], own[-2:]), strict=False):
                 gamma, beta, weight = (next(given) for _ in range(3))
-                new = convolve(bnrelu(pair, new, gamma, beta, *moments), weight, call.dtype)
+                new = convolve(bnrelu(pair.norm, new, gamma, beta, *moments), weight, call.dtype)
             features = torch.cat([features, new.to(features.dtype)], 1)
         return features
 
@@ -95,11 +99,11 @@ def backward_by_autograd(call: Call, kept: Sequence[Tensor], dout: Tensor, wante
 
 
 def _steps(
-    call: Call, kept: Sequence[Tensor], wanted: Sequence[bool]
+    call: Call[Sequence[Layer]], kept: Sequence[Tensor], wanted: Sequence[bool]
 ) -> Iterator[tuple[Layer, list[Tensor], list[bool], bool]]:
     """Yield each layer with its tensors, which of its gradients are wanted, and whether any before it is."""
     tensors, done = iter(kept), 1
-    for layer in call.layers:
+    for layer in call.parts:
         own = [next(tensors) for _ in range(5 if len(layer) == 1 else 11)]
         stop = done + 3 * len(layer)
         yield layer, own, list(wanted[done:stop]), any(wanted[:done])
@@ -112,7 +116,7 @@ def _plain_backward(
     """BN, ReLU, 3x3 convolution: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, mean, var = tensors
     c = len(mean)
-    norm, x = affine(gamma, beta, mean, var, layer[0].stored.eps), gradient.features[..., :c]
+    norm, x = affine(gamma, beta, mean, var, layer[0].norm.stored.eps), gradient.features[..., :c]
     onto: dict[str, Tensor | None] = {"out": None}
     if upstream:
         onto = {"source": gradient.source[..., :c], "out": gradient.buffer[..., :c]}
@@ -126,7 +130,7 @@ def _plain_backward(
         return [None, None, dweight]
     if upstream:
         gradient.source = gradient.buffer
-        if layer[0].trains:
+        if layer[0].norm.trains:
             gradient.defer(c).add_(moment_terms(sums, norm, dy[..., 0].numel()))
     return [*norm_gradients(sums, norm, gamma), dweight]
 
@@ -136,22 +140,22 @@ def _bottleneck_backward(
 ) -> list[Tensor | None]:
     """BN, ReLU, 1x1, BN, ReLU, 3x3: return the parameters' gradients, and add to that of the features."""
     gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = tensors
-    norm2, ops, c = Norm(gamma2, beta2, mean2, var2, layer[1].stored.eps), gradient.call.ops, len(mean)
+    norm2, ops, c = Norm(gamma2, beta2, mean2, var2, layer[1].norm.stored.eps), gradient.call.ops, len(mean)
     if not (upstream or any(wants[:5])):
         _, scale, shift = affine(*norm2)
         vectors, nothing = (scale, shift, mean2.to(scale.dtype)), {"out": None, "wants_weight": True}
         _, dweight2 = ops.bnrelu_convolve_backward(dy, z, *vectors, weight2.to(dy.dtype), **nothing)
         return [*[None] * 5, None if dweight2 is None else dweight2.to(weight2.dtype)]
-    norm = Norm(gamma, beta, mean, var, layer[0].stored.eps)
+    norm = Norm(gamma, beta, mean, var, layer[0].norm.stored.eps)
     gradients = ops.layer_backward(
         Bottleneck(norm, weight, norm2, weight2),
         dy,
         gradient.features[..., :c],
         z,
-        trains=layer[1].trains,
+        trains=layer[1].norm.trains,
         source=gradient.source[..., :c],
         out=gradient.buffer[..., :c] if upstream else None,
-        terms=gradient.defer(c) if upstream and layer[0].trains else None,
+        terms=gradient.defer(c) if upstream and layer[0].norm.trains else None,
         wants_weight2=wants[5],
     )
     if upstream:

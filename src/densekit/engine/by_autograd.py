@@ -1,4 +1,4 @@
-"""A dense layer or transition in PyTorch's own operations, and its gradients by autograd.
+"""A dense layer, transition or stem in PyTorch's own operations, and its gradients by autograd.
 
 For what the fused backward pass cannot give: gradients to be differentiated again, whole batches of gradients at a
 time, and what tools want to see that look at every operation. It computes the forward pass once more, so it is
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densekit.engine.parts import Pair
+from densekit.engine.parts import NormState
 
 
-def bnrelu(pair: Pair, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def bnrelu(norm: NormState, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """Batch norm and ReLU, (N, C, H, W); with the batch's own moments where the norm trains, else with these."""
-    moments = (None, None) if pair.trains else (mean, var)
-    return F.relu(F.batch_norm(x, *moments, gamma, beta, pair.trains, 0.0, pair.stored.eps))
+    moments = (None, None) if norm.trains else (mean, var)
+    return F.relu(F.batch_norm(x, *moments, gamma, beta, norm.trains, 0.0, norm.stored.eps))
 
 
 def convolve(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:

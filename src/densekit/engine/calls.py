@@ -1,52 +1,53 @@
-"""What the fused dense block and the fused transition share: a call, its statistics, shapes."""
+"""What the fused modules share: a call, its statistics, shapes."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from densekit.engine.ops import TorchOps
-from densekit.engine.parts import Layer, Pair
+from densekit.engine.parts import Layer, NormState
+
+Parts = TypeVar("Parts")
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(Generic[Parts]):
     """One call of a fused module.
 
     Args:
         ops: the implementation of the fused steps.
-        layers: what it computes; a transition is one layer of one pair.
+        parts: what it computes: the layers of a block, the pair of a transition, the norm of a stem.
         dtype: in which convolutions run.
         trained: the norms that train, with the mean and the variance that they saw, and of how many values. Filled
             by the forward pass; running statistics are updated from it when all else has succeeded.
     """
 
     ops: TorchOps
-    layers: Sequence[Layer]
+    parts: Parts
     dtype: torch.dtype
     trained: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = field(default_factory=list)
 
 
-def statistics(call: Call, pair: Pair, moments: Tensor | None, *, keep: bool) -> tuple[Tensor, Tensor]:
+def statistics(call: Call[Any], norm: NormState, moments: Tensor | None, *, keep: bool) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains.
 
     Those that it has stored may change before a backward pass: what is to ``keep`` is a copy.
     """
-    if not pair.trains:
-        mean, var = pair.stored.mean, pair.stored.var
+    if not norm.trains:
+        mean, var = norm.stored.mean, norm.stored.var
         return (mean.clone(), var.clone()) if keep else (mean, var)
     assert moments is not None
     mean, var = moments
-    if pair.norm.track_running_stats:
-        call.trained.append((pair.norm, mean, var))
+    if norm.module.track_running_stats:
+        call.trained.append((norm.module, mean, var))
     return mean, var
 
 
 @torch.no_grad()
-def update_running_statistics(call: Call, count: int) -> None:
+def update_running_statistics(call: Call[Any], count: int) -> None:
     """Count the batch in the running statistics of every norm that trained, as `nn.BatchNorm2d` does.
 
     Args:

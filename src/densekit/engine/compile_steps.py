@@ -19,7 +19,7 @@ _HEADERS = [
     Path(__file__).with_name(f"{name}.hpp")
     for name in ("rows", "bfloat16_rows", "scratch", "layer_steps", "multiply", "winograd_transforms", "winograd")
 ]
-_SOURCES = [Path(__file__).with_name(name) for name in ("steps.cpp", "product.cpp", "winograd.cpp", "layer.cpp")]
+_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("steps", "pool", "product", "winograd", "layer")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 

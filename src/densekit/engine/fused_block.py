@@ -1,6 +1,7 @@
-"""Stock dense blocks and transitions that compute with the fused steps."""
+"""Stock dense blocks, transitions and stems that compute with the fused steps."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar
@@ -9,12 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
-from densekit.engine.block_function import dense_block
+from densekit.engine.block_function import DENSE_BLOCK
 from densekit.engine.calls import Call, growth, update_running_statistics
 from densekit.engine.choose_ops import choose_ops, log_once
-from densekit.engine.parts import Layer, check_pair, compute_dtype, qualified_name, read_block, read_transition
+from densekit.engine.fused_function import Passes, run_passes
+from densekit.engine.parts import (
+    Layer,
+    NormState,
+    Pair,
+    check_norm,
+    check_pair,
+    compute_dtype,
+    qualified_name,
+    read_block,
+    read_stem,
+    read_transition,
+    stem_names,
+)
+from densekit.engine.pooled_functions import STEM, TRANSITION
 from densekit.engine.step_aside import OtherInput, StepAside, check_call
-from densekit.engine.transition_function import transition
 from densekit.errors import SettingsError
 
 # Tensors that only carry along what they show and where it comes from, as MONAI's and fastai's loaders make them.
@@ -33,10 +47,12 @@ class Fused(nn.Module):
     Attributes:
         stock: the class that it had before. Where the fused path cannot compute a call, its ``forward`` does.
         engine: which implementation of the fused steps, see `choose_ops`; may be changed at any time.
+        passes: what the fused path computes.
         ran: what computed the last call: the implementation's name, or ``"stock: "`` and the reason.
     """
 
     stock: ClassVar[type[nn.Module]]
+    passes: ClassVar[Passes]
     engine: str
     ran: str | None
 
@@ -75,37 +91,46 @@ class Fused(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the stock module would return, in channels-last memory where the fused path ran."""
+        return self.run(input)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Compute what is fused of the module: all of it, as a rule."""
         if torch.compiler.is_compiling():  # the compiler fuses the stock modules in its own way
-            return super().forward(input)
-        if type(input) is not Tensor and qualified_name(input) in _LABELLED:
-            return handle_torch_function(_without_label, (input,), self, input)
+            return self.run_stock(x)
+        if type(x) is not Tensor and qualified_name(x) in _LABELLED:
+            return handle_torch_function(_without_label, (x,), self, x)
         try:
-            check_call(input)
-            choice = choose_ops(self.engine, input.device.type)
-            call = Call(choice.ops, self.read(input), compute_dtype(input))
+            check_call(x)
+            choice = choose_ops(self.engine, x.device.type)
+            parts, parameters = self.read(x)
         except StepAside as reason:
             if self.engine != "auto" and not isinstance(reason, OtherInput):
                 raise SettingsError(f"engine {self.engine!r} cannot compute this: {reason}; try auto") from None
             self.ran = f"stock: {reason}"
             log_once(logging.WARNING, f"a fused {self.stock.__name__} runs as stock modules: {reason}")
-            return super().forward(input)
-        out = self.compute(call, input)
-        update_running_statistics(call, input.numel() // input.shape[1])
+            return self.run_stock(x)
+        call = Call(choice.ops, parts, compute_dtype(x))
+        out = run_passes(self.passes, call, x, parameters)
+        update_running_statistics(call, x.numel() // x.shape[1])
         self.ran = choice.name
         return out
 
-    def read(self, x: Tensor) -> Sequence[Layer]:
-        """Return the layers, or raise `StepAside` where the fused path cannot compute them for ``x``."""
-        raise NotImplementedError
+    def run_stock(self, x: Tensor) -> Tensor:
+        """Compute the same by the stock modules."""
+        return super().forward(x)
 
-    def compute(self, call: Call, x: Tensor) -> Tensor:
-        """Return the output."""
+    def read(self, x: Tensor) -> tuple[Any, Sequence[Tensor]]:
+        """Return the parts that `passes` take and their parameters, checked against ``x`` and each other.
+
+        Raises:
+            StepAside: the fused path cannot compute them for ``x``.
+        """
         raise NotImplementedError
 
 
 @cache
 def _fused_class(kind: type[Fused], stock: type[nn.Module]) -> type[Fused]:
-    return type(f"Fused{stock.__name__.lstrip('_')}", (kind, stock), {"stock": stock})
+    return type(kind.__name__, (kind, stock), {"stock": stock})
 
 
 def _new(kind: type[Fused], stock: type[nn.Module]) -> Fused:
@@ -115,7 +140,7 @@ def _new(kind: type[Fused], stock: type[nn.Module]) -> Fused:
 
 def _without_label(module: Fused, x: Tensor) -> Tensor:
     """What the label's own class calls, before it labels the result."""
-    return module.forward(x.as_subclass(Tensor))
+    return module.run(x.as_subclass(Tensor))
 
 
 class FusedDenseBlock(Fused):
@@ -125,8 +150,10 @@ class FusedDenseBlock(Fused):
     map a few times in all instead of several times a layer.
     """
 
-    def read(self, x: Tensor) -> Sequence[Layer]:
-        """Return the layers, checked against ``x`` and against each other."""
+    passes = DENSE_BLOCK
+
+    def read(self, x: Tensor) -> tuple[Sequence[Layer], Sequence[Tensor]]:
+        """Return the layers."""
         layers = read_block(self)
         compute = compute_dtype(x)
         stored, channels = torch.promote_types(x.dtype, compute), x.shape[1]
@@ -135,24 +162,55 @@ class FusedDenseBlock(Fused):
             for pair in layer:
                 made, dtype = check_pair(pair, x, made, dtype), compute
             channels += growth(layer)
-        return layers
-
-    def compute(self, call: Call, x: Tensor) -> Tensor:
-        """Return the output."""
-        return dense_block(call, x)
+        return layers, [tensor for layer in layers for pair in layer for tensor in pair.parameters]
 
 
 class FusedTransition(Fused):
     """A transition that averages before it multiplies: (N, C, H, W) -> (N, D, H // 2, W // 2)."""
 
-    def read(self, x: Tensor) -> Sequence[Layer]:
-        """Return the one pair as a layer, checked against ``x``."""
+    passes = TRANSITION
+
+    def read(self, x: Tensor) -> tuple[Pair, Sequence[Tensor]]:
+        """Return the norm and the convolution."""
         pair = read_transition(self)
         check_pair(pair, x, x.shape[1], x.dtype)
         if min(x.shape[2:]) < 2:
             raise OtherInput("less than 2x2 pixels")
-        return [(pair,)]
+        return pair, pair.parameters
 
-    def compute(self, call: Call, x: Tensor) -> Tensor:
-        """Return the output."""
-        return transition(call, x)
+
+class FusedStem(Fused, nn.Sequential):
+    """All features of a network, of which it fuses norm, ReLU and max-pooling behind the first convolution.
+
+    Keeps the convolution's output for the backward pass and a byte for each pooled value.
+    """
+
+    passes = STEM
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return what the stock modules would return one after the other."""
+        stem, x = stem_names(self), input
+        for name, module in zip(self._modules, self, strict=True):
+            if name not in stem:
+                x = module(x)
+            elif name == stem[0]:
+                x = self.run(x)
+        return x
+
+    def run_stock(self, x: Tensor) -> Tensor:
+        """Compute norm, ReLU and pooling by the stock modules."""
+        for name in stem_names(self):
+            x = self.get_submodule(name)(x)
+        return x
+
+    def read(self, x: Tensor) -> tuple[NormState, Sequence[Tensor]]:
+        """Return the norm."""
+        norm = read_stem(self)
+        check_norm(norm, x, x.shape[1], x.dtype)
+        return norm, norm.parameters
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one of the modules, or a stock Sequential of some, in which the stem may be cut in two."""
+        if isinstance(index, slice):
+            return self.stock(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)

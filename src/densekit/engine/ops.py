@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
+from densekit.engine.pool_steps import PoolSteps
 from densekit.engine.tile_steps import TileSteps, convolve, flat, kernels_like
 
 
@@ -29,7 +30,7 @@ BottleneckGradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | Non
 """Of the first norm's scale and shift and its weight, and of the second's: each of the type that it is stored in."""
 
 
-class TorchOps(TileSteps):
+class TorchOps(TileSteps, PoolSteps):
     """The engine in plain PyTorch. Other implementations derive from this one and replace what they do faster.
 
     Attributes:

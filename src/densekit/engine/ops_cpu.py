@@ -1,7 +1,5 @@
-"""The steps of the fused dense block on a CPU, compiled."""
+"""The engine on a CPU, compiled: products, convolutions and whole layers."""
 
-import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,114 +8,15 @@ from torch import Tensor
 from densekit.engine.norms import Norm
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.row_steps import accumulation_dtype
-from densekit.engine.step_arguments import declared, kernels_of, matrix_of, pixels_of, size_of, vector_of
-
-_TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_ROW_STEPS = {
-    "bnrelu": "mvvm",
-    "drelu_sums": "mmvvvmmv",
-    "bn_gradient": "mmvvvvm",
-    "tile_moments": "mmv",
-}
-_PRODUCTS = {
-    "bnrelu_product": "mvvvvv",
-    "product_backward": "mvmvvvmmvv",
-}
-_CONVOLUTIONS = {
-    "bnrelu_convolve": "mvvkmv",
-    "bnrelu_convolve_gradient": "mmvvvkmmv",
-    "weight_gradient": "mmvvk",
-}
-_PARAMETERS = "vvvvdvvvvvdk"
-_LAYERS = {
-    "layer": f"m{_PARAMETERS}mvvvnn",
-    "layer_backward": f"mm{_PARAMETERS}vvmmvvvvvkmn",
-}
-"""Arguments of each step, before its size, as `declared` takes them."""
+from densekit.engine.step_arguments import kernels_of, matrix_of, pixels_of, vector_of
+from densekit.engine.steps_cpu import CompiledPoolSteps
 
 
-class CompiledOps(TorchOps):
-    """Steps that pass over the rows once. What the library lacks (float16, mixed types) runs as in `TorchOps`.
-
-    Args:
-        library: the C++ files, compiled.
-    """
+class CompiledOps(CompiledPoolSteps, TorchOps):
+    """The compiled steps. What the library lacks (float16, mixed types) runs as in `TorchOps`."""
 
     name = "cpu"
     tile_values = 1 << 20  # float32: 4 MiB, so that what a tile needs stays in the last-level cache
-
-    def __init__(self, library: ctypes.CDLL):
-        self._steps = {
-            (step, dtype): declared(getattr(library, f"{step}_{name}"), arguments, numbers)
-            for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_CONVOLUTIONS, 5), (_LAYERS, 7))
-            for step, arguments in steps.items()
-            for dtype, name in _TYPES.items()
-            if hasattr(library, f"{step}_{name}")
-        }
-
-    def _find(self, step: str, *matrices: Tensor | None) -> Callable[..., None] | None:
-        """Return the compiled step for these matrices, or None where it has to be PyTorch's."""
-        given = [matrix for matrix in matrices if matrix is not None]
-        dtype = given[0].dtype
-        if any(m.dtype != dtype or m.stride(-1) != 1 for m in given):
-            return None
-        return self._steps.get((step, dtype))
-
-    def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """As `RowSteps.tile_moments`."""
-        step = self._find("tile_moments", x, out)
-        if step is None:
-            return super().tile_moments(x, out)
-        moments = torch.empty(2, x.shape[1], dtype=torch.float64, device="cpu")
-        step(*matrix_of(x), *matrix_of(out), vector_of(moments), *size_of(x))
-        return moments
-
-    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-        """As `RowSteps.bnrelu`."""
-        step = self._find("bnrelu", x, out)
-        if step is None:
-            return super().bnrelu(x, scale, shift, out)
-        step(*matrix_of(x), vector_of(scale), vector_of(shift), *matrix_of(out), *size_of(x))
-        return out
-
-    def drelu_sums(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
-        *,
-        source: Tensor | None = None,
-        out: Tensor,
-    ) -> Tensor:
-        """As `RowSteps.drelu_sums`."""
-        step = self._find("drelu_sums", gradient, x, source, out)
-        if step is None:
-            return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
-        sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
-        vectors = (vector_of(scale), vector_of(shift), vector_of(mean))
-        step(
-            *matrix_of(gradient),
-            *matrix_of(x),
-            *vectors,
-            *matrix_of(source),
-            *matrix_of(out),
-            vector_of(sums),
-            *size_of(x),
-        )
-        return sums
-
-    def bn_gradient(
-        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
-    ) -> Tensor:
-        """As `RowSteps.bn_gradient`."""
-        step = self._find("bn_gradient", gradient, x, out)
-        if step is None:
-            return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        vectors = (vector_of(mean), vector_of(scale), vector_of(terms[0]), vector_of(terms[1]))
-        step(*matrix_of(gradient), *matrix_of(x), *vectors, *matrix_of(out), *size_of(x))
-        return out
 
     def bnrelu_product(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool

@@ -138,29 +138,29 @@ class TritonOps(TorchOps):
         )
         return dweight.sum(0), sums.sum(0)
 
-    def bnrelu_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `TileSteps.bnrelu_pool`; the mean is taken before anything is rounded."""
+    def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """As `TileSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
         if dtype not in _TYPES or not _fits(flat(x)):
-            return super().bnrelu_pool(x, scale, shift, dtype)
+            return super().bnrelu_avg_pool(x, scale, shift, dtype)
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C, dtype=dtype)
         out, matrix = flat(pooled), flat(x)
         operands = (*_matrix(matrix), scale, shift, *_matrix(out))
-        _launch(kernels.bnrelu_pool, out.shape, *operands, H, W, *out.shape, **_sizes(out))
+        _launch(kernels.bnrelu_avg_pool, out.shape, *operands, H, W, *out.shape, **_sizes(out))
         return pooled
 
-    def bnrelu_pool_backward(
+    def bnrelu_avg_pool_backward(
         self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `TileSteps.bnrelu_pool_backward`."""
+        """As `TileSteps.bnrelu_avg_pool_backward`."""
         matrix = flat(x)
         if not (_fits(matrix, flat(dpooled)) and dpooled.is_contiguous()):
-            return super().bnrelu_pool_backward(dpooled, x, scale, shift, mean)
+            return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
         gradient = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device)
         sizes = _sizes(matrix)
         sums = _parts(matrix, sizes["ROWS"])
         operands = (dpooled, *_matrix(matrix), scale, shift, mean, gradient, sums)
-        _launch(kernels.bnrelu_pool_backward, matrix.shape, *operands, *x.shape[1:3], *matrix.shape, **sizes)
+        _launch(kernels.bnrelu_avg_pool_backward, matrix.shape, *operands, *x.shape[1:3], *matrix.shape, **sizes)
         return gradient, sums.sum(0)
 
 

@@ -1,9 +1,10 @@
-"""What a stock dense block or transition is made of, and what in it the fused one would have to step aside for.
+"""What a stock dense block, transition or stem is made of, and what in it the fused one would have to step aside for.
 
 Only modules whose mathematics is known are read: exactly these classes, none derived from them, with nothing that a
 user hung on the inside (hooks, parametrisations, a replaced ``forward``).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ TRANSITIONS = {
     "timm.models.densenet.DenseTransition",
     "monai.networks.nets.densenet._Transition",
 }
+STEMS = {"torch.nn.modules.container.Sequential"}  # those of them that `read_stem` knows
 _LAYERS = {
     "densekit.models.dense_block.DenseLayer",
     "torchvision.models.densenet._DenseLayer",
@@ -40,21 +42,32 @@ class Unsupported(StepAside):
     """Not this call only: what the module computes is not what the fused path computes."""
 
 
-class Pair(NamedTuple):
-    """A batch norm and the convolution behind its ReLU, as they stand at the time of the call.
+class NormState(NamedTuple):
+    """A batch norm that a ReLU follows, as it stands at the time of the call.
 
     Read once: a look at a module's attribute takes longer than it seems, and there are hundreds in a network.
     """
 
-    norm: nn.BatchNorm2d
+    module: nn.BatchNorm2d
     trains: bool
     stored: Norm
+
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        """Its scale and shift."""
+        return self.stored.weight, self.stored.bias
+
+
+class Pair(NamedTuple):
+    """A batch norm and the convolution behind its ReLU."""
+
+    norm: NormState
     weight: Tensor  # of the convolution
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Scale and shift of the norm, weight of the convolution."""
-        return self.stored.weight, self.stored.bias, self.weight
+        return *self.norm.parameters, self.weight
 
 
 Layer = tuple[Pair, ...]
@@ -133,9 +146,45 @@ def read_transition(transition: nn.Module) -> Pair:
     return pair
 
 
+def stem_names(features: nn.Module) -> list[str]:
+    """Return which modules of a DenseNet's `features` stand from the first norm to the max-pooling, if any do."""
+    names = list(features._modules)
+    if "norm0" not in names or "pool0" not in names:
+        return []
+    return names[names.index("norm0") : names.index("pool0") + 1]
+
+
+def read_stem(features: nn.Module) -> NormState:
+    """Return the norm of a stem that ends in norm, ReLU and max-pooling of 3x3 pixels with stride 2.
+
+    Raises:
+        StepAside: something in it that the fused stem does not compute.
+    """
+    children = {name: features.get_submodule(name) for name in stem_names(features)}
+    norm = _read_norm(children, "0")
+    pool = children.pop("pool0", None)
+    if type(pool) is not nn.MaxPool2d or children:
+        raise Unsupported("a stem other than norm, ReLU and max-pooling")
+    _check_untouched(pool)
+    settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
+    if settings != (3, 2, 1, 1, False, False):
+        raise Unsupported("max-pooling other than of 3x3 pixels with stride 2")
+    return norm
+
+
 def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pair:
     """Take norm, activation and convolution out of ``children``."""
-    norm, conv = children.pop(f"norm{number}", None), children.pop(f"conv{number}", None)
+    norm, conv = _read_norm(children, number), children.pop(f"conv{number}", None)
+    if type(conv) is not nn.Conv2d:
+        raise _other(conv, "Conv2d")
+    _check_untouched(conv)
+    _check_convolution(conv, size)
+    return Pair(norm, conv.weight)
+
+
+def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
+    """Take norm and activation out of ``children``."""
+    norm = children.pop(f"norm{number}", None)
     act: Any = children.pop(f"relu{number}", None)
     if act is None and norm is not None and qualified_name(norm) == "timm.layers.norm_act.BatchNormAct2d":
         act = norm.act
@@ -145,18 +194,15 @@ def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pai
         raise _other(norm, "BatchNorm2d")
     if type(act) is not nn.ReLU:
         raise _other(act, "ReLU")
-    if type(conv) is not nn.Conv2d:
-        raise _other(conv, "Conv2d")
     assert isinstance(norm, nn.BatchNorm2d)
-    for module in (norm, act, conv):
+    for module in (norm, act):
         _check_untouched(module)
-    _check_convolution(conv, size)
     mean, var = norm.running_mean, norm.running_var
     if not norm.affine or mean is None or var is None:
         raise Unsupported("a batch norm without scale and shift, or without running statistics")
     if norm.eps <= 0:
         raise StepAside(f"a batch norm with eps {norm.eps}")
-    return Pair(norm, norm.training, Norm(norm.weight, norm.bias, mean, var, norm.eps), conv.weight)
+    return NormState(norm, norm.training, Norm(norm.weight, norm.bias, mean, var, norm.eps))
 
 
 def _other(found: Any, expected: str) -> Unsupported:
@@ -207,21 +253,34 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
         OtherInput: they cannot, so that the stock modules shall say what is wrong.
         ValueError: one value per channel in training, as stock PyTorch raises it.
     """
-    weight, vectors, device = pair.weight, pair.stored[:4], x.device
-    if {tensor.shape for tensor in vectors} != {(channels,)} or weight.shape[1] != channels:
+    weight = pair.weight
+    check_norm(pair.norm, x, channels, dtype)
+    if weight.shape[1] != channels:
         raise OtherInput("channels that do not fit")
-    if not all(map(is_plain, (*vectors, weight))):
-        raise OtherInput("weights that are no plain dense tensors")
-    if {tensor.device for tensor in (*vectors, weight)} != {device}:
-        raise OtherInput("input and weights on different devices")
+    _check_tensors((weight,), x.device)
     compute = compute_dtype(x)
-    cast = compute != x.dtype or torch.is_autocast_enabled(device.type)
+    cast = compute != x.dtype or torch.is_autocast_enabled(x.device.type)
     castable = cast and weight.dtype in (torch.float32, *_HALF)
     if weight.dtype != compute and not castable:
         raise OtherInput("input and weights of different types")
+    return weight.shape[0]
+
+
+def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) -> None:
+    """Check that a norm can take ``channels`` channels of ``dtype`` made from ``x``; raises as `check_pair`."""
+    vectors = norm.stored[:4]
+    if {tensor.shape for tensor in vectors} != {(channels,)}:
+        raise OtherInput("channels that do not fit")
+    _check_tensors(vectors, x.device)
     if not {tensor.dtype for tensor in vectors} <= {dtype, accumulation_dtype(dtype)}:
         raise OtherInput("input and batch norms of different types")
-    if pair.trains and x.numel() == x.shape[1]:
+    if norm.trains and x.numel() == x.shape[1]:
         size = torch.Size([1, channels, 1, 1])
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    return weight.shape[0]
+
+
+def _check_tensors(tensors: Sequence[Tensor], device: torch.device) -> None:
+    if not all(map(is_plain, tensors)):
+        raise OtherInput("weights that are no plain dense tensors")
+    if {tensor.device for tensor in tensors} != {device}:
+        raise OtherInput("input and weights on different devices")

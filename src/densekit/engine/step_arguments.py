@@ -1,4 +1,4 @@
-"""Tensors as the compiled steps take them: addresses, strides and sizes."""
+"""The compiled steps and their arguments: addresses, strides and sizes of tensors."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,8 +9,48 @@ from torch import Tensor
 
 from densekit.engine.tile_steps import flat
 
+_TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_ROW_STEPS = {
+    "bnrelu": "mvvm",
+    "drelu_sums": "mmvvvmmv",
+    "bn_gradient": "mmvvvvm",
+    "tile_moments": "mmv",
+}
+_PRODUCTS = {
+    "bnrelu_product": "mvvvvv",
+    "product_backward": "mvmvvvmmvv",
+}
+_CONVOLUTIONS = {
+    "bnrelu_convolve": "mvvkmv",
+    "bnrelu_convolve_gradient": "mmvvvkmmv",
+    "weight_gradient": "mmvvk",
+}
+_POOLING = {
+    "bnrelu_avg_pool": "vvvv",
+    "bnrelu_avg_pool_backward": "vvvvvvv",
+    "bnrelu_max_pool": "vvvvv",
+    "bnrelu_max_pool_backward": "vvvvvvvv",
+}
+_PARAMETERS = "vvvvdvvvvvdk"
+_LAYERS = {
+    "layer": f"m{_PARAMETERS}mvvvnn",
+    "layer_backward": f"mm{_PARAMETERS}vvmmvvvvvkmn",
+}
+"""Arguments of each step, before its size, as `_declared` takes them."""
 
-def declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
+
+def find_steps(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], Callable[..., None]]:
+    """Return the steps of a compiled library by name and type of what they compute with."""
+    return {
+        (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
+        for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_POOLING, 4), (_CONVOLUTIONS, 5), (_LAYERS, 7))
+        for step, arguments in steps.items()
+        for dtype, name in _TYPES.items()
+        if hasattr(library, f"{step}_{name}")
+    }
+
+
+def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
     """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow.
 
     Args:

@@ -16,7 +16,8 @@ from densekit.models.checks import is_symbolic
 
 def _what_stock_calls() -> tuple[Any, ...]:
     convolution = (nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d)
-    return (*convolution, nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward, nn.AvgPool2d.forward)
+    pooling = (nn.AvgPool2d.forward, nn.MaxPool2d.forward)
+    return (*convolution, *pooling, nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward)
 
 
 _AS_IMPORTED = _what_stock_calls()

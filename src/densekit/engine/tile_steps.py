@@ -164,51 +164,6 @@ class TileSteps(RowSteps):
             result = flat(result).to(out.dtype)
             moments.add(self.tile_moments(result, flat(out)), len(result))
 
-    def bnrelu_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the 2x2 means of ``relu(x * scale + shift)``, (N, H // 2, W // 2, C); an odd last line is left out.
-
-        Args:
-            x: (N, H, W, C).
-            scale: (C,).
-            shift: (C,).
-            dtype: of the result.
-        """
-        N, H, W, C = x.shape
-        pooled = torch.empty(N, H // 2, W // 2, C, dtype=dtype, device=x.device)
-        for pictures in self.tiles(x):
-            tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=pooled.new_empty(flat(tile).shape)).view(tile.shape)
-            pooled[pictures] = F.avg_pool2d(activated.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        return pooled
-
-    def bnrelu_pool_backward(
-        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Differentiate `bnrelu_pool` up to batch norm.
-
-        Args:
-            dpooled: (N, H // 2, W // 2, C) gradient of the pooled features.
-            x: (N, H, W, C), as in the forward pass.
-            scale: (C,), likewise.
-            shift: (C,), likewise.
-            mean: (C,), what batch norm subtracted.
-
-        Returns:
-            The masked gradient (N, H, W, C), and its sums as of `drelu_sums`.
-        """
-        _, H, W, C = x.shape
-        h, w = H // 2, W // 2
-        gradient = dpooled.new_empty(x.shape)
-        gradient[:, 2 * h :] = 0
-        gradient[:, :, 2 * w :] = 0
-        sums = torch.zeros(2, C, dtype=mean.dtype, device=mean.device)
-        for pictures in self.tiles(x):
-            inner = gradient[pictures, : 2 * h, : 2 * w].unflatten(2, (w, 2)).unflatten(1, (h, 2))
-            inner.copy_((dpooled[pictures] / 4)[:, :, None, :, None])  # (n, h, 2, w, 2, C)
-            tile = flat(gradient[pictures])
-            sums += self.drelu_sums(tile, flat(x[pictures]), scale, shift, mean, out=tile)
-        return gradient, sums
-
 
 class _Moments:
     """Means and variances of tiles, joined by Chan's rule in float64.

@@ -142,7 +142,7 @@ def bn_gradient(
 
 
 @triton.jit
-def bnrelu_pool(x, x_stride, scale, shift, out, out_stride, H, W, P, c, ROWS: tl.constexpr, COLS: tl.constexpr):
+def bnrelu_avg_pool(x, x_stride, scale, shift, out, out_stride, H, W, P, c, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Write 2x2 means of ``relu(x * scale + shift)``; rows are pixels of the result, P of them."""
     _, rows, cols, mask = _tile(P, c, ROWS, COLS)
     h, w = H // 2, W // 2
@@ -157,10 +157,10 @@ def bnrelu_pool(x, x_stride, scale, shift, out, out_stride, H, W, P, c, ROWS: tl
 
 
 @triton.jit
-def bnrelu_pool_backward(
+def bnrelu_avg_pool_backward(
     dpooled, x, x_stride, scale, shift, mean, out, sums, H, W, P, c, ROWS: tl.constexpr, COLS: tl.constexpr
 ):
-    """Write D of `bnrelu_pool`, zero on an odd last line; sum D and ``D (x - mean)``."""
+    """Write D of `bnrelu_avg_pool`, zero on an odd last line; sum D and ``D (x - mean)``."""
     tile, rows, cols, mask = _tile(P, c, ROWS, COLS)
     h, w = H // 2, W // 2
     i, j = rows // W % H // 2, rows % W // 2

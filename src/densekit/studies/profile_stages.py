@@ -12,6 +12,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from densekit.engine.fused_block import FusedStem
+from densekit.engine.parts import stem_names
+
 HEAD = "head"
 """The stage of what puts out no feature map: the classifier."""
 UPDATE = "update"
@@ -22,11 +25,15 @@ Note = Callable[[str, Direction, nn.Module], None]
 
 
 def parts(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the parts that stages are made of: children, and in the place of a plain Sequential its children."""
-    for child in network.children():
-        if type(child) is nn.Sequential:
+    """Yield the parts that stages are made of: children, and in the place of a plain Sequential its children.
+
+    What a fused stem computes together belongs to what follows it.
+    """
+    together = stem_names(network) if isinstance(network, FusedStem) else []
+    for name, child in network.named_children():
+        if type(child) is nn.Sequential or isinstance(child, FusedStem):
             yield from parts(child)
-        else:
+        elif name not in together:
             yield child
 
 

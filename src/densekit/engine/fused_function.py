@@ -1,0 +1,56 @@
+"""A fused module's computation as one step of autograd's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from densekit.engine.calls import Call, without_autocast
+from densekit.engine.step_aside import can_run_fused
+
+Backward = Callable[[Call[Any], Sequence[Tensor], Tensor, Sequence[bool]], list[Any]]
+"""Of a call: from what was kept for it and the gradient of the output to those of the input and of each parameter,
+where they are wanted."""
+
+
+class Passes(NamedTuple):
+    """The passes of a fused module.
+
+    Attributes:
+        forward: of a call, the input, the parameters, and whether there will be a backward pass: the output, and what
+            that needs. Running statistics are left as they are: ``call.trained`` then holds what they are to be
+            updated with.
+        backward: takes what was kept as it is, and leaves it so.
+        by_autograd: the same in operations that autograd knows.
+    """
+
+    forward: Callable[..., tuple[Tensor, list[Tensor]]]
+    backward: Backward
+    by_autograd: Backward
+
+
+def run_passes(passes: Passes, call: Call[Any], x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Compute a fused module's output of ``x``, for a backward pass where one may follow."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters)):
+        return _FusedFunction.apply(passes, call, x, *parameters)  # pyright: ignore[reportReturnType]
+    with torch.no_grad(), without_autocast(x):
+        return passes.forward(call, x, parameters, keep=False)[0]
+
+
+class _FusedFunction(Function):
+    @staticmethod
+    def forward(ctx: Any, passes: Passes, call: Call[Any], x: Tensor, *parameters: Tensor) -> Tensor:
+        with without_autocast(x):
+            out, kept = passes.forward(call, x, parameters, keep=True)
+        ctx.passes, ctx.call = passes, call
+        ctx.save_for_backward(*kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *douts: Tensor) -> Any:
+        (dout,), kept, passes = douts, ctx.saved_tensors, ctx.passes
+        backward = passes.backward if can_run_fused(dout, kept[0]) else passes.by_autograd
+        with without_autocast(dout):
+            return None, None, *backward(ctx.call, kept, dout, ctx.needs_input_grad[2:])

@@ -1,0 +1,210 @@
+// Batch norm, ReLU and pooling on a CPU in one pass, and back: the 2x2 mean of transitions, and the maximum of 3x3 pixels
+// with stride 2 of stems. A line of pixels at a time is in the cache; `tile_steps.py` defines the steps.
+
+#include <limits>
+
+#include "bfloat16_rows.hpp"
+#include "layer_steps.hpp"
+#include "scratch.hpp"
+
+using namespace densekit;
+
+namespace {
+
+struct PoolSize {
+  int64_t N, H, W, channels;
+  int threads;
+};
+
+template <class T>
+struct Lines {  // (N, H, W, channels)
+  T* data;
+  int64_t channels, H, W;
+  Matrix<T> line(int64_t n, int64_t h) const { return {data + (n * H + h) * W * channels, channels}; }
+};
+
+// Call make(n, line, values) for every line of the result, and write the values that it makes.
+template <class T, class Make>
+void pool(const PoolSize& size, Lines<T> out, Make make) {
+  using A = Acc<T>;
+#pragma omp parallel num_threads(size.threads)
+  {
+    const Scratch<A> values(out.W * size.channels);
+#pragma omp for schedule(static)
+    for (int64_t line = 0; line < size.N * out.H; ++line) {
+      make(line / out.H, line % out.H, Matrix<A>{values.data(), size.channels});
+      copy_rows(Matrix<const A>{values.data(), size.channels}, out.line(line / out.H, line % out.H), out.W, size.channels);
+    }
+  }
+}
+
+// Call spread(n, h, gradient) for every line of x, and mask what it makes; `sums` are those of `drelu_rows`.
+template <class T, class Spread>
+void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activation, const Acc<T>* mean, Lines<T> out,
+                   Acc<T>* sums, Spread spread) {
+  using A = Acc<T>;
+  Sums<A> totals(size.channels, size.threads);
+#pragma omp parallel num_threads(size.threads)
+  {
+    const Scratch<A> gradient(size.W * size.channels);
+    const int thread = omp_get_thread_num();
+#pragma omp for schedule(static)
+    for (int64_t line = 0; line < size.N * size.H; ++line) {
+      const int64_t n = line / size.H, h = line % size.H;
+      spread(n, h, Matrix<A>{gradient.data(), size.channels});
+      A* plain = totals.chunk(thread);
+      drelu_rows<T, false, A>({gradient.data(), size.channels}, x.line(n, h), activation.scale, activation.shift, mean, {},
+                              out.line(n, h), plain, plain + size.channels, size.W, size.channels);
+      totals.add(thread);
+    }
+  }
+  totals.write(sums);
+}
+
+template <class T>
+void avg_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out) {
+  using A = Acc<T>;
+  pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<A> values) {
+    const Matrix<const T> above = x.line(n, 2 * h), below = x.line(n, 2 * h + 1);
+    for (int64_t w = 0; w < out.W; ++w) {
+      const T *a = above.row(2 * w), *b = above.row(2 * w + 1), *c = below.row(2 * w), *d = below.row(2 * w + 1);
+      A* to = values.row(w);
+#pragma omp simd
+      for (int64_t i = 0; i < size.channels; ++i) {
+        const A scale = activation.scale[i], shift = activation.shift[i];
+        const auto value = [=](T pixel) { return relu(load(pixel) * scale + shift); };
+        to[i] = (value(a[i]) + value(b[i]) + value(c[i]) + value(d[i])) / 4;
+      }
+    }
+  });
+}
+
+template <class T>
+void avg_pool_gradient(const PoolSize& size, Lines<const T> dpooled, Lines<const T> x, Activation<T> activation,
+                       const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
+  using A = Acc<T>;
+  pool_gradient<T>(size, x, activation, mean, out, sums, [=](int64_t n, int64_t h, Matrix<A> gradient) {
+    const bool pooled = h / 2 < dpooled.H;  // an odd last line was left out, and so was a column
+    for (int64_t w = 0; w < size.W; ++w) {
+      A* to = gradient.row(w);
+      if (!pooled || w / 2 >= dpooled.W) {
+        std::fill_n(to, size.channels, A(0));
+        continue;
+      }
+      const T* from = dpooled.line(n, h / 2).row(w / 2);
+#pragma omp simd
+      for (int64_t i = 0; i < size.channels; ++i) to[i] = load(from[i]) / 4;
+    }
+  });
+}
+
+// The pixels of which the largest is taken, and their numbers among 3x3; one beyond the edge is the one before it again.
+template <class T>
+struct Window {
+  const T* pixels[9];
+  int places[9];
+
+  Window(Lines<const T> x, int64_t n, int64_t h, int64_t w) {
+    for (int64_t number = 0; number < 9; ++number) {
+      const int64_t i = std::clamp<int64_t>(2 * h - 1 + number / 3, 0, x.H - 1);
+      const int64_t j = std::clamp<int64_t>(2 * w - 1 + number % 3, 0, x.W - 1);
+      pixels[number] = x.line(n, i).row(j);
+      places[number] = int(3 * (i - 2 * h + 1) + j - 2 * w + 1);
+    }
+  }
+};
+
+template <class T>
+using Bits = std::conditional_t<sizeof(Acc<T>) == 8, int64_t, int32_t>;
+
+// What a ReLU lets pass grows with its bits, and a NaN is more than infinity, as in PyTorch: numbers without a sign are
+// compared, which compilers turn into vectors where they do not with numbers that may be none.
+template <class T, bool locates>
+void largest(const Window<T>& window, Activation<T> activation, Acc<T>* out, Bits<T>* places, int64_t channels) {
+  using A = Acc<T>;
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) {
+    const A scale = activation.scale[c], shift = activation.shift[c];
+    Bits<T> most = -1, place = 0;
+    for (int number = 0; number < 9; ++number) {
+      const A value = relu(load(window.pixels[number][c]) * scale + shift);
+      const Bits<T> bits = std::bit_cast<Bits<T>>(value) & std::numeric_limits<Bits<T>>::max();
+      place = bits > most ? window.places[number] : place;
+      most = bits > most ? bits : most;
+    }
+    out[c] = std::bit_cast<A>(most);
+    if (locates) places[c] = place;
+  }
+}
+
+template <class T>
+void shorten(const T* values, uint8_t* to, int64_t number) {
+#pragma omp simd
+  for (int64_t i = 0; i < number; ++i) to[i] = uint8_t(values[i]);
+}
+
+template <class T>
+void max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out, uint8_t* places) {
+  pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<Acc<T>> values) {
+    const Scratch<Bits<T>> line(size.channels);
+    for (int64_t w = 0; w < out.W; ++w) {
+      const Window<T> window(x, n, h, w);
+      if (!places) {
+        largest<T, false>(window, activation, values.row(w), nullptr, size.channels);
+        continue;
+      }
+      largest<T, true>(window, activation, values.row(w), line.data(), size.channels);
+      shorten(line.data(), places + ((n * out.H + h) * out.W + w) * size.channels, size.channels);
+    }
+  });
+}
+
+template <class T>
+void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8_t* places, Lines<const T> x,
+                       Activation<T> activation, const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
+  using A = Acc<T>;
+  pool_gradient<T>(size, x, activation, mean, out, sums, [=](int64_t n, int64_t h, Matrix<A> gradient) {
+    std::fill_n(gradient.data, size.W * size.channels, A(0));
+    for (int64_t i = h / 2; i <= (h + 1) / 2 && i < dpooled.H; ++i) {
+      for (int64_t w = 0; w < size.W; ++w) {
+        A* to = gradient.row(w);
+        for (int64_t j = w / 2; j <= (w + 1) / 2 && j < dpooled.W; ++j) {
+          const T* from = dpooled.line(n, i).row(j);
+          const uint8_t* codes = places + ((n * dpooled.H + i) * dpooled.W + j) * size.channels;
+          const uint8_t place = uint8_t(3 * (h - 2 * i + 1) + w - 2 * j + 1);
+#pragma omp simd
+          for (int64_t c = 0; c < size.channels; ++c) to[c] += codes[c] == place ? load(from[c]) : A(0);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+#define DEFINE(T, NAME)                                                                                                \
+  extern "C" void bnrelu_avg_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out, int64_t N,      \
+                                         int64_t H, int64_t W, int64_t C, int threads) {                               \
+    avg_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, H / 2, W / 2});                          \
+  }                                                                                                                    \
+  extern "C" void bnrelu_avg_pool_backward_##NAME(const T* dpooled, const T* x, const Acc<T>* scale,                   \
+                                                  const Acc<T>* shift, const Acc<T>* mean, T* out, Acc<T>* sums,       \
+                                                  int64_t N, int64_t H, int64_t W, int64_t C, int threads) {           \
+    avg_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, H / 2, W / 2}, {x, C, H, W}, {scale, shift}, mean,        \
+                         {out, C, H, W}, sums);                                                                        \
+  }                                                                                                                    \
+  extern "C" void bnrelu_max_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out,                 \
+                                         uint8_t* places, int64_t N, int64_t H, int64_t W, int64_t C, int threads) {   \
+    max_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, (H + 1) / 2, (W + 1) / 2}, places);      \
+  }                                                                                                                    \
+  extern "C" void bnrelu_max_pool_backward_##NAME(const T* dpooled, const uint8_t* places, const T* x,                 \
+                                                  const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean,        \
+                                                  T* out, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t C,    \
+                                                  int threads) {                                                       \
+    max_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, (H + 1) / 2, (W + 1) / 2}, places, {x, C, H, W},          \
+                         {scale, shift}, mean, {out, C, H, W}, sums);                                                  \
+  }
+
+DEFINE(double, float64)
+DEFINE(float, float32)
+DEFINE(bfloat16, bfloat16)

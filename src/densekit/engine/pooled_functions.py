@@ -1,0 +1,134 @@
+"""Forward and backward passes of what ends in pooling: transitions, and the stem of a network.
+
+A transition is BN, ReLU, 2x2 mean, 1x1 convolution, in this order: the mean and the convolution are linear and commute,
+so the mean is taken first, for a quarter of the arithmetic. A stem, behind its first convolution, is BN, ReLU, maximum
+of 3x3 pixels. Of either nothing as large as the input is kept besides the input. Outputs are no views, so that what
+follows may work in place.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densekit.engine.by_autograd import bnrelu, convolve, gradients_by_autograd
+from densekit.engine.calls import Call, pixels, statistics
+from densekit.engine.fused_function import Passes
+from densekit.engine.norms import Affine, affine, moment_terms, norm_gradients
+from densekit.engine.parts import NormState, Pair
+from densekit.engine.tile_steps import flat, kernels_like
+
+
+def _transition_forward(
+    call: Call[Pair], x: Tensor, parameters: Sequence[Tensor], *, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Compute (N, C, H, W) -> (N, D, H // 2, W // 2), in channels-last memory."""
+    *vectors, weight = parameters
+    features = pixels(x)
+    norm, moments = _normalise(call, call.parts.norm, features, vectors, keep=keep)
+    pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
+    N, h, w, _ = pooled.shape
+    out = torch.empty(N, len(weight), h, w, dtype=pooled.dtype, device=pooled.device, memory_format=torch.channels_last)
+    torch.mm(flat(pooled), weight.to(call.dtype).flatten(1).t(), out=flat(out.permute(0, 2, 3, 1)))
+    return out, [x, *parameters, *moments]
+
+
+def _transition_backward(
+    call: Call[Pair], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients of the input, the norm's scale and shift, and the weight; ``dout`` is (N, D, h, w)."""
+    x, gamma, beta, weight, mean, var = kept
+    features = pixels(x)
+    norm = affine(gamma, beta, mean, var, call.parts.norm.stored.eps)
+    dout = dout.permute(0, 2, 3, 1)  # (N, h, w, D)
+    pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, dout.dtype)
+    dweight = kernels_like((dout.flatten(0, 2).t() @ flat(pooled)).to(weight.dtype), weight) if wanted[3] else None
+    dpooled = dout @ weight.to(dout.dtype).flatten(1)
+    mean = mean.to(norm.scale.dtype)
+    gradient, sums = call.ops.bnrelu_avg_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
+    return [*_norm_backward(call, call.parts.norm, norm, mean, features, gradient, sums), dweight]
+
+
+def _transition_by_autograd(
+    call: Call[Pair], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Any]:
+    *inputs, mean, var = kept
+
+    def compute(x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor) -> Tensor:
+        pooled = F.avg_pool2d(bnrelu(call.parts.norm, x, gamma, beta, mean, var), 2)
+        return convolve(pooled, weight, call.dtype)
+
+    return gradients_by_autograd(compute, inputs, dout, wanted)
+
+
+def _stem_forward(
+    call: Call[NormState], x: Tensor, parameters: Sequence[Tensor], *, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Compute (N, C, H, W) -> (N, C, h, w) with half of the lines and columns, rounded up, in channels-last memory."""
+    features = pixels(x)
+    norm, moments = _normalise(call, call.parts, features, parameters, keep=keep)
+    N, C, H, W = x.shape
+    size = (N, C, (H + 1) // 2, (W + 1) // 2)
+    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    places = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.permute(0, 2, 3, 1), locate=keep)
+    return out, [x, *parameters, *moments, *([] if places is None else [places])]
+
+
+def _stem_backward(
+    call: Call[NormState], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients of the input and of the norm's scale and shift; ``dout`` is (N, C, h, w)."""
+    x, gamma, beta, mean, var, places = kept
+    features = pixels(x)
+    norm = affine(gamma, beta, mean, var, call.parts.stored.eps)
+    mean = mean.to(norm.scale.dtype)
+    vectors = (norm.scale, norm.shift, mean)
+    gradient, sums = call.ops.bnrelu_max_pool_backward(pixels(dout), places, features, *vectors)
+    return _norm_backward(call, call.parts, norm, mean, features, gradient, sums)
+
+
+def _stem_by_autograd(call: Call[NormState], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Any]:
+    *inputs, mean, var, _ = kept
+
+    def compute(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return F.max_pool2d(bnrelu(call.parts, x, gamma, beta, mean, var), 3, 2, 1)
+
+    return gradients_by_autograd(compute, inputs, dout, wanted)
+
+
+TRANSITION = Passes(_transition_forward, _transition_backward, _transition_by_autograd)
+STEM = Passes(_stem_forward, _stem_backward, _stem_by_autograd)
+
+
+def _normalise(
+    call: Call[Any], norm: NormState, features: Tensor, vectors: Sequence[Tensor], *, keep: bool
+) -> tuple[Affine, tuple[Tensor, Tensor]]:
+    """Return the norm of ``features`` (N, H, W, C) as scale and shift, and the moments that it takes."""
+    moments = call.ops.batch_moments(flat(features)) if norm.trains else None
+    mean, var = statistics(call, norm, moments, keep=keep)
+    gamma, beta = vectors
+    return affine(gamma, beta, mean, var, norm.stored.eps), (mean, var)
+
+
+def _norm_backward(
+    call: Call[Any], state: NormState, norm: Affine, mean: Tensor, features: Tensor, gradient: Tensor, sums: Tensor
+) -> list[Tensor | None]:
+    """Go back through a norm: return the gradients of its input (N, C, H, W), scale and shift.
+
+    Args:
+        call: of which module.
+        state: the norm.
+        norm: as scale and shift.
+        mean: (C,), what it subtracted.
+        features: (N, H, W, C), its input.
+        gradient: (N, H, W, C), masked by the ReLU; is overwritten.
+        sums: of `RowSteps.drelu_sums`.
+    """
+    d = flat(gradient)
+    if state.trains:
+        call.ops.bn_gradient(d, flat(features), mean, norm.scale, moment_terms(sums, norm, len(d)), out=d)
+    else:
+        d.mul_(norm.scale)
+    return [gradient.permute(0, 3, 1, 2).to(features.dtype), *norm_gradients(sums, norm, state.stored.weight)]

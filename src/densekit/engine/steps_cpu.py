@@ -1,0 +1,132 @@
+"""The steps over rows and over pooled pixels on a CPU, compiled."""
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from densekit.engine.pool_steps import PoolSteps
+from densekit.engine.row_steps import RowSteps
+from densekit.engine.step_arguments import find_steps, matrix_of, size_of, vector_of
+
+
+class CompiledRowSteps(RowSteps):
+    """Steps that pass over the rows once. What the library lacks (float16, mixed types) runs as in `RowSteps`.
+
+    Args:
+        library: the C++ files, compiled.
+    """
+
+    def __init__(self, library: ctypes.CDLL):
+        self._steps = find_steps(library)
+
+    def _find(self, step: str, *matrices: Tensor | None) -> Callable[..., None] | None:
+        """Return the compiled step for these matrices, or None where it has to be PyTorch's."""
+        given = [matrix for matrix in matrices if matrix is not None]
+        dtype = given[0].dtype
+        if any(m.dtype != dtype or m.stride(-1) != 1 for m in given):
+            return None
+        return self._steps.get((step, dtype))
+
+    def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """As `RowSteps.tile_moments`."""
+        step = self._find("tile_moments", x, out)
+        if step is None:
+            return super().tile_moments(x, out)
+        moments = torch.empty(2, x.shape[1], dtype=torch.float64, device="cpu")
+        step(*matrix_of(x), *matrix_of(out), vector_of(moments), *size_of(x))
+        return moments
+
+    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        """As `RowSteps.bnrelu`."""
+        step = self._find("bnrelu", x, out)
+        if step is None:
+            return super().bnrelu(x, scale, shift, out)
+        step(*matrix_of(x), vector_of(scale), vector_of(shift), *matrix_of(out), *size_of(x))
+        return out
+
+    def drelu_sums(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        *,
+        source: Tensor | None = None,
+        out: Tensor,
+    ) -> Tensor:
+        """As `RowSteps.drelu_sums`."""
+        step = self._find("drelu_sums", gradient, x, source, out)
+        if step is None:
+            return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
+        sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
+        vectors = (vector_of(scale), vector_of(shift), vector_of(mean))
+        step(
+            *matrix_of(gradient),
+            *matrix_of(x),
+            *vectors,
+            *matrix_of(source),
+            *matrix_of(out),
+            vector_of(sums),
+            *size_of(x),
+        )
+        return sums
+
+    def bn_gradient(
+        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
+    ) -> Tensor:
+        """As `RowSteps.bn_gradient`."""
+        step = self._find("bn_gradient", gradient, x, out)
+        if step is None:
+            return super().bn_gradient(gradient, x, mean, scale, terms, out)
+        vectors = (vector_of(mean), vector_of(scale), vector_of(terms[0]), vector_of(terms[1]))
+        step(*matrix_of(gradient), *matrix_of(x), *vectors, *matrix_of(out), *size_of(x))
+        return out
+
+
+class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
+    """Steps that pass over the lines of pictures once."""
+
+    def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """As `TileSteps.bnrelu_avg_pool`."""
+        step = self._find("bnrelu_avg_pool", x)
+        if step is None or dtype != x.dtype:
+            return super().bnrelu_avg_pool(x, scale, shift, dtype)
+        N, H, W, C = x.shape
+        pooled = x.new_empty(N, H // 2, W // 2, C)
+        step(*map(vector_of, (x, scale, shift, pooled)), *x.shape, torch.get_num_threads())
+        return pooled
+
+    def bnrelu_avg_pool_backward(
+        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `TileSteps.bnrelu_avg_pool_backward`."""
+        step = self._find("bnrelu_avg_pool_backward", x, dpooled)
+        if step is None:
+            return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
+        gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
+        step(*map(vector_of, (dpooled, x, scale, shift, mean, gradient, sums)), *x.shape, torch.get_num_threads())
+        return gradient, sums
+
+    def bnrelu_max_pool(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, locate: bool) -> Tensor | None:
+        """As `TileSteps.bnrelu_max_pool`."""
+        step = self._find("bnrelu_max_pool", x, out)
+        if step is None:
+            return super().bnrelu_max_pool(x, scale, shift, out, locate=locate)
+        places = torch.empty(out.shape, dtype=torch.uint8, device="cpu") if locate else None
+        step(*map(vector_of, (x, scale, shift, out, places)), *x.shape, torch.get_num_threads())
+        return places
+
+    def bnrelu_max_pool_backward(
+        self, dpooled: Tensor, places: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `TileSteps.bnrelu_max_pool_backward`."""
+        step = self._find("bnrelu_max_pool_backward", x, dpooled)
+        if step is None:
+            return super().bnrelu_max_pool_backward(dpooled, places, x, scale, shift, mean)
+        gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
+        tensors = (dpooled, places, x, scale, shift, mean, gradient, sums)
+        step(*map(vector_of, tensors), *x.shape, torch.get_num_threads())
+        return gradient, sums
