@@ -43,7 +43,15 @@ class CheckpointError(DensekitError, ValueError):
 
 
 class TrainingError(DensekitError, RuntimeError):
-    """Training cannot go on (for example because the loss is not finite)."""
+    """Training cannot go on."""
+
+
+class DivergenceError(TrainingError):
+    """The loss is no longer a number; so many ``epochs`` were finished before."""
+
+    def __init__(self, message: str, epochs: int):
+        super().__init__(message)
+        self.epochs = epochs
 
 
 class ExportError(DensekitError, RuntimeError):

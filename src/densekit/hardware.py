@@ -27,6 +27,8 @@ def choose_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device {name!r} cannot be used ({reason}): try auto or cpu") from None
+    if device.type == "meta":
+        raise SettingsError("device 'meta' computes nothing: try auto or cpu")
     return device
 
 

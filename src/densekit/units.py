@@ -1,4 +1,6 @@
-"""Numbers with units, as people write them."""
+"""Numbers with units, as people write them, and names on one line."""
+
+from collections.abc import Iterable
 
 
 def counted(number: int, one: str, several: str) -> str:
@@ -8,6 +10,16 @@ def counted(number: int, one: str, several: str) -> str:
     ('1 picture is', '0 pictures are')
     """
     return f"{number} {one if number == 1 else several}"
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Write the first of some names, and how many more there are.
+
+    >>> some(["cat", "dog", "cow"], most=2)
+    "'cat', 'dog' and 1 more"
+    """
+    names = list(names)
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def short(number: float) -> str:
@@ -34,3 +46,12 @@ def duration(seconds: float) -> str:
     if not minutes:
         return f"{seconds} s"
     return f"{minutes}:{seconds:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def on_one_line(name: str) -> str:
+    """Write a name whose line breaks and other signs that cannot be seen are escaped.
+
+    >>> on_one_line("a\\nb")
+    'a\\\\nb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -2,15 +2,13 @@ import numpy as np
 import pytest
 
 from densekit.data.doubles import find_doubles
-from densekit.data.picture_set import PictureSet
 
 
 def files(folder, contents):
     folder.mkdir()
     for i, content in enumerate(contents):
         (folder / f"{i}.png").write_bytes(content)
-    paths = [folder / f"{i}.png" for i in range(len(contents))]
-    return PictureSet(paths, np.zeros(len(paths), np.int64), "train", np.ones((len(paths), 3), np.int64))
+    return [folder / f"{i}.png" for i in range(len(contents))]
 
 
 def test_files_of_equal_bytes(tmp_path):
@@ -24,11 +22,9 @@ def test_files_of_equal_bytes(tmp_path):
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
 def test_arrays(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
-    one, other = (PictureSet(p, np.zeros(len(p), np.int64), "test") for p in (pixels[:4], pixels[[5, 2, 0]]))
-    assert find_doubles(one, other) == [(2, 1), (0, 2)]
+    assert find_doubles(pixels[:4], pixels[[5, 2, 0]]) == [(2, 1), (0, 2)]
 
 
 def test_arrays_and_files_have_nothing_in_common(tmp_path):
     pixels = np.zeros((2, 2, 1), np.uint8)
-    arrays = PictureSet(pixels, np.zeros(2, np.int64), "test")
-    assert find_doubles(arrays, files(tmp_path / "one", [b"aa"])) == []
+    assert find_doubles(pixels, files(tmp_path / "one", [b"aa"])) == []

@@ -204,3 +204,60 @@ def test_headers_are_checked_in_order(make_folder, screen):
     assert [(skipped.path, skipped.reason) for skipped in bad] == [(root / "cat" / "3.png", "the file is empty")]
     with pytest.raises(PictureError, match=r"3\.png: the file is empty"):
         check_headers(listing, strict=True, screen=screen)
+
+
+@pytest.mark.parametrize("names", ["training/testing/dev", "Training/Testing/Validation"])
+def test_other_spellings_of_splits(make_folder, names):
+    train, test, val = names.split("/")
+    root = make_folder({f"{split}/{name}": 1 for split in (train, test, val) for name in ("cat", "dog")})
+    found = {(entry.path.relative_to(root).parts[0], entry.split) for entry in scan_folder(root).entries}
+    assert found == {(train, "train"), (test, "test"), (val, "val")}
+
+
+def test_splits_below_the_classes(make_folder):
+    root = make_folder({"cat/train": 2, "cat/test": 1, "dog/train": 1, "dog/val/deep": 1})
+    (root / "cat" / "notes.txt").write_text("text")
+    listing = scan_folder(root)
+    assert listed(listing, root) == [
+        ("cat/test/0.png", "cat", "test"),
+        ("cat/train/0.png", "cat", "train"),
+        ("cat/train/1.png", "cat", "train"),
+        ("dog/train/0.png", "dog", "train"),
+        ("dog/val/deep/0.png", "dog", "val"),
+    ]
+    assert reasons(listing, root) == {"cat/notes.txt": "not in a split folder"}
+
+
+def test_classes_that_look_like_splits_are_told(make_folder):
+    root = make_folder({f"{top}/{name}": 1 for top in ("trn", "tst") for name in ("cat", "dog")})
+    listing = scan_folder(root)
+    assert {entry.label for entry in listing.entries} == {"trn", "tst"}
+    assert listing.doubt == (
+        "'trn', 'tst' are taken for classes, and each holds 'cat', 'dog': "
+        "if they are splits, name them train, val and test"
+    )
+    for layout in ({"cat/a": 1, "dog/b": 1}, {"cat": 1, "dog": 1}, {"cat/a": 1, "dog/a": 1}):
+        assert scan_folder(make_folder(layout)).doubt is None
+
+
+@pytest.mark.parametrize("header", ["path,label,target", "target,path,file,label", "label,class,path"])
+def test_of_two_names_for_a_column_the_usual_one_counts(tmp_path, header):
+    cells = {"path": "a.png", "file": "b.png", "label": "cat", "target": "x0", "class": "y0"}
+    (tmp_path / "list.csv").write_text(f"{header}\n{','.join(cells[name] for name in header.split(','))}\n")
+    (entry,) = read_table(tmp_path / "list.csv").entries
+    assert (entry.path.name, entry.label) == ("a.png", "cat")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_that_is_no_utf_8_says_so(tmp_path, encoding):
+    (tmp_path / "list.csv").write_bytes("path,label\ngrün.png,grün\n".encode(encoding))
+    with pytest.raises(DataError, match=r"list.csv is no text in UTF-8: save it as CSV UTF-8$"):
+        read_table(tmp_path / "list.csv")
+
+
+def test_a_header_that_is_not_known_is_no_picture(tmp_path):
+    (tmp_path / "list.csv").write_text("image_path,category\na.png,cat\n")
+    with pytest.raises(
+        DataError, match=r"its first line, 'image_path,category', neither begins with a picture nor names"
+    ):
+        read_table(tmp_path / "list.csv")

@@ -256,3 +256,10 @@ def test_warnings_stay_inside_and_filters_survive_threads(tmp_path):
         thread.join()
     assert not failures
     assert warnings.filters == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PictureError, match=r"pipe\.png: a pipe or device, not a file"):
+        read_picture(tmp_path / "pipe.png")

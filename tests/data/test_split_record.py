@@ -77,3 +77,27 @@ def test_nothing_of_it_is_there(record, make_folder, tmp_path, screen):
     other = make_folder({"d": 3, "e": 3}, root=tmp_path / "other")
     with pytest.raises(DataError, match=r"none of the 48 pictures of .*splits\.csv can be read there"):
         open_data(other, record=path, screen=screen)
+
+
+def test_another_class_than_then_is_told(root, tmp_path, screen):
+    table, record = tmp_path / "list.csv", tmp_path / "splits.csv"
+    files = sorted(root.glob("[ab]/*.png"))
+    table.write_text("".join(f"{file},{file.parent.name}\n" for file in files))
+    write_split_record(record, open_data(table, screen=screen))
+    open_data(table, record=record, screen=screen)
+    assert "another class" not in screen.console.export_text()
+    lines = table.read_text().splitlines()
+    lines[3] = lines[3].removesuffix("a") + "b"
+    table.write_text("\n".join(lines))
+    open_data(table, record=record, screen=screen)
+    told = screen.console.export_text()
+    assert f"1 picture has another class than when the run began, first {files[3]} was 'a', is 'b'" in told
+
+
+def test_names_that_are_no_utf_8(make_folder, tmp_path, screen):
+    root = make_folder({"a": 5, "b": 5})
+    odd = root / "a" / "p\udcff.png"  # a byte that begins no character, as Python names it
+    (root / "a" / "0.png").rename(odd)
+    dataset, record = open_data(root, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset)
+    assert splits(open_data(root, record=record, screen=screen)) == splits(dataset)

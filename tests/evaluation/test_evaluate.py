@@ -10,6 +10,7 @@ from densekit.classifier import load_classifier
 from densekit.console import Screen
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.training.train import train
 
 FILES = {"metrics.json", "confusion.csv", "confusion.png"}
 CONFUSION = ((8, 0, 0), (0, 8, 1), (0, 0, 8))  # one picture of test/grün is red
@@ -236,3 +237,38 @@ def test_run_whose_data_is_gone(trained_on, tmp_path):
 def test_data_without_a_test_split(trained_on, flat):
     with pytest.raises(DataError, match="has no test pictures: name others, evaluate RUN DATA"):
         evaluate(trained_on(data=str(flat), test_fraction=0.0))
+
+
+def test_out_of_other_pictures_is_refused(trained_on, colours, flat):
+    run = trained_on(data=str(colours))
+    evaluate(run)
+    before = (run / "metrics.json").read_bytes()
+    with pytest.raises(SettingsError, match=r"has the figures of other pictures \(.*colours.*\): choose another --out"):
+        evaluate(run, flat, out=run)
+    assert (run / "metrics.json").read_bytes() == before
+    assert evaluate(run, out=run).folder == run  # its own again
+
+
+def test_a_copy_of_the_training_pictures_is_told(colour_run, colours, tmp_path, screen):
+    copy = shutil.copytree(colours / "train", tmp_path / "renamed")
+    for path in copy.rglob("*.png"):
+        path.rename(path.with_stem(f"x{path.stem}"))
+    evaluate(colour_run, copy, out=tmp_path / "out", screen=screen)
+    assert "54 pictures are among the training pictures too, byte for byte" in screen.console.export_text()
+
+
+def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
+    """Named for what it is, and evaluated as before once the run has been told."""
+    root, moved, run = shutil.copytree(colours, tmp_path / "before"), tmp_path / "moved", tmp_path / "run"
+    train(root, out=run, model="simple_cnn", epochs=1, device="cpu", workers=0, tensorboard=False, screen=screen)
+    before = evaluate(run).metrics
+    root.rename(moved)
+    evaluate(run, moved, screen=screen)
+    told = screen.console.export_text()
+    assert "54 pictures in it have the name of one that the run learned from" in told
+    assert f"densekit train {moved} --out {run} --resume tells the run" in told
+    train(moved, out=run, resume=True, screen=screen)
+    assert "is finished already" in screen.console.export_text()
+    assert evaluate(run).metrics == before
+    with pytest.raises(SettingsError, match="resume goes on with data="):  # it is where it is
+        train(colours, out=run, resume=True, screen=screen)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from densekit.console import Screen
 from densekit.data.pictures import read_picture
 from densekit.errors import CheckpointError, DataError, ExportError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.export.card import model_card
 from densekit.export.export import export_run
 from densekit.export.targets import TARGETS, Target
 from densekit.export.to_onnx import write_onnx
@@ -187,3 +189,43 @@ def test_every_target_can_be_opened():
     from densekit.runtimes.exported import RUNTIMES
 
     assert TARGETS.keys() <= RUNTIMES.keys()
+
+
+@pytest.mark.parametrize("kind", ["empty", "link", "current"])
+def test_an_empty_folder_that_is_there_is_filled(kind, run, colours, tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    out = {"empty": folder, "link": tmp_path / "link", "current": "."}[kind]
+    if kind == "link":
+        out.symlink_to(folder)
+    export_run(run, to="onnx", out=out, screen=QUIET)
+    assert {path.name for path in folder.iterdir()} == {"README.md", "comparison.json", "model.json", "model.onnx"}
+    assert load_classifier(folder).predict(colours / "test" / "red" / "100.png")[0].label == "red"
+
+
+def test_a_place_that_cannot_be_written_is_told_in_one_line(run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SettingsError, match=r"cannot write into .*file .*: choose another --out"):
+        export_run(run, to="onnx", out=tmp_path / "file" / "below", screen=QUIET)
+
+
+def test_metadata_of_a_file_that_takes_bytes_says_so(run, tmp_path):
+    import onnx as library
+
+    file = export_run(run, to="onnx", bake_preprocessing=True, out=tmp_path / "out", screen=QUIET).file
+    metadata = {entry.key: json.loads(entry.value) for entry in library.load(file).metadata_props}
+    assert metadata["preprocessing"]["in_network"] is True
+
+
+def test_card_of_8_bits_does_not_claim_the_figures_from_before(run, tmp_path):
+    folder = export_run(run, to="openvino", int8=True, out=tmp_path / "out", screen=QUIET).folder
+    _, header, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert "model-index" not in yaml.safe_load(header)
+    assert "Before it was rounded to 8 bits (`densekit evaluate` tells it after that): test accuracy 96.00%" in body
+
+
+def test_class_names_are_written_as_they_are(run):
+    odd = replace(load_classifier(run), classes=("it's `x` | y", "two\nlines", "plain"))
+    card = model_card(odd, None, use="")
+    assert "In the order of the logits: `` it's `x` | y ``, `two\\nlines`, `plain`" in card

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -131,3 +132,15 @@ def test_hub_that_cannot_be_reached(colour_run, hub, monkeypatch):
 def test_folder_without_a_classifier(hub, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read .*model.json"):
         push(tmp_path, "owner/name", screen=QUIET)
+
+
+def test_a_card_older_than_the_figures_is_told(colour_run, hub, tmp_path, capfd):
+    for name in ("model.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((colour_run / name).read_bytes())
+    for name, time in (("README.md", 1), ("metrics.json", 2)):
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (time, time))
+    push(tmp_path, "owner/name")
+    told = " ".join(capfd.readouterr().err.split())
+    assert "README.md is older than" in told
+    assert "the figures in it may be others" in told

@@ -148,12 +148,17 @@ def archive(path):
         file.writestr("a", "b")
 
 
+def turn_bits(path):
+    torch.save({"a": torch.ones(1000)}, path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 0xFF
+    path.write_bytes(content)
+
+
 UNREADABLE = {
-    "settings": (lambda p: torch.save({"args": argparse.Namespace(a=1)}, p), "would call argparse.Namespace, which no"),
-    "numpy": (
-        lambda p: torch.save({"best": np.float64(1)}, p),
-        r"would call numpy\S+scalar, which no",
-    ),
+    "empty_pickle": (lambda p: p.write_bytes(b"\x80\x02"), "is damaged, or no file of torch.save \\(\\w"),
+    "bits_turned": (turn_bits, "is damaged: .*data/0 in it does not have its checksum"),
     "whole_module": (lambda p: torch.save(nn.Linear(2, 2), p), r"torch.nn.modules.linear.Linear, .*\(model.state_dict"),
     "script": (script, "is a TorchScript program, no weights"),
     "plain_pickle": (pickled, "refused, because it needs more than torch's safe reader"),
@@ -187,3 +192,25 @@ def test_a_file_that_holds_itself_comes_to_an_end(tmp_path):
     content["again"] = content
     torch.save(content, tmp_path / "file.pth")
     assert 0 < len(read_checkpoint(tmp_path / "file.pth")) < 20
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_what_training_scripts_save_beside_weights_is_read_without_running_anything(zipped, tmp_path):
+    beside = {
+        "args": argparse.Namespace(lr=0.1, model="densenet121", sizes=[224, np.int64(3)]),
+        "best": np.float64(0.5),
+        "epoch": np.int32(3),
+        "curve": np.ones((2, 2), np.float32),
+    }
+    path = tmp_path / "file.pth"
+    torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, **beside}, path, _use_new_zipfile_serialization=zipped)
+    assert read_checkpoint(path).keys() == {"state_dict.fc.weight"}
+
+
+def test_tensors_in_lists_sparse_and_without_values(tmp_path):
+    values = torch.eye(3)
+    content = {"model": [{"a": values, "b": values.to_sparse()}], "c": torch.ones(2, device="meta")}
+    torch.save(content, tmp_path / "file.pth")
+    tensors = read_checkpoint(tmp_path / "file.pth")
+    assert tensors.keys() == {"model.0.a", "model.0.b"}
+    assert torch.equal(tensors["model.0.b"], values)

@@ -167,3 +167,101 @@ def test_the_head_makes_the_logits(name, options, head):
     if head:
         assert model.get_submodule(head).out_features == 5
         assert list(model.parameters())[-2:] == list(model.get_submodule(head).parameters())
+
+
+def test_a_network_with_more_than_this_one_is_doubted(small):
+    """Every tensor of this network is found in the file, and yet it computes something else."""
+    for source in (small(se_reduction=4), small(block_config=(2, 3, 2, 3), num_classes=3)):
+        _, result = copied(source, small())
+        assert result.new.keys() <= result.head
+        assert not result.complete
+        assert "is it of another network? This one has parts, but no tensors, for features." in str(result)
+
+
+def test_what_else_is_in_a_file_raises_no_doubt(small):
+    source = small()
+    tensors = {**source.state_dict(), "decoder.weight": torch.ones(2), "optimizer.state.0.exp_avg": torch.ones(2)}
+    result = transfer(small(), tensors)
+    assert result.complete
+    assert result.unused == ("decoder.weight", "optimizer.state.0.exp_avg")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused(value, small):
+    model, tensors = small(), small().state_dict()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    tensors["features.norm5.bias"][3] = value
+    with pytest.raises(
+        CheckpointError, match=r"features.norm5.bias is not finite: the file is damaged, or its training"
+    ):
+        transfer(model, tensors)
+    torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
+
+
+def test_whole_numbers_are_no_weights(small):
+    tensors = small().state_dict()
+    key = "features.denseblock2.denselayer1.conv1.weight"
+    result = transfer(small(), {**tensors, key: tensors[key].to(torch.int8)})
+    assert dict(result.new) == {key: "int8 in the file"}
+    with pytest.raises(CheckpointError, match="of another network"):
+        transfer(small(), {key: tensor.to(torch.int8) for key, tensor in tensors.items()})
+
+
+def test_norms_alone_are_no_weights(small):
+    norms = {key: value for key, value in small().state_dict().items() if ".norm" in key}
+    with pytest.raises(CheckpointError, match="of another network"):
+        transfer(small(), norms)
+
+
+def named(**models):
+    return {f"{name}.{key}": value for name, tensors in models.items() for key, value in tensors.items()}
+
+
+def test_an_average_of_weights_alone_takes_the_statistics_of_the_other(small, randomise):
+    raw, average, target = randomise(small()), small(), small()
+    weights = dict(average.named_parameters())
+    result = transfer(target, named(model=raw.state_dict(), ema=weights))
+    assert result.complete
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, weights[key] if key in weights else raw.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", ["model_ema", "ema", "state_dict_ema", "swa_state_dict", "averaged_model"])
+def test_names_of_averages(name, small):
+    raw, average, target = small(), small(), small()
+    transfer(target, named(student=raw.state_dict(), **{name: average.state_dict()}))
+    torch.testing.assert_close(target.state_dict(), average.state_dict(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("other", ["teacher", "schema_net", "email"])
+def test_of_two_networks_the_first_is_taken_and_named(other, small):
+    first, second, target = small(), small(), small()
+    result = transfer(target, named(net=first.state_dict(), **{other: second.state_dict()}))
+    torch.testing.assert_close(target.state_dict(), first.state_dict(), atol=0, rtol=0)
+    assert not result.complete
+    assert str(result).endswith("the file has several such networks: that of 'net' is taken")
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["linear_sigmoid", "dropout_linear"])
+def test_a_head_in_sequence_with_what_has_no_weights(place, small, pictures, same):
+    source, target = small(), small()
+    tensors = {key.replace("classifier.", f"classifier.{place}."): value for key, value in source.state_dict().items()}
+    assert not transfer(target, tensors).new
+    same(target(pictures), source(pictures))
+
+
+def test_a_head_of_several_layers_is_not_its_first(small):
+    source, target = small(), small()
+    tensors = {key.replace("classifier.", "classifier.0."): value for key, value in source.state_dict().items()}
+    tensors |= {"classifier.2.weight": torch.ones(7, 7), "classifier.2.bias": torch.ones(7)}
+    before = target.classifier.weight.clone()
+    result = transfer(target, tensors)
+    assert set(result.new) == {"classifier.weight", "classifier.bias"}
+    assert torch.equal(target.classifier.weight, before)
+    assert not result.complete
+
+
+def test_many_reasons_stay_one_short_line(small):
+    _, result = copied(small(growth_rate=4), small())
+    assert "more reasons" in str(result)
+    assert len(str(result)) < 600

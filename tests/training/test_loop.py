@@ -139,7 +139,7 @@ def test_loss_that_explodes_is_an_error_and_the_last_good_state_is_kept(make_job
 def test_explosion_in_the_first_epoch(train_tiny, tmp_path):
     with pytest.raises(TrainingError, match=r"try a lower --lr than 1e\+30, or --clip 1$"):
         train_tiny(lr=1e30)
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run").exists()  # so that the lower rate may go there
 
 
 def set_answer(job, label, strength):

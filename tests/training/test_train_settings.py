@@ -140,6 +140,7 @@ def test_optimizers_bring_their_usual_rates_unless_one_is_given(optimizer, lr, w
     [
         ("8", 8),
         ("0.5", 0.5),
+        (".5", 0.5),
         ("[1, 1]", [1, 1]),
         ("true", True),
         ("null", None),
@@ -174,6 +175,13 @@ def test_model_options_come_as_text_from_the_command_line(text, value):
         pytest.param({"warmup": 20}, "warmup=20.0 epochs leaves nothing of 20", id="all_warm_up"),
         pytest.param({"crop_padding": 4, "random_resized_crop": True}, "use one of the two", id="two_crops"),
         pytest.param({"crop_scale": (0.5, 0.2)}, "crop_scale=", id="crop_scale_backwards"),
+        pytest.param({"weight_decay": float("inf")}, "weight_decay=inf: .*finite", id="endless_decay"),
+        pytest.param({"mixup": float("inf")}, "mixup=inf: .*finite", id="endless_mixup"),
+        pytest.param({"mean": (float("nan"),), "std": (1.0,)}, "mean=.*finite", id="mean_is_no_number"),
+        pytest.param({"memory_gib": float("inf")}, "memory_gib=inf: .*finite", id="endless_memory"),
+        pytest.param({"seed": 10**26}, "seed=1", id="seed_too_long"),
+        pytest.param({"size": 1_000_000}, "size=1000000: .*16384", id="size_too_large"),
+        pytest.param({"model_options": {"num-classes": "3"}}, "num_classes follows from the pictures", id="classes"),
     ],
 )
 def test_settings_that_cannot_work_are_told_in_one_line(values, message, tmp_path):

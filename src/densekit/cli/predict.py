@@ -70,15 +70,13 @@ def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) 
             rows = [[answer.path, i, label, f"{p:.6f}", ""] for i, (label, p) in enumerate(answer.top, start=1)]
             writer.writerows(rows or [[answer.path, "", "", "", answer.error]])
     else:
-        paths = [_on_one_line(answer.path) for answer in answers]
+        from densekit.units import on_one_line
+
+        paths = [on_one_line(answer.path) for answer in answers]
         width = max(map(len, paths))
         for path, answer in zip(paths, answers, strict=True):
-            named = "  ".join(f"{label} {p:.1%}" for label, p in answer.top)
+            named = "  ".join(f"{on_one_line(label)} {p:.1%}" for label, p in answer.top)
             out.write(f"{path:<{width}}  {named or 'cannot be read: ' + str(answer.error)}\n")
-
-
-def _on_one_line(name: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _plain(answer: "Prediction") -> dict[str, Any]:

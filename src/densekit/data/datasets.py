@@ -1,6 +1,6 @@
 """From a folder, a table or a name to a DataSet with its splits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from densekit.console import Screen
 from densekit.data.downloads import NAMED_SETS, load_named
-from densekit.data.folders import Entry, Listing, check_headers, natural_key, read_table, scan_folder
+from densekit.data.folders import NO_SPLIT, Entry, Listing, check_headers, natural_key, read_table, scan_folder
 from densekit.data.picture_set import DataSet, PictureSet, Split
 from densekit.data.pictures import PictureHeader, Skipped
 from densekit.data.seeding import seed_from
@@ -17,7 +17,7 @@ from densekit.data.split_record import SplitRecord
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
 from densekit.errors import DataError, SettingsError
-from densekit.units import counted
+from densekit.units import counted, some
 
 _TEST, _LIMIT, _LIMIT_TEST, _VAL = range(4)  # each cut has its own random numbers
 
@@ -124,7 +124,7 @@ def open_labelled(
 
 def _check_known(source: object, found: Sequence[str], classes: tuple[str, ...]) -> None:
     if unknown := [name for name in found if name not in classes]:
-        raise DataError(f"{source}: the classifier has no class {_some(unknown)}; it knows {_some(classes, 10)}")
+        raise DataError(f"{source}: the classifier has no class {some(unknown)}; it knows {some(classes, 10)}")
 
 
 def _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per_class, seed) -> None:
@@ -178,9 +178,14 @@ def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Scree
         screen.warn(f"{counted(listing.repeated, 'line names', 'lines name')} a picture again: counted once")
     empty = [skipped.path.name for skipped in unlisted if skipped.reason.startswith("class folder")]
     if empty:
-        screen.warn(f"class folders without pictures: {_some(empty)}")
-    if len(unlisted) > len(empty):
-        screen.say(f"left out because they are no pictures of a class: {len(unlisted) - len(empty)}")
+        screen.warn(f"class folders without pictures: {some(empty)}")
+    others = [skipped.path.name for skipped in unlisted if skipped.reason == NO_SPLIT]
+    if others:
+        screen.warn(f"left out, because they are neither train, val nor test: {some(others)}")
+    if rest := len(unlisted) - len(empty) - len(others):
+        screen.say(f"left out because they are no pictures of a class: {rest}")
+    if listing.doubt:
+        screen.warn(listing.doubt)
     if unreadable:
         first = unreadable[0]
         which = counted(len(unreadable), "picture cannot be read and is", "pictures cannot be read and are")
@@ -196,9 +201,12 @@ def _class_names(source: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
             raise DataError(f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them")
     trained = {entry.label for entry in entries if entry.split in {None, "train"}}
     if untrained := sorted(names - trained, key=natural_key):
-        raise DataError(f"{source}: no training pictures of {_some(untrained)}, only validation or test pictures")
+        raise DataError(f"{source}: no training pictures of {some(untrained)}, only validation or test pictures")
     if len(names) < 2:
-        raise DataError(f"{source}: only one class, {names.pop()!r}; a classifier needs at least two")
+        (name,) = names
+        inner = [path.name for path in (source / name).iterdir() if path.is_dir()] if (source / name).is_dir() else []
+        hint = f": if {some(inner)} in it are the classes, name {source / name}" if inner else ""
+        raise DataError(f"{source}: only one class, {name!r}; a classifier needs at least two{hint}")
     return tuple(sorted(names, key=natural_key))
 
 
@@ -224,8 +232,3 @@ def _cut(parts: dict[Split, PictureSet], name: Split, fraction: float, seed: int
     stay, out = stratified_split(train.labels, fraction, seed=seed)
     if len(out):
         parts["train"], parts[name] = train.select(stay), train.select(out, name)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,15 +1,15 @@
 """Pictures that are in two sets, byte for byte, under whatever names."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from densekit.data.picture_set import PictureSet
+Pictures = Sequence[Path] | np.ndarray
 
 
-def find_doubles(one: PictureSet, other: PictureSet) -> list[tuple[int, int]]:
+def find_doubles(one: Pictures, other: Pictures) -> list[tuple[int, int]]:
     """Return (place in ``one``, place in ``other``) of every picture of ``other`` that is in ``one`` too.
 
     Files are compared by their bytes, and only those of one length are read; a file that is gone is no double.
@@ -21,22 +21,22 @@ def find_doubles(one: PictureSet, other: PictureSet) -> list[tuple[int, int]]:
     return [(first[digest], place) for place, digest in _digests(other, lengths) if digest in first]
 
 
-def _lengths(pictures: PictureSet) -> Iterator[tuple[int, int]]:
+def _lengths(pictures: Pictures) -> Iterator[tuple[int, int]]:
     """Yield the length in bytes and the place of every picture."""
-    if isinstance(pictures.pictures, np.ndarray):
-        yield from ((pictures.pictures[0].nbytes, place) for place in range(len(pictures)))
+    if isinstance(pictures, np.ndarray):
+        yield from ((pictures[0].nbytes, place) for place in range(len(pictures)))
         return
-    for place, path in enumerate(pictures.pictures):
+    for place, path in enumerate(pictures):
         try:
             yield path.stat().st_size, place
         except OSError:
             continue
 
 
-def _digests(pictures: PictureSet, lengths: set[int]) -> Iterator[tuple[int, bytes]]:
+def _digests(pictures: Pictures, lengths: set[int]) -> Iterator[tuple[int, bytes]]:
     """Yield place and digest of every picture of one of these lengths."""
     for length, place in _lengths(pictures):
-        if length in lengths and (content := _content(pictures.pictures[place])) is not None:
+        if length in lengths and (content := _content(pictures[place])) is not None:
             yield place, hashlib.blake2b(content, digest_size=16).digest()
 
 

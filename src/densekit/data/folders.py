@@ -4,7 +4,7 @@ import csv
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +13,22 @@ from densekit.console import Screen
 from densekit.data.picture_set import Split
 from densekit.data.pictures import PICTURE_SUFFIXES, PictureHeader, Skipped, picture_header
 from densekit.errors import DataError, PictureError
+from densekit.units import some
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
+    "testing": "test",
 }
 # files that are in a folder together where that is a run, a classifier or a study
 _OURS = ({"settings.yaml", "checkpoints"}, {"model.json", "model.safetensors"}, {"study.yaml", "runs"})
 _LAYOUTS = "expected train/CLASS/*.jpg (val/ and test/ beside it if you like), or CLASS/*.jpg"
+NO_SPLIT = "not a split folder (train, val, test)"
 _IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _COLUMNS = {
     "path": ("path", "file", "filename", "image", "picture"),
@@ -48,6 +53,7 @@ class Listing:
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     repeated: int = 0  # lines of a table that name a picture again
+    doubt: str | None = None  # what else may have been meant
 
 
 def natural_key(text: str) -> tuple:
@@ -61,11 +67,11 @@ def natural_key(text: str) -> tuple:
 
 
 def scan_folder(root: Path) -> Listing:
-    """List ``root/train|val|valid|validation|test/CLASS/**``, or ``root/CLASS/**``.
+    """List ``root/SPLIT/CLASS/**``, ``root/CLASS/SPLIT/**``, or ``root/CLASS/**``.
 
-    Hidden files and folders are passed over; other files that are no pictures by their names are recorded as
-    skipped. A class may be called "train" too: splits are meant if ``root/train`` holds folders, or if all
-    folders have names of splits.
+    Splits go by the names of `SPLIT_NAMES`. Hidden files and folders are passed over; other files that are no pictures
+    by their names are recorded as skipped. A class may be called "train" too: splits are meant if the training folder
+    holds folders, or if all folders have names of splits; below the classes, if all folders there have.
 
     Raises:
         DataError: two folders mean the same split, or there is nothing to find.
@@ -73,7 +79,7 @@ def scan_folder(root: Path) -> Listing:
     listing = Listing()
     tops = {path.name: path for path in _children(root, listing) if path.is_dir()}
     splits = {name: path for name, path in tops.items() if name.lower() in SPLIT_NAMES}
-    train = next((path for name, path in splits.items() if name.lower() == "train"), None)
+    train = next((path for name, path in splits.items() if SPLIT_NAMES[name.lower()] == "train"), None)
     if (train and any(path.is_dir() for path in _visible(train))) or (splits and len(splits) == len(tops)):
         seen: dict[Split, str] = {}
         for name, path in splits.items():
@@ -81,16 +87,37 @@ def scan_folder(root: Path) -> Listing:
             if split in seen:
                 raise DataError(f"{root}: both {seen[split]}/ and {name}/ are the {split} split; keep one")
             seen[split] = name
-            _scan_classes([child for child in _children(path, listing) if child.is_dir()], split, listing)
+            for folder in (child for child in _children(path, listing) if child.is_dir()):
+                _scan_class(folder, folder.name, split, listing)
         others = (path for name, path in tops.items() if name not in splits)
-        listing.skipped += [Skipped(path, "not a split folder (train, val, test)") for path in others]
+        listing.skipped += [Skipped(path, NO_SPLIT) for path in others]
     else:
-        _scan_classes(tops.values(), None, listing)
+        _scan_classes(tops, listing)
     if not listing.entries:
         others = [skipped for skipped in listing.skipped if skipped.path.is_file()]
         there = f"; it holds {others[0].path.relative_to(root)}: {others[0].reason}" if others else ""
         raise DataError(f"{root}: no pictures found; {_LAYOUTS}{there}")
     return listing
+
+
+def _scan_classes(tops: dict[str, Path], listing: Listing) -> None:
+    """List ``CLASS/SPLIT/**`` where all folders in the classes are splits, else ``CLASS/**``."""
+    below = {name: [path.name for path in _visible(top) if path.is_dir()] for name, top in tops.items()}
+    if all(inner and {name.lower() for name in inner} <= SPLIT_NAMES.keys() for inner in below.values()):
+        for name, inner in below.items():
+            files = (path for path in _visible(tops[name]) if not path.is_dir())
+            listing.skipped += [Skipped(path, "not in a split folder") for path in files]
+            for split in inner:
+                _scan_class(tops[name] / split, name, SPLIT_NAMES[split.lower()], listing)
+        return
+    for name, top in tops.items():
+        _scan_class(top, name, None, listing)
+    first, *others = below.values() or [[]]
+    if others and len(first) > 1 and all(inner == first for inner in others):
+        listing.doubt = (
+            f"{some(tops)} are taken for classes, and each holds {some(first)}: if they are splits, name them train, "
+            "val and test"
+        )
 
 
 def read_table(table: Path) -> Listing:
@@ -106,6 +133,8 @@ def read_table(table: Path) -> Listing:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
+        if table.suffix.lower() in {".csv", ".tsv", ".txt"}:
+            raise DataError(f"{table} is no text in UTF-8: save it as CSV UTF-8") from None
         kind = "picture" if table.suffix.lower() in PICTURE_SUFFIXES else "binary file, e.g. an archive to unpack"
         raise DataError(f"{table} is a {kind}: name a folder of pictures, or a table path,label[,split]") from None
     except OSError as error:
@@ -123,6 +152,11 @@ def read_table(table: Path) -> Listing:
             columns = _header_columns(cells)
             if columns:
                 continue
+            if Path(cells[0]).suffix.lower() not in PICTURE_SUFFIXES and not (table.parent / cells[0]).exists():
+                raise DataError(
+                    f"{table}: its first line, {','.join(cells)!r}, neither begins with a picture nor names columns "
+                    f"that are known: {', '.join(_COLUMNS['path'])}; {', '.join(_COLUMNS['label'])}; split"
+                )
             columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
         entry = _table_entry(f"{table}, line {rows.line_num}", table.parent, cells, columns)
         if seen.setdefault(entry.path, entry) != entry:
@@ -181,18 +215,17 @@ def _children(folder: Path, listing: Listing) -> list[Path]:
     return children
 
 
-def _scan_classes(folders: Iterable[Path], split: Split | None, listing: Listing) -> None:
-    for folder in folders:
-        # a link from a class to the folder of all classes would make every picture one of that class
-        above = frozenset(os.path.realpath(parent) for parent in [folder.parent, *folder.parent.parents])
-        label = unicodedata.normalize("NFC", folder.name)  # a Mac writes "é" as two characters, others as one
-        files = list(files_below(folder, above))
-        pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
-        listing.entries += [Entry(path, label, split) for path in pictures]
-        others = (path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES)
-        listing.skipped += [Skipped(path, "not a picture file name") for path in others]
-        if not pictures:
-            listing.skipped.append(Skipped(folder, "class folder without pictures"))
+def _scan_class(folder: Path, name: str, split: Split | None, listing: Listing) -> None:
+    # a link from a class to the folder of all classes would make every picture one of that class
+    above = frozenset(os.path.realpath(parent) for parent in [folder.parent, *folder.parent.parents])
+    label = unicodedata.normalize("NFC", name)  # a Mac writes "é" as two characters, others as one
+    files = list(files_below(folder, above))
+    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+    listing.entries += [Entry(path, label, split) for path in pictures]
+    others = (path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES)
+    listing.skipped += [Skipped(path, "not a picture file name") for path in others]
+    if not pictures:
+        listing.skipped.append(Skipped(folder, "class folder without pictures"))
 
 
 def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -218,7 +251,8 @@ def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[P
 def _header_columns(cells: list[str]) -> dict[str, int] | None:
     """Places of path, label and split if this line is a header; None if it is already a picture."""
     lowered = [cell.lower() for cell in cells]
-    found = {column: lowered.index(name) for column, names in _COLUMNS.items() for name in names if name in lowered}
+    known = {column: [lowered.index(name) for name in names if name in lowered] for column, names in _COLUMNS.items()}
+    found = {column: places[0] for column, places in known.items() if places}  # the first name that is there counts
     return found if {"path", "label"} <= found.keys() else None
 
 

@@ -78,7 +78,7 @@ def read_picture(path: str | Path) -> Image.Image:
         PictureError: the file is missing, empty, not a picture, damaged, or larger than Pillow's pixel limit;
             the message is ``path: reason``.
     """
-    path = Path(path)
+    path = _regular(Path(path))
     # opened here: by its name Pillow would map an uncompressed TIFF, and mix up the sides of one that lies sideways
     with _picture_errors(path), path.open("rb") as file, Image.open(file, formats=_formats()) as picture:
         picture.load()
@@ -90,15 +90,19 @@ def grey_or_rgb(picture: Image.Image) -> Image.Image:
     return _as_grey_or_rgb(_upright(picture))
 
 
+def _regular(path: Path) -> Path:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise PictureError(f"{path}: a pipe or device, not a file")  # opening it could wait for ever
+    return path
+
+
 def picture_header(path: str | Path) -> PictureHeader:
     """Look at the beginning of a picture file only; damage further in is not seen.
 
     Raises:
         PictureError: as `read_picture`.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise PictureError(f"{path}: a pipe or device, not a file")  # opening it could wait for ever
+    path = _regular(Path(path))
     with _picture_errors(path), Image.open(path, formats=_formats()) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # whose size is that of the upright picture in newer Pillows

@@ -11,7 +11,7 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 class DataSettings(BaseModel):
     """Which pictures, and how they are cut into training, validation and test."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     data: str = Field(
         "digits",
@@ -26,15 +26,17 @@ class DataSettings(BaseModel):
     limit_per_class: int | None = Field(None, ge=1, description="use at most so many training pictures a class")
     limit_test_per_class: int | None = Field(None, ge=1, description="use at most so many test pictures a class")
     strict: bool = Field(False, description="a picture that cannot be read is an error, not left out")
-    seed: int = Field(0, ge=0, description="decides splits, weights, order and every random change")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides splits, weights, order and every random change")
 
 
 class Augmentation(BaseModel):
     """Random changes to training pictures; all are off by default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
-    crop_padding: int = Field(0, ge=0, description="pad each side by so many black pixels, then cut the size out again")
+    crop_padding: int = Field(
+        0, ge=0, le=4096, description="pad each side by so many black pixels, then cut the size out again"
+    )
     flip: bool = Field(False, description="mirror left and right, every second time")
     random_resized_crop: bool = Field(False, description="cut out a random part and resize it (Inception, timm)")
     crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that part may cover")

@@ -47,35 +47,46 @@ class SplitRecord:
     def __init__(self, path: Path):
         self.path = path
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 rows = list(csv.DictReader(file))
             self.splits: dict[str, Split] = {row["path"]: SPLIT_NAMES[row["split"]] for row in rows}
-            self.classes = tuple(sorted({row["label"] for row in rows}, key=natural_key))
+            self.labels = {row["path"]: row["label"] for row in rows}
+            self.classes = tuple(sorted(set(self.labels.values()), key=natural_key))
         except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
             raise DataError(f"{path} does not hold the splits of a run ({error})") from None
 
     def apply(
         self, data: Path, entries: Sequence[Entry], headers: Sequence[PictureHeader], screen: Screen
     ) -> tuple[list[Entry], list[PictureHeader]]:
-        """Return the pictures that were there, each in its split of then, and tell how many are new or gone.
+        """Return the pictures that were there, each in its split of then; tell how many are new, gone or relabelled.
 
         Raises:
             DataError: none of them is there.
         """
-        folder, kept = _folder(data), []
+        folder, kept, relabelled = _folder(data), [], []
         for entry, header in zip(entries, headers, strict=True):
-            split = self.splits.get(_place(entry.path, folder))
+            place = _place(entry.path, folder)
+            split = self.splits.get(place)
             if split is not None and entry.label in self.classes:
                 kept.append((replace(entry, split=split), header))
+                if entry.label != self.labels[place]:
+                    relabelled.append(f"{place} was {self.labels[place]!r}, is {entry.label!r}")
         if not kept:
             raise DataError(f"{data}: none of the {len(self.splits)} pictures of {self.path} can be read there")
         if others := len(entries) - len(kept):
             which = counted(others, "picture is", "pictures are")
             screen.say(f"{which} in no split of this run, new or beyond its limits: left out")
+        if relabelled:
+            which = counted(len(relabelled), "picture has", "pictures have")
+            screen.warn(f"{which} another class than when the run began, first {relabelled[0]}")
         if gone := len(self.splits) - len(kept):
             which = counted(gone, "picture of this run is", "pictures of this run are")
             screen.warn(f"{which} gone or cannot be read")
         return [entry for entry, _ in kept], [header for _, header in kept]
+
+    def learned(self, data: Path) -> list[Path]:
+        """Return where the training pictures are if they lie in ``data``; they need not be there."""
+        return [_folder(data) / place for place, split in self.splits.items() if split == "train"]
 
 
 def _folder(data: Path) -> Path:

@@ -5,14 +5,16 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from densekit.classifier import Classifier, classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
-from densekit.data.doubles import find_doubles
+from densekit.data.doubles import Pictures, find_doubles
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
+from densekit.data.split_record import SplitRecord
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
@@ -92,6 +94,8 @@ def evaluate(
     # the run's own test figures, and those of other pictures, are never overwritten by others
     own_test = dataset is not None and split == "test"
     folder = Path(out).expanduser() if out else run if own_test else _folder(run / f"evaluation-{name}", source)
+    if out and (there := _source(folder)) not in (None, source):
+        raise SettingsError(f"{folder} has the figures of other pictures ({there or 'unknown'}): choose another --out")
     check_writable(folder)
     loader = evaluation_loader(
         pictures,
@@ -111,17 +115,31 @@ def evaluate(
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
     if dataset is not None and split != "train":
-        _tell_doubles(dataset.train, pictures, screen)
+        _tell_doubles(dataset.train.pictures, pictures, screen)
+    elif dataset is None and own is not None and own.record is not None:
+        _tell_learned(run, own.name, SplitRecord(own.record), Path(source), pictures, screen)
     return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
 
 
-def _tell_doubles(learned: PictureSet, tested: PictureSet, screen: Screen) -> None:
-    if doubles := find_doubles(learned, tested):
+def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested: PictureSet, screen: Screen) -> None:
+    """Warn where pictures that are not the run's own, or seem not to be, are what it learned from all the same."""
+    if Path(name).exists():
+        _tell_doubles(record.learned(Path(name)), tested, screen)
+    elif moved := sum(path.exists() for path in record.learned(data)):
+        which = counted(moved, "picture in it has", "pictures in it have")
+        screen.warn(
+            f"{name} is gone, and {which} the name of one that the run learned from: if its data moved to {data}, "
+            f"densekit train {data} --out {run} --resume tells the run, and densekit evaluate {run} tests it honestly"
+        )
+
+
+def _tell_doubles(learned: Pictures, tested: PictureSet, screen: Screen) -> None:
+    if doubles := find_doubles(learned, tested.pictures):
         which = counted(len(doubles), "picture is", "pictures are")
         one, other = doubles[0]
         screen.warn(
             f"{which} among the training pictures too, byte for byte, which flatters these figures; first "
-            f"{tested.name(other)} = {learned.name(one)}"
+            f"{tested.name(other)} = {f'train/{one}' if isinstance(learned, np.ndarray) else learned[one]}"
         )
 
 

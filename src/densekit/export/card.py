@@ -1,17 +1,21 @@
 """The model card: a README.md with the header that the Hugging Face Hub reads."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from densekit.classifier import Classifier
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError
+from densekit.units import on_one_line
 
 _MOST_CLASSES = 100  # more names than this are no reading; model.json has them all
 
 
-def model_card(classifier: Classifier, metrics: dict[str, Any] | None, *, use: str, exported: str = "") -> str:
+def model_card(
+    classifier: Classifier, metrics: dict[str, Any] | None, *, use: str, exported: str = "", exact: bool = True
+) -> str:
     """Return the text of a card.
 
     Args:
@@ -19,6 +23,7 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None, *, use: s
         metrics: its test figures, as in metrics.json, if there are any.
         use: Markdown that says how to load and use it.
         exported: how an export compares with it.
+        exact: whether the figures are those of what the card stands beside, and not only of what that was made of.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -29,13 +34,13 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None, *, use: s
         pipeline_tag="image-classification",
         tags=["image-classification", "densekit"],
         model_name=name,
-        eval_results=_results(metrics) if metrics else None,
+        eval_results=_results(metrics) if metrics and exact else None,
     )
     epochs = f" for {trained['epochs']} epochs (epoch {trained['epoch']} kept)" if "epochs" in trained else ""
     sections = {
         f"{name}, {len(classifier.classes)} classes": f"An image classifier, trained with densekit{epochs}.",
         "Data": _data(metrics),
-        "Metrics": "\n\n".join(filter(None, (_figures(metrics), exported))),
+        "Metrics": "\n\n".join(filter(None, (_figures(metrics, exact), exported))),
         "Classes": _classes(classifier.classes),
         "Input": describe(classifier.preprocessing),
         "Use": use,
@@ -107,19 +112,31 @@ def _data(metrics: dict[str, Any] | None) -> str:
     return f"Trained and tested on `{_data_name(metrics)}`; the test pictures played no part in the training."
 
 
-def _figures(metrics: dict[str, Any] | None) -> str:
+def _figures(metrics: dict[str, Any] | None, exact: bool) -> str:
     if metrics is None:
         return "Not tested: `densekit evaluate` would."
     low, high = metrics["accuracy_interval_95"]
+    whose = (
+        "Test accuracy"
+        if exact
+        else "Before it was rounded to 8 bits (`densekit evaluate` tells it after that): test accuracy"
+    )
     return (
-        f"Test accuracy {metrics['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on {metrics['pictures']} "
+        f"{whose} {metrics['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on {metrics['pictures']} "
         f"pictures, balanced over the classes {metrics['balanced_accuracy']:.2%}, cross-entropy {metrics['loss']:.4f}."
     )
 
 
 def _classes(classes: tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{name}`" for name in classes[:_MOST_CLASSES])
-    return shown + (f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else "")
+    shown = ", ".join(map(_code, classes[:_MOST_CLASSES]))
+    more = f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else ""
+    return f"In the order of the logits: {shown}{more}"
+
+
+def _code(name: str) -> str:
+    """Return a name as Markdown's code, whatever is in it."""
+    name, fence = on_one_line(name), "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+    return f"{fence} {name} {fence}" if len(fence) > 1 else f"`{name}`"
 
 
 def _limits(metrics: dict[str, Any] | None, temperature: float) -> str:
@@ -134,5 +151,5 @@ def _limits(metrics: dict[str, Any] | None, temperature: float) -> str:
     recalls = [(row["recall"], row["name"]) for row in (metrics or {}).get("classes", ()) if row["recall"] is not None]
     if recalls:
         recall, name = min(recalls)
-        text += f" Its weakest class is `{name}`: it finds {recall:.1%} of those test pictures."
+        text += f" Its weakest class is {_code(name)}: it finds {recall:.1%} of those test pictures."
     return text

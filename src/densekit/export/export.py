@@ -13,7 +13,7 @@ from densekit.export.card import model_card, read_metrics
 from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples
 from densekit.export.targets import Options, Target, find_target
-from densekit.files import new_folder, write_json, write_text
+from densekit.files import check_writable, new_folder, write_json, write_text
 from densekit.runtimes.exported import ExportedNetwork
 
 
@@ -73,7 +73,7 @@ def export_run(
     options = Options(int8, bake_preprocessing, samples(measured, exported) if int8 else ())
     with _made_whole(folder) as work:
         screen.say(f"writing {folder}")
-        file = target.write(classifier, work, options)
+        file = target.write(exported, work, options)
         exported.save_record(work, export={"target": to, "file": file.name})
         comparison = compare(classifier, load_classifier(work), compared, target.tolerance_for(options), screen=screen)
         if not comparison.within_tolerance:
@@ -82,7 +82,7 @@ def export_run(
             )
         write_json(work / "comparison.json", comparison.to_dict())
         use, told = _use(target, options, classifier.temperature), _exported(to, comparison)
-        card = model_card(classifier, read_metrics(run), use=use, exported=told)
+        card = model_card(classifier, read_metrics(run), use=use, exported=told, exact=not int8)
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
     return Export(folder, folder / file.name, comparison)
@@ -110,10 +110,19 @@ def _exported(to: str, comparison: Comparison) -> str:
 
 @contextmanager
 def _made_whole(folder: Path) -> Iterator[Path]:
-    """Give out a folder to fill, and move it to ``folder`` in one step, or throw it away if something is raised."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        work = Path(scratch) / folder.name  # the one around it is closed to other users; this one is not
+    """Give out a folder to fill, and move what is in it to ``folder``, or throw it away if something is raised.
+
+    A new folder appears in one step. In an empty one that is there already (the current one, a mounted disk) the files
+    appear one after the other, model.json last: without it there is no classifier.
+    """
+    there = folder.is_dir()
+    check_writable(folder if there else folder.parent)
+    with TemporaryDirectory(dir=folder if there else folder.parent, prefix=f".{folder.name}.") as scratch:
+        work = Path(scratch) / "export"  # the one around it is closed to other users; this one is not
         work.mkdir()
         yield work
-        work.replace(folder)
+        if there:
+            for path in sorted(work.iterdir(), key=lambda path: path.name == "model.json"):
+                path.replace(folder / path.name)
+        else:
+            work.replace(folder)

@@ -53,9 +53,12 @@ def push(folder: str | Path, repository: str, *, private: bool = False, screen: 
     classifier, folder, api = load_classifier(folder, device="cpu"), classifier_folder(folder), HfApi()
     files = sorted(path for path in folder.iterdir() if path.is_file() and _travels(path.name))
     operations = [CommitOperationAdd(path.name, path) for path in files]
-    if not (folder / "README.md").exists():
-        card = model_card(classifier, read_metrics(folder), use=_LOADING)
-        operations.append(CommitOperationAdd("README.md", card.encode()))
+    card, metrics = folder / "README.md", folder / "metrics.json"
+    if card.exists() and metrics.exists() and card.stat().st_mtime < metrics.stat().st_mtime:
+        screen.warn(f"{card} is older than {metrics}: the figures in it may be others")
+    if not card.exists():
+        text = model_card(classifier, read_metrics(folder), use=_LOADING)
+        operations.append(CommitOperationAdd("README.md", text.encode()))
     screen.say(f"uploading to {api.endpoint}/{repository}: {', '.join(each.path_in_repo for each in operations)}")
     try:
         api.create_repo(repository, private=private, exist_ok=True)

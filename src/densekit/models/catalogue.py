@@ -1,9 +1,9 @@
 """The networks by name: one table from name to builder and its options."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def model_options(name: str) -> list[str]:
         raise UnknownNameError("model", name, list(_TABLE))
     parameters = signature(_TABLE[name][0]).parameters
     return [option for option in parameters if option not in ("num_classes", "in_channels")]
+
+
+def option_values(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return these options of a network, and the others as its name and its class have them; values as in JSON.
+
+    >>> option_values("densenet121", {"growth_rate": 24})["activation"]
+    'relu'
+    """
+    builder, named = _TABLE[name]
+    parameters = signature(builder).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
+    return json.loads(json.dumps({**defaults, **named, **options}))
 
 
 def picture_size(name: str) -> int:

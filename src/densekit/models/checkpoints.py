@@ -1,11 +1,14 @@
 """Checkpoint files of any origin: their tensors by name, read without running anything that a file says."""
 
+import argparse
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +16,14 @@ from densekit.errors import CheckpointError
 from densekit.models.weights import read_tensors
 
 _DEPTH = 8  # of mappings in mappings; a hostile file can hold itself
+_HARMLESS: list[Any] = [  # what training scripts save beside weights, and what makes nothing but values
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+    np.float64(0).__reduce__()[0],
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
+]
 _ADVICE = "save the weights alone, with safetensors or torch.save(model.state_dict(), path)"
 
 
@@ -43,19 +54,27 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _flatten(content: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
+            if not value.is_meta:  # without values
+                yield f"{prefix}{name}", value.to_dense() if value.layout is not torch.strided else value
         elif depth:
             yield from _flatten(value, f"{prefix}{name}.", depth - 1)
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's own, about what it is about to refuse
+        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):  # torch does not look
+            raise CheckpointError(f"{path} is damaged: {damaged} in it does not have its checksum")
+        # torch warns about what it is about to refuse
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged or hostile file can raise anything
-        raise CheckpointError(f"{path} {_reason(str(error))}") from None
+        raise CheckpointError(f"{path} {_reason(str(error) or type(error).__name__)}") from None
 
 
 def _reason(message: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from densekit.console import Screen
 from densekit.errors import CheckpointError, UnknownNameError
-from densekit.models.catalogue import list_models
+from densekit.models.catalogue import list_models, option_values
 from densekit.models.checkpoints import read_checkpoint
 from densekit.models.published import (
     HUB,
@@ -27,6 +27,10 @@ from densekit.models.weights import read_record
 
 IMAGENET = "imagenet"
 _DEFAULT_MODEL = "densenet121"  # of "imagenet" alone
+# options that leave the function of a trained network as it is, or that weights are adapted to
+_WITHOUT_EFFECT = frozenset(
+    {"drop_rate", "memory_efficient", "features_only", "spatial_dims", "image_size", "num_classes", "in_channels"}
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Weights:
         mean: of the pictures the network was trained on, values in 0..1, one number a channel; None if unknown.
         std: likewise.
         classes: names of the logits; None if unknown.
+        origin: what the publisher calls the network; None if unknown.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Weights:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
+    origin: str | None = None
 
 
 def find_weights(source: str | Path, *, model: str | None = None, screen: Screen | None = None) -> Weights:
@@ -58,7 +64,7 @@ def find_weights(source: str | Path, *, model: str | None = None, screen: Screen
     Args:
         source: ``"imagenet"`` (torchvision's best for the network), a name such as ``"densenet121.ra_in1k"`` (timm's,
             from the Hugging Face hub), ``"hf-hub:owner/name"``, a checkpoint file, or a folder: a run, or one with
-            ``model.safetensors``.
+            ``model.safetensors``; that file in such a folder stands for the folder.
         model: the network they are for; ``"imagenet"`` depends on it [densenet121].
         screen: where progress goes.
 
@@ -73,9 +79,13 @@ def find_weights(source: str | Path, *, model: str | None = None, screen: Screen
         return _from_folder(fetch_hub(f"timm/{name}", screen), name)
     if name.startswith(HUB):
         return _from_folder(fetch_hub(name.removeprefix(HUB), screen), name)
+    if not name:
+        raise UnknownNameError("weights", name, [IMAGENET])
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(path, name)
+    if path.name in WEIGHT_FILES and path.is_file():
+        return _described(path, name)
     if not path.exists() and path.name == name and path.suffix not in {".pth", ".pt", ".safetensors", ".bin", ".ckpt"}:
         raise UnknownNameError("weights", name, [IMAGENET, *(n for m in list_models() for n in timm_names(m))])
     return Weights(name, read_checkpoint(path))
@@ -88,7 +98,7 @@ def is_published(source: str) -> bool:
 
 def load_weights(
     model: nn.Module,
-    weights: str | Path | Weights,
+    weights: str | Path | Mapping[str, Tensor] | Weights,
     *,
     classes: Sequence[str] | None = None,
     screen: Screen | None = None,
@@ -97,7 +107,7 @@ def load_weights(
 
     Args:
         model: changed in place; one of `create_model`, or any other with the names of torchvision's.
-        weights: as `find_weights` takes them, or what it returned.
+        weights: as `find_weights` takes them, what it returned, or a state dict.
         classes: names of the network's logits; a head that is known to be of others is left out.
         screen: where progress and the one line about what was taken go.
 
@@ -108,15 +118,18 @@ def load_weights(
         UnknownNameError: no published weights of that name, and no such file.
         CheckpointError: the weights cannot be read, or are of another network.
     """
-    screen = screen or Screen()
+    screen, architecture = screen or Screen(), getattr(model, "architecture", {})
+    if isinstance(weights, Mapping):
+        weights = Weights("of a state dict", weights)
     if not isinstance(weights, Weights):
-        architecture = getattr(model, "architecture", {})
         weights = find_weights(weights, model=architecture.get("name"), screen=screen)
     same = classes is None or weights.classes is None or tuple(classes) == weights.classes
     try:
         result = transfer(model, weights.tensors, keep_head=same)
     except CheckpointError as error:
         raise CheckpointError(f"{weights.name}: {error}") from None
+    if architecture and (other := _difference(weights, architecture)):
+        screen.warn(f"weights {weights.name} are of {other}, so they mean something else here than there")
     (screen.say if result.complete else screen.warn)(f"weights {weights.name}: {result}")
     return result
 
@@ -136,11 +149,26 @@ def _from_folder(folder: Path, name: str) -> Weights:
     file = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
     if file is None:
         raise CheckpointError(f"{folder} holds no weights: there is no {WEIGHT_FILES[0]} in it")
-    if (folder / "model.json").exists():
-        return Weights(name, read_checkpoint(file), **_of_densekit(folder))
-    if (folder / "config.json").exists():
-        return Weights(name, read_checkpoint(file), **_of_timm(folder / "config.json"))
+    return _described(file, name)
+
+
+def _described(file: Path, name: str) -> Weights:
+    """Read a file of weights, and what the files beside it say about them."""
+    if file.with_name("model.json").exists():
+        return Weights(name, read_checkpoint(file), **_of_densekit(file.parent))
+    if file.with_name("config.json").exists():
+        return Weights(name, read_checkpoint(file), **_of_timm(file.with_name("config.json")))
     return Weights(name, read_checkpoint(file))
+
+
+def _difference(weights: Weights, architecture: Mapping[str, Any]) -> str | None:
+    """Say which network weights are of, where it is known and computes something else than this one."""
+    name = architecture["name"]
+    if weights.model != name:
+        return weights.model or weights.origin
+    theirs, ours = (option_values(name, options) for options in (weights.options, architecture["options"]))
+    differing = [f"{key} {theirs[key]!r}" for key in theirs.keys() - _WITHOUT_EFFECT if theirs[key] != ours[key]]
+    return f"a {name} with {', '.join(sorted(differing))}" if differing else None
 
 
 def _of_densekit(folder: Path) -> dict[str, Any]:
@@ -161,7 +189,14 @@ def _of_timm(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         known = _normalisation(config.get("pretrained_cfg", config))
-        return {"model": model_of(str(config.get("architecture"))), **known}
+        architecture, changed = str(config.get("architecture")), config.get("model_args")
+        labels = config.get("label_names", config.get("pretrained_cfg", {}).get("label_names"))
+        return {
+            "model": None if changed else model_of(architecture),
+            "origin": f"timm's {architecture}" + (f" with {changed}" if changed else ""),
+            "classes": tuple(map(str, labels)) if labels else None,
+            **known,
+        }
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged, or no configuration of timm's ({error})") from None
 

@@ -16,8 +16,10 @@ _RENAMES = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),  # torchvision's files: norm.1
     (re.compile(r"(denselayer\d+\.)layers\."), r"\1"),  # MONAI
     (re.compile(r"(^|\.)class_layers\.out\."), r"\1classifier."),  # MONAI
-    (re.compile(r"(^|\.)(classifier|fc)\.0\."), r"\1\2."),  # a linear layer and a sigmoid in sequence, as in CheXNet
 )
+_IN_SEQUENCE = re.compile(r"((?:^|\.)(?:classifier|fc))\.(\d+)\.")  # a head that is more than a linear layer
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")  # how the average of the weights is called
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Transfer:
         new: not in the file or not fitting, so still as the network was built, with the reason.
         unused: of the file, but of nothing in the network.
         head: the names of the network's last layer.
+        doubts: what speaks for the file being of another network all the same, in words.
     """
 
     loaded: tuple[str, ...]
@@ -37,11 +40,12 @@ class Transfer:
     new: Mapping[str, str]
     unused: tuple[str, ...]
     head: frozenset[str]
+    doubts: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether nothing but the head is new."""
-        return self.new.keys() <= self.head
+        """Whether nothing but the head is new, and nothing speaks for another network."""
+        return self.new.keys() <= self.head and not self.doubts
 
     def rows(self) -> list[dict[str, str]]:
         """Return a row for every tensor: its name, what became of it, and why."""
@@ -60,7 +64,7 @@ class Transfer:
         parts += [f"adapted: {_list(self.adapted)}"] if self.adapted else []
         parts += [f"new: {_list(self.new)}"] if self.new else []
         parts += [f"left over in the file: {_some(self.unused)}"] if self.unused else []
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.doubts])
 
 
 def head_name(model: nn.Module) -> str | None:
@@ -90,11 +94,11 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool
         What became of every tensor.
 
     Raises:
-        CheckpointError: nothing fits but perhaps the head.
+        CheckpointError: nothing fits but perhaps the head and vectors, or a tensor is not finite.
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     wanted = model.state_dict()
-    sources = _match(tensors, wanted)
+    sources, doubts = _match(tensors, model)
     head = frozenset(key for key in wanted if key.rpartition(".")[0] == head_name(model))
     stem = next(iter(wanted))
     values, adapted, new = {}, {}, {}
@@ -105,12 +109,16 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool
             new[key] = "for other classes"
         else:
             value, note = _adapt(tensors[sources[key]], own.shape, stem=key == stem)
-            if value.shape == own.shape:
+            if own.is_floating_point() and not value.is_floating_point():
+                new[key] = f"{value.dtype} in the file".replace("torch.", "")
+            elif value.shape == own.shape:
+                if not value.float().isfinite().all():
+                    raise CheckpointError(f"{sources[key]} is not finite: the file is damaged, or its training failed")
                 values[key] = value
                 adapted |= {key: note} if note else {}
             else:
                 new[key] = f"{_shape(tensors[sources[key]])} in the file, {_shape(own)} here"
-    if all(key in head or key.endswith(_COUNTS) for key in values):
+    if all(key in head or value.dim() < 2 for key, value in values.items()):
         raise CheckpointError(_nothing_fits(tensors, wanted, sources))
     model.load_state_dict({**wanted, **values})
     return Transfer(
@@ -119,26 +127,52 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool
         new={key: why for key, why in new.items() if not key.endswith(_COUNTS)},
         unused=tuple(sorted(tensors.keys() - sources.values())),
         head=head,
+        doubts=doubts,
     )
 
 
-def _match(tensors: Iterable[str], wanted: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return, for names of the network, the name in the file, below the prefix under which most of them are found."""
-    names = {key: _translate(key) for key in tensors}
-    votes = Counter(prefix for name in names.values() for prefix in _prefixes(name) if name[len(prefix) :] in wanted)
-    # of two whole networks in one file, the average of the weights is the better one
-    prefix = max(votes, key=lambda p: (votes[p], bool(re.search("ema|average", p))), default="")
+def _match(tensors: Iterable[str], model: nn.Module) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return, for names of the network, the name in the file, and what speaks for another network.
+
+    They are looked for below the prefix under which most weights are found. Of two whole networks in one file the
+    average of the weights is the better one; what it lacks, as those of weights alone lack the statistics of batch
+    norms, is taken from the other.
+    """
+    wanted, weights = model.state_dict(), dict(model.named_parameters())
+    names = _translate(tensors)
+    votes = Counter(prefix for name in names.values() for prefix in _prefixes(name) if name[len(prefix) :] in weights)
+    if not votes:
+        return {}, ()
+    averages = {prefix for prefix in votes if _AVERAGE.search(prefix)}
+    first, *others = sorted(votes, key=lambda prefix: (votes[prefix], prefix in averages), reverse=True)
     matched: dict[str, str] = {}
-    for key, name in names.items():
-        if name.startswith(prefix) and name[len(prefix) :] in wanted:
-            matched.setdefault(name[len(prefix) :], key)
-    return matched
+    for prefix in (first, *(others if first in averages else ())):
+        for key, name in names.items():
+            own = name[len(prefix) :]
+            if name.startswith(prefix) and own in wanted and (prefix == first or own not in weights):
+                matched.setdefault(own, key)
+    taken = set(matched.values())
+    parts = {key.partition(".")[0] for key in wanted}
+    left = {key: name[len(first) :] for key, name in names.items() if key not in taken and name.startswith(first)}
+    foreign = [key for key, name in left.items() if name.partition(".")[0] in parts]
+    doubts = [f"is it of another network? This one has parts, but no tensors, for {_some(foreign)}"] if foreign else []
+    rivals = [prefix for prefix in others if votes[prefix] == votes[first] and first not in averages]
+    if rivals:
+        doubts.append(f"the file has several such networks: that of {first.rstrip('.')!r} is taken")
+    return matched, tuple(doubts)
 
 
-def _translate(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = pattern.sub(replacement, name)
-    return name
+def _translate(tensors: Iterable[str]) -> dict[str, str]:
+    """Return the names of a file as densekit calls the same tensors."""
+    names = {key: key for key in tensors}
+    for key in names:
+        for pattern, replacement in _RENAMES:
+            names[key] = pattern.sub(replacement, names[key])
+    places = {match.groups() for name in names.values() if (match := _IN_SEQUENCE.search(name))}
+    alone = Counter(head for head, _ in places)
+    # a linear layer with dropout before it, or a sigmoid behind it, as in CheXNet; not the first of several
+    single = lambda match: f"{match[1]}." if alone[match[1]] == 1 else match[0]  # noqa: E731
+    return {key: _IN_SEQUENCE.sub(single, name) for key, name in names.items()}
 
 
 def _prefixes(name: str) -> list[str]:
@@ -179,7 +213,9 @@ def _shape(tensor: Tensor) -> str:
 def _list(reasons: Mapping[str, str]) -> str:
     """List names by reason, as many as a line holds."""
     by_reason = groupby(sorted(reasons, key=lambda key: reasons[key]), key=lambda key: reasons[key])
-    return ", ".join(f"{_some(list(keys))} ({reason})" for reason, keys in by_reason)
+    parts = [f"{_some(list(keys))} ({reason})" for reason, keys in by_reason]
+    more = [f"{len(parts) - _MOST_REASONS} more reasons"] if len(parts) > _MOST_REASONS else []
+    return ", ".join([*parts[:_MOST_REASONS], *more])
 
 
 def _some(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from densekit.errors import CheckpointError
 from densekit.optional import require
 from densekit.runtimes.exported import ExportedNetwork
 
@@ -11,6 +12,11 @@ def open_timm(path: Path) -> ExportedNetwork:
 
     Raises:
         MissingPartError: timm is not installed.
+        CheckpointError: a file is damaged, or not what timm reads.
     """
     timm = require("timm", extra="export")
-    return ExportedNetwork(timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval())
+    try:
+        return ExportedNetwork(timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval())
+    except Exception as error:  # anything, from a cut JSON file to an option that timm does not know
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path.parent} cannot be opened by timm: {reason}") from None

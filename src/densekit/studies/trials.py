@@ -33,7 +33,7 @@ def write_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
     rows = [
         {
             "trial": trial.number,
-            "state": trial.state.name.lower(),
+            "state": _state(trial, trials),
             "val_accuracy": accuracy_of(trial),
             "epochs": max(trial.intermediate_values, default=0),
             "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
@@ -43,6 +43,13 @@ def write_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
         for trial in trials
     ]
     write_csv(path, [*_COLUMNS, *names], rows)
+
+
+def _state(trial: "FrozenTrial", trials: "Sequence[FrozenTrial]") -> str:
+    """Say how a trial ended: complete, pruned, fail; or interrupted, where a later one went on with its run."""
+    run = trial.user_attrs.get("run")
+    later = [other for other in trials if other.number > trial.number and other.user_attrs.get("run") == run]
+    return "interrupted" if trial.state.name == "FAIL" and run and later else trial.state.name.lower()
 
 
 def trials_table(trials: "Sequence[FrozenTrial]", caption: str) -> Table:

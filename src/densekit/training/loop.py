@@ -18,7 +18,7 @@ from densekit.console import Bar, Screen
 from densekit.data.batches import EpochBatches
 from densekit.data.loaders import Batch, PictureLoader
 from densekit.data.transforms import mix_batch
-from densekit.errors import TrainingError
+from densekit.errors import DivergenceError, TrainingError
 from densekit.evaluation.calibration import fit_temperature
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.training.checkpoint import TrainingState, save_checkpoint
@@ -66,7 +66,7 @@ def run_epochs(job: Job) -> None:
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after everything was saved.
-        TrainingError: the loss is no longer a number; the last checkpoint is from before.
+        DivergenceError: the loss is no longer a number; the last checkpoint is from before.
     """
     settings, progress = job.settings, job.state.progress
     if not progress.epoch and not progress.step:
@@ -259,10 +259,11 @@ def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
     loss, correct, pictures, asks = everyone.tolist()
     totals.zero_()
     if not math.isfinite(loss):
-        kept = f"the state before epoch {progress.epoch + 1} is kept in {job.run.path}" if progress.epoch else ""
-        raise TrainingError(
+        kept = f"; the state before epoch {progress.epoch + 1} is kept in {job.run.path}" if progress.epoch else ""
+        raise DivergenceError(
             f"the loss is {loss / max(pictures, 1)} in epoch {progress.epoch + 1}, step {progress.step}: "
-            f"try a lower --lr than {settings.lr}, or --clip 1" + (f"; {kept}" if kept else "")
+            f"try a lower --lr than {settings.lr}, or --clip 1{kept}",
+            progress.epoch,
         )
     progress.loss_sum += loss
     progress.correct += correct

@@ -49,6 +49,11 @@ def _normalisation(
 ) -> dict[str, tuple[float, ...]]:
     """Return mean and standard deviation as given, as of the weights, or as of the pictures."""
     if chosen.mean is not None and chosen.std is not None:
+        for name, values in (("mean", chosen.mean), ("std", chosen.std)):
+            if len(values) not in {1, preprocessing.channels}:
+                raise SettingsError(
+                    f"{name}={values}: give one number, or one for each of {preprocessing.channels} channels"
+                )
         return {"mean": chosen.mean, "std": chosen.std}
     if weights is not None and weights.mean is not None and weights.std is not None:
         known = {"mean": weights.mean, "std": weights.std}

@@ -19,6 +19,8 @@ from pydantic import (
 from densekit.data.settings import Augmentation, DataSettings
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 
+Pixels = Annotated[int, Field(ge=1, le=16384)]
+
 _RECIPES = Path(__file__).with_name("recipes")
 _DEFAULTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}  # learning rate, weight decay
 
@@ -49,7 +51,7 @@ class TrainSettings(Augmentation, DataSettings):
         False, description="batch norms keep the mean and variance of the weights' own pictures, in training too"
     )
 
-    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+    size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="pixels: one number, or HEIGHTxWIDTH [the data's own, at most 224]"
     )
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB [what the pictures are]")
@@ -131,6 +133,8 @@ class TrainSettings(Augmentation, DataSettings):
             raise ValueError("class_balance=loss does not go with mixup or cutmix; use class_balance=sampler")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std: give both or neither")
+        if taken := {"num_classes", "in_channels"} & self.model_options.keys():
+            raise ValueError(f"model_options: {taken.pop()} follows from the pictures; --channels sets in_channels")
         if self.weights is None:
             for name in ("freeze_epochs", "backbone_lr_factor", "freeze_bn"):
                 if getattr(self, name) != type(self).model_fields[name].default:
@@ -262,7 +266,9 @@ def read_mapping(path: Path, error_type: type[Exception]) -> dict[str, Any]:
 def _parse(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    for read in (json.loads, float):  # JSON has no .5
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    return value

@@ -20,7 +20,7 @@ from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.pictures import Skipped
 from densekit.data.seeding import kept_random_numbers, seed_from
 from densekit.data.split_record import write_split_record
-from densekit.errors import SettingsError
+from densekit.errors import DivergenceError, SettingsError
 from densekit.files import refuse_used
 from densekit.hardware import choose_device, choose_precision
 from densekit.models.catalogue import count_parameters, model_options
@@ -140,8 +140,9 @@ def _train(
                 folder.write_weights(taken)
         with closing(reporter):
             run_epochs(job)
-    except BaseException:
-        if accelerator.is_main_process and not folder.checkpoint.exists():
+    except BaseException as error:
+        at_once = isinstance(error, DivergenceError) and not error.epochs and run is None
+        if accelerator.is_main_process and (at_once or not folder.checkpoint.exists()):
             folder.discard()  # nothing in it could be gone on with
         raise
     _tell_end(job, dataset)
@@ -174,7 +175,8 @@ def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -
     for name in given:
         before, now = getattr(stored, name), getattr(wanted, name)
         same = before == now or (name == "size" and before == (now, now))
-        if name not in _MAY_CHANGE and not same:
+        moved = name == "data" and run.splits.exists() and not Path(stored.data).exists()
+        if name not in _MAY_CHANGE and not same and not moved:
             raise SettingsError(
                 f"resume goes on with {name}={before!r} of {run.settings}, not {now!r}: "
                 "leave it out, or start a new run"
@@ -245,7 +247,9 @@ def _own_state(settings: TrainSettings, device: torch.device) -> Iterator[None]:
 def _tell_start(job: Job, dataset: DataSet, precision: str) -> None:
     settings, progress = job.settings, job.state.progress
     validation = f"{len(dataset.val)} to validate" if dataset.val is not None else "none to validate"
-    if progress.epoch or progress.step:
+    if progress.epoch >= settings.epochs:
+        job.screen.say(f"{job.run.path} is finished already")
+    elif progress.epoch or progress.step:
         job.screen.say(f"going on after epoch {progress.epoch}, step {progress.step}")
     job.screen.say(
         f"{settings.model}, {count_parameters(job.state.network):,} parameters, on {len(dataset.train)} pictures of "
