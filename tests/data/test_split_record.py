@@ -91,7 +91,10 @@ def test_another_class_than_then_is_told(root, tmp_path, screen):
     table.write_text("\n".join(lines))
     open_data(table, record=record, screen=screen)
     told = screen.console.export_text()
-    assert f"1 picture has another class than when the run began, first {files[3]} was 'a', is 'b'" in told
+    assert (
+        f"1 picture has another class than when the run began, first {files[3].relative_to(tmp_path)} was 'a', is 'b'"
+        in told
+    )
 
 
 def test_names_that_are_no_utf_8(make_folder, tmp_path, screen):

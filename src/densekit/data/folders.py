@@ -262,6 +262,8 @@ def _table_entry(where: str, folder: Path, cells: list[str], columns: dict[str, 
         raise DataError(f"{where}: expected path,label[,split], got {','.join(cells)!r}")
     split = picked.get("split", "train" if "split" in columns else None)
     if split is not None and (split := split.lower() or "train") not in SPLIT_NAMES:
-        raise DataError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLIT_NAMES)}")
+        raise DataError(
+            f"{where}: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLIT_NAMES.values()))}"
+        )
     label = unicodedata.normalize("NFC", picked["label"])
     return Entry(folder / picked["path"], label, None if split is None else SPLIT_NAMES[split])

@@ -78,7 +78,7 @@ def read_picture(path: str | Path) -> Image.Image:
         PictureError: the file is missing, empty, not a picture, damaged, or larger than Pillow's pixel limit;
             the message is ``path: reason``.
     """
-    path = _regular(Path(path))
+    path = Path(path)
     # opened here: by its name Pillow would map an uncompressed TIFF, and mix up the sides of one that lies sideways
     with _picture_errors(path), path.open("rb") as file, Image.open(file, formats=_formats()) as picture:
         picture.load()
@@ -90,19 +90,13 @@ def grey_or_rgb(picture: Image.Image) -> Image.Image:
     return _as_grey_or_rgb(_upright(picture))
 
 
-def _regular(path: Path) -> Path:
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise PictureError(f"{path}: a pipe or device, not a file")  # opening it could wait for ever
-    return path
-
-
 def picture_header(path: str | Path) -> PictureHeader:
     """Look at the beginning of a picture file only; damage further in is not seen.
 
     Raises:
         PictureError: as `read_picture`.
     """
-    path = _regular(Path(path))
+    path = Path(path)
     with _picture_errors(path), Image.open(path, formats=_formats()) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # whose size is that of the upright picture in newer Pillows
@@ -169,15 +163,23 @@ def _formats() -> tuple[str, ...]:
 def _picture_errors(path: Path) -> Iterator[None]:
     """Turn whatever Pillow raises on a bad file into one PictureError, and keep its warnings to ourselves."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise _NotAFileError  # opening it could wait for ever
         with _QUIET_PILLOW:
             yield
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise PictureError(f"{path}: {_reason(path, error)}") from error
 
 
+class _NotAFileError(OSError):
+    pass
+
+
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"larger than the limit of {Image.MAX_IMAGE_PIXELS} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
+    if isinstance(error, _NotAFileError):
+        return "a pipe or device, not a file"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

@@ -27,10 +27,7 @@ from densekit.models.weights import read_record
 
 IMAGENET = "imagenet"
 _DEFAULT_MODEL = "densenet121"  # of "imagenet" alone
-# options that leave the function of a trained network as it is, or that weights are adapted to
-_WITHOUT_EFFECT = frozenset(
-    {"drop_rate", "memory_efficient", "features_only", "spatial_dims", "image_size", "num_classes", "in_channels"}
-)
+_UNSEEN = ("activation", "pooling")  # options of which tensors do not show that they are others
 
 
 @dataclass(frozen=True)
@@ -167,8 +164,8 @@ def _difference(weights: Weights, architecture: Mapping[str, Any]) -> str | None
     if weights.model != name:
         return weights.model or weights.origin
     theirs, ours = (option_values(name, options) for options in (weights.options, architecture["options"]))
-    differing = [f"{key} {theirs[key]!r}" for key in theirs.keys() - _WITHOUT_EFFECT if theirs[key] != ours[key]]
-    return f"a {name} with {', '.join(sorted(differing))}" if differing else None
+    differing = [f"{key} {theirs[key]!r}" for key in _UNSEEN if theirs.get(key) != ours.get(key)]
+    return f"a {name} with {', '.join(differing)}" if differing else None
 
 
 def _of_densekit(folder: Path) -> dict[str, Any]:
