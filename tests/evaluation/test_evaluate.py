@@ -263,6 +263,10 @@ def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
     train(root, out=run, model="simple_cnn", epochs=1, device="cpu", workers=0, tensorboard=False, screen=screen)
     before = evaluate(run).metrics
     root.rename(moved)
+    with pytest.raises(
+        DataError, match=f"before is gone: .*densekit train NEW_PLACE --out {run} --resume tells the run"
+    ):
+        evaluate(run)
     evaluate(run, moved, screen=screen)
     told = screen.console.export_text()
     assert "54 pictures in it have the name of one that the run learned from" in told
