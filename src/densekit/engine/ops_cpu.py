@@ -182,6 +182,8 @@ def _stored(layer: Bottleneck, dtype: torch.dtype) -> Bottleneck:
 
 
 def _vectors(norm: Norm, dtype: torch.dtype) -> Norm:
+    if all(vector.dtype == dtype and vector.is_contiguous() for vector in norm[:4]):
+        return norm  # at once: for one small picture, calls that change nothing take longer than a layer
     weight, bias, mean, var = (vector.to(dtype).contiguous() for vector in norm[:4])
     return Norm(weight, bias, mean, var, norm.eps)
 

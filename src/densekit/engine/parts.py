@@ -268,19 +268,21 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
 
 def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Check that a norm can take ``channels`` channels of ``dtype`` made from ``x``; raises as `check_pair`."""
-    vectors = norm.stored[:4]
-    if {tensor.shape for tensor in vectors} != {(channels,)}:
-        raise OtherInput("channels that do not fit")
+    vectors, dtypes = norm.stored[:4], (dtype, accumulation_dtype(dtype))
+    for vector in vectors:
+        if vector.shape != (channels,):
+            raise OtherInput("channels that do not fit")
+        if vector.dtype not in dtypes:
+            raise OtherInput("input and batch norms of different types")
     _check_tensors(vectors, x.device)
-    if not {tensor.dtype for tensor in vectors} <= {dtype, accumulation_dtype(dtype)}:
-        raise OtherInput("input and batch norms of different types")
     if norm.trains and x.numel() == x.shape[1]:
         size = torch.Size([1, channels, 1, 1])
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
 
 
 def _check_tensors(tensors: Sequence[Tensor], device: torch.device) -> None:
-    if not all(map(is_plain, tensors)):
-        raise OtherInput("weights that are no plain dense tensors")
-    if {tensor.device for tensor in tensors} != {device}:
-        raise OtherInput("input and weights on different devices")
+    for tensor in tensors:
+        if not is_plain(tensor):
+            raise OtherInput("weights that are no plain dense tensors")
+        if tensor.device != device:
+            raise OtherInput("input and weights on different devices")
