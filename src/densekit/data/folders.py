@@ -102,7 +102,7 @@ def scan_folder(root: Path) -> Listing:
 
 def _scan_classes(tops: dict[str, Path], listing: Listing) -> None:
     """List ``CLASS/SPLIT/**`` where all folders in the classes are splits, else ``CLASS/**``."""
-    below = {name: [path.name for path in _visible(top) if path.is_dir()] for name, top in tops.items()}
+    below = {name: _folder_names(top) for name, top in tops.items()}
     if all(inner and {name.lower() for name in inner} <= SPLIT_NAMES.keys() for inner in below.values()):
         for name, inner in below.items():
             files = (path for path in _visible(tops[name]) if not path.is_dir())
@@ -204,8 +204,21 @@ def _visible(folder: Path) -> list[Path]:
         children = list(folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
-    kept = (p for p in children if not p.name.startswith(".") and p.name.lower() not in _IGNORED)
-    return sorted(kept, key=lambda path: natural_key(path.name))
+    return sorted((path for path in children if _is_visible(path.name)), key=lambda path: natural_key(path.name))
+
+
+def _folder_names(folder: Path) -> list[str]:
+    """Names of the visible folders in a folder, without a look at each of its files."""
+    try:
+        with os.scandir(folder) as children:
+            names = [child.name for child in children if child.is_dir()]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
+    return sorted((name for name in names if _is_visible(name)), key=natural_key)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _IGNORED
 
 
 def _children(folder: Path, listing: Listing) -> list[Path]:
