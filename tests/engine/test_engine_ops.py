@@ -292,7 +292,7 @@ def test_max_pooling_is_autograds(ops, size, equals):
 
 
 @SINGLE_OR_HALF
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
 def test_one_bad_pixel_is_pooled_as_in_pytorch(ops, value, dtype):
     x, one, zero = torch.randn(2, 8, 9, 37).to(dtype), torch.ones(37), torch.zeros(37)
     x[1, 3, 4, 2] = x[0, 7, 8, 36] = value
