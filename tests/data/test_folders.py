@@ -261,3 +261,20 @@ def test_a_header_that_is_not_known_is_no_picture(tmp_path):
         DataError, match=r"its first line, 'image_path,category', neither begins with a picture nor names"
     ):
         read_table(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(("link", "target"), [("frog", "cat"), ("train/frog", "train/cat"), ("test", "train")])
+def test_one_folder_under_two_names_has_two_classes_or_splits(make_folder, link, target):
+    root = make_folder({f"{'' if link == 'frog' else 'train/'}{name}": 2 for name in ("cat", "dog")})
+    (root / link).symlink_to(root / target)
+    with pytest.raises(DataError, match="are the same folder: a picture has one class and one split"):
+        scan_folder(root)
+
+
+def test_a_picture_is_one_however_its_path_is_written(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("i/0.png,cat\ni/../i/0.png,cat\n")
+    assert (len(read_table(table).entries), read_table(table).repeated) == (1, 1)
+    table.write_text("i/0.png,cat\n./i/0.png,dog\n")
+    with pytest.raises(DataError, match="was already given another label or split"):
+        read_table(table)

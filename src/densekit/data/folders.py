@@ -54,6 +54,7 @@ class Listing:
     skipped: list[Skipped] = field(default_factory=list)
     repeated: int = 0  # lines of a table that name a picture again
     doubt: str | None = None  # what else may have been meant
+    folders: dict[str, Path] = field(default_factory=dict)  # of classes, by where they really are
 
 
 def natural_key(text: str) -> tuple:
@@ -141,7 +142,7 @@ def read_table(table: Path) -> Listing:
         raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
     first = text.partition("\n")[0]
     rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    seen: dict[Path, Entry] = {}
+    seen: dict[str, Entry] = {}
     lines = 0
     columns: dict[str, int] | None = None
     for row in rows:
@@ -159,7 +160,8 @@ def read_table(table: Path) -> Listing:
                 )
             columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
         entry = _table_entry(f"{table}, line {rows.line_num}", table.parent, cells, columns)
-        if seen.setdefault(entry.path, entry) != entry:
+        before = seen.setdefault(os.path.normpath(entry.path), entry)
+        if (before.label, before.split) != (entry.label, entry.split):
             raise DataError(f"{table}, line {rows.line_num}: {entry.path} was already given another label or split")
         lines += 1
     listing = Listing(list(seen.values()), repeated=lines - len(seen))
@@ -229,6 +231,9 @@ def _children(folder: Path, listing: Listing) -> list[Path]:
 
 
 def _scan_class(folder: Path, name: str, split: Split | None, listing: Listing) -> None:
+    other = listing.folders.setdefault(os.path.realpath(folder), folder)
+    if other != folder:
+        raise DataError(f"{folder} and {other} are the same folder: a picture has one class and one split")
     # a link from a class to the folder of all classes would make every picture one of that class
     above = frozenset(os.path.realpath(parent) for parent in [folder.parent, *folder.parent.parents])
     label = unicodedata.normalize("NFC", name)  # a Mac writes "é" as two characters, others as one
