@@ -133,6 +133,11 @@ def script(path):
     torch.jit.save(traced, path)
 
 
+def export(path):
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), path.with_suffix(".pt2"))
+    path.with_suffix(".pt2").rename(path)
+
+
 def cut(path):
     torch.save({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -161,6 +166,7 @@ UNREADABLE = {
     "bits_turned": (turn_bits, "is damaged: .*data/0 in it does not have its checksum"),
     "whole_module": (lambda p: torch.save(nn.Linear(2, 2), p), r"torch.nn.modules.linear.Linear, .*\(model.state_dict"),
     "script": (script, "is a TorchScript program, no weights"),
+    "program": (export, "is a program of torch.export, no weights"),
     "plain_pickle": (pickled, "refused, because it needs more than torch's safe reader"),
     "cut": (cut, "is damaged, or no file of torch.save \\("),
     "empty": (lambda p: p.write_bytes(b""), "is no file of safetensors or torch.save$"),
@@ -214,3 +220,13 @@ def test_tensors_in_lists_sparse_and_without_values(tmp_path):
     tensors = read_checkpoint(tmp_path / "file.pth")
     assert tensors.keys() == {"model.0.a", "model.0.b"}
     assert torch.equal(tensors["model.0.b"], values)
+
+
+def test_a_file_without_checksums_is_not_damaged(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(300)}, tmp_path / "file.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(read_checkpoint(tmp_path / "file.pth")["a"], torch.arange(300))

@@ -67,8 +67,8 @@ def _flatten(content: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tenso
 
 def _read_torch(path: Path) -> Any:
     try:
-        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):  # torch does not look
-            raise CheckpointError(f"{path} is damaged: {damaged} in it does not have its checksum")
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         # torch warns about what it is about to refuse
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -76,6 +76,22 @@ def _read_torch(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged or hostile file can raise anything
         raise CheckpointError(f"{path} {_reason(str(error) or type(error).__name__)}") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError where a zip file's contents are not those that were written: torch does not look."""
+    wrong = []
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        for name in names:
+            try:
+                archive.read(name)
+            except zipfile.BadZipFile:
+                wrong.append(name)
+    if any(name.endswith("/archive_format") for name in names):
+        raise CheckpointError(f"{path} is a program of torch.export, no weights: {_ADVICE}")
+    if 0 < len(wrong) < len(names):  # all: torch was told to write no checksums
+        raise CheckpointError(f"{path} is damaged: {wrong[0]} in it does not have its checksum")
 
 
 def _reason(message: str) -> str:
