@@ -247,6 +247,24 @@ def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
     close(ops.batch_moments(apart), EXACT.batch_moments(apart.double()))
 
 
+def test_max_pooling(ops, dtype):
+    """Whole numbers, which every type holds, so that all agree on which is the largest."""
+    x = torch.randint(-99, 99, (2, 5, 7, 70)).to(DEVICE, dtype)
+    one, zero = torch.ones(70, device=DEVICE), torch.zeros(70, device=DEVICE)
+    out = torch.empty(2, 3, 4, 70, device=DEVICE, dtype=dtype)
+    exact = out.double()
+    places = ops.bnrelu_max_pool(x, one, zero, out, locate=True)
+    assert torch.equal(places, EXACT.bnrelu_max_pool(x.double(), one.double(), zero.double(), exact, locate=True))
+    assert torch.equal(out.double(), exact)
+    dpooled = torch.randint(-9, 9, out.shape).to(DEVICE, dtype)
+    for seen, true in zip(
+        ops.bnrelu_max_pool_backward(dpooled, places, x, one, zero, zero),
+        EXACT.bnrelu_max_pool_backward(*double(dpooled), places, *double(x, one, zero, zero)),
+        strict=True,
+    ):
+        close(seen, true)
+
+
 @pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (2, 2, 3)], ids=["even", "odd", "smallest"])
 @pytest.mark.parametrize("columns", [5, 70])
 def test_pooling(ops, dtype, size, columns):

@@ -1,11 +1,13 @@
 """The same small DenseNet as densekit, torchvision, timm and MONAI build it."""
 
 import io
+import json
 from functools import partial
 
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import nn
 
 from densekit.console import Screen
@@ -79,3 +81,15 @@ def screen():
 def same():
     """Assert equality to float64's precision."""
     return partial(torch.testing.assert_close, atol=1e-10, rtol=1e-10)
+
+
+@pytest.fixture
+def timm_files(foreign, tmp_path):
+    """What timm uploads for a model, small: weights and config.json."""
+    save_file(foreign("timm").float().state_dict(), tmp_path / "t")
+    config = {
+        "architecture": "densenet121",
+        "num_classes": 7,
+        "pretrained_cfg": {"tag": "ra_in1k", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.21, 0.22]},
+    }
+    return {"model.safetensors": (tmp_path / "t").read_bytes(), "config.json": json.dumps(config).encode()}

@@ -133,14 +133,6 @@ def hub(web, monkeypatch):
     return add
 
 
-@pytest.fixture
-def timm_files(foreign, tmp_path):
-    """What timm uploads for a model, small: weights and config.json."""
-    save_file(foreign("timm").float().state_dict(), tmp_path / "t")
-    config = {"architecture": "densenet121", "num_classes": 7, "pretrained_cfg": {"tag": "ra_in1k", **NORMALISATION}}
-    return {"model.safetensors": (tmp_path / "t").read_bytes(), "config.json": json.dumps(config).encode()}
-
-
 @pytest.mark.parametrize("name", ["densenet121.ra_in1k", "hf-hub:timm/densenet121.ra_in1k"])
 def test_timms_weights_come_from_the_hub_once(name, hub, timm_files, web, cache, small, screen):
     hub("timm/densenet121.ra_in1k", timm_files)
@@ -285,65 +277,3 @@ def test_torchvisions_best_weights_are_taken_from_its_tables():
     for name in named:
         assert torchvision_weights(name) is torchvision.models.get_model_weights(name).DEFAULT
         assert torchvision_weights(name).url.startswith("https://download.pytorch.org/models/")
-
-
-def test_the_file_of_a_run_stands_for_the_run(small, tmp_path, capsys):
-    save_model(tmp_path, small(), classes=list("abcdefg"), preprocessing=NORMALISATION)
-    weights = find_weights(tmp_path / "model.safetensors")
-    assert weights.classes == tuple("abcdefg")
-    assert weights.mean == tuple(NORMALISATION["mean"])
-    assert load_weights(small(), weights, classes=list("gfedcba")).new.keys() == {
-        "classifier.weight",
-        "classifier.bias",
-    }
-
-
-@pytest.mark.parametrize("given", ["folder", "file"])
-def test_options_that_make_another_function_are_told(given, small, tmp_path, screen):
-    source = small(activation="leaky_relu", pooling="max", drop_rate=0.2)
-    save_model(tmp_path, source, classes=list("abcdefg"))
-    load_weights(small(), tmp_path / ("model.safetensors" if given == "file" else ""), screen=screen)
-    told = screen.console.export_text()
-    assert "are of a densenet121 with activation 'leaky_relu', pooling 'max', so they mean something else here" in told
-    same = small(activation="leaky_relu", pooling="max", drop_rate=0.5)
-    load_weights(same, tmp_path, screen=screen)
-    assert "mean something else" not in screen.console.export_text()
-
-
-@pytest.mark.parametrize(
-    ("config", "theirs"),
-    [
-        ({"architecture": "densenetblur121d"}, "timm's densenetblur121d"),
-        ({"architecture": "resnet50"}, "resnet50"),
-        ({"architecture": "densenet121", "model_args": {"act_layer": "gelu"}}, "timm's densenet121 with {'act_layer':"),
-    ],
-    ids=["unknown", "another", "changed"],
-)
-def test_a_folder_of_timms_that_says_it_is_another_network_is_believed(
-    config, theirs, timm_files, small, screen, tmp_path
-):
-    (tmp_path / "model.safetensors").write_bytes(timm_files["model.safetensors"])
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    load_weights(small(), tmp_path, screen=screen)
-    assert f"are of {theirs}" in screen.console.export_text()
-
-
-def test_label_names_of_timm_are_class_names(timm_files, small, screen, tmp_path):
-    config = json.loads(timm_files["config.json"]) | {"label_names": list("abcdefg")}
-    (tmp_path / "model.safetensors").write_bytes(timm_files["model.safetensors"])
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_weights(small(), tmp_path, classes=list("abcdefg"), screen=screen).new == {}
-    assert "mean something else" not in screen.console.export_text()
-    assert load_weights(small(), tmp_path, classes=list("gfedcba"), screen=screen).new
-
-
-def test_a_state_dict_serves_too(small, pictures, same, capsys):
-    source, target = small(), small()
-    load_weights(target, source.state_dict())
-    same(target(pictures), source(pictures))
-    assert capsys.readouterr().err.startswith("weights of a state dict: ")
-
-
-def test_no_name_is_no_folder():
-    with pytest.raises(UnknownNameError, match="weights ''"):
-        find_weights("")

@@ -1,4 +1,4 @@
-"""The steps of the fused dense block on a CUDA device: all but the 3x3 convolutions as kernels of `triton_kernels`.
+"""The steps of the fused dense block on a CUDA device: kernels of `triton_kernels`, but for 3x3 convolutions and stems.
 
 Block sizes are fixed: nothing is tuned at run time, so that the same input gives the same bits in every process. They
 follow from counting bytes and registers, for devices of compute capability 8.0 and above. So far the kernels have run

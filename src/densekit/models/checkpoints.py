@@ -20,9 +20,10 @@ _HARMLESS: list[Any] = [  # what training scripts save beside weights, and what 
     argparse.Namespace,
     np.dtype,
     np.ndarray,
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # its name before NumPy 2
     np.float64(0).__reduce__()[0],
     np.zeros(0).__reduce__()[0],
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # as NumPy called the two before its version 2
+    (np.zeros(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
     *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
 ]
 _ADVICE = "save the weights alone, with safetensors or torch.save(model.state_dict(), path)"

@@ -170,9 +170,12 @@ def _translate(tensors: Iterable[str]) -> dict[str, str]:
             names[key] = pattern.sub(replacement, names[key])
     places = {match.groups() for name in names.values() if (match := _IN_SEQUENCE.search(name))}
     alone = Counter(head for head, _ in places)
-    # a linear layer with dropout before it, or a sigmoid behind it, as in CheXNet; not the first of several
-    single = lambda match: f"{match[1]}." if alone[match[1]] == 1 else match[0]  # noqa: E731
-    return {key: _IN_SEQUENCE.sub(single, name) for key, name in names.items()}
+
+    def without_place(match: re.Match[str]) -> str:
+        # a linear layer with dropout before it, or a sigmoid behind it, as in CheXNet; not the first of several
+        return f"{match[1]}." if alone[match[1]] == 1 else match[0]
+
+    return {key: _IN_SEQUENCE.sub(without_place, name) for key, name in names.items()}
 
 
 def _prefixes(name: str) -> list[str]:

@@ -1,0 +1,81 @@
+"""Batch norm, ReLU and pooling in one step, against PyTorch's own operations and autograd."""
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def vector(columns: int) -> Tensor:
+    return torch.randn(columns, dtype=torch.float64)
+
+
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (2, 2, 3)], ids=["even", "odd", "smallest"])
+def test_pooling_is_autograds(ops, size):
+    x = torch.randn(*size, 5, dtype=torch.float64)
+    scale, shift, mean = vector(5), vector(5), vector(5)
+    normalised = (x * scale + shift).requires_grad_()
+    pooled = F.avg_pool2d(nchw(normalised.relu()), 2).permute(0, 2, 3, 1)
+    dpooled = torch.randn(pooled.shape, dtype=torch.float64)
+    pooled.backward(dpooled)
+    assert_allclose(ops.bnrelu_avg_pool(x, scale, shift, torch.float64), pooled.detach(), rtol=1e-13, atol=1e-15)
+    gradient, sums = ops.bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
+    assert_allclose(gradient, normalised.grad, rtol=1e-13, atol=1e-15)
+    assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+
+
+def stock_max_pool(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """What is normalised, to be differentiated by, and what is pooled, (N, h, w, C)."""
+    normalised = (x * scale + shift).requires_grad_()
+    pooled = F.max_pool2d(nchw(normalised.relu()), 3, stride=2, padding=1)
+    return normalised, pooled.permute(0, 2, 3, 1)
+
+
+MAX_POOLED = pytest.mark.parametrize(
+    "size", [(3, 4, 6), (2, 5, 7), (2, 2, 3), (2, 1, 1), (1, 1, 8)], ids=["even", "odd", "small", "pixel", "line"]
+)
+
+
+@pytest.mark.parametrize("equals", [False, True], ids=["all_different", "many_equal"])
+@MAX_POOLED
+def test_max_pooling_is_autograds(ops, size, equals):
+    """Among equal values the first one gets the gradient."""
+    x = torch.randn(*size, 5, dtype=torch.float64)
+    if equals:
+        x = x.round()
+    scale, shift, mean = vector(5), vector(5), vector(5)
+    normalised, pooled = stock_max_pool(x, scale, shift)
+    dpooled = torch.randn(pooled.shape, dtype=torch.float64)
+    pooled.backward(dpooled)
+    out = torch.empty_like(dpooled)
+    places = ops.bnrelu_max_pool(x, scale, shift, out, locate=True)
+    assert_allclose(out, pooled.detach(), rtol=1e-13, atol=1e-15)
+    gradient, sums = ops.bnrelu_max_pool_backward(dpooled, places, x, scale, shift, mean)
+    assert_allclose(gradient, normalised.grad, rtol=1e-13, atol=1e-15)
+    assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+    again = torch.empty_like(out)
+    assert ops.bnrelu_max_pool(x, scale, shift, again, locate=False) is None
+    assert torch.equal(again, out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+def test_one_bad_pixel_is_pooled_as_in_pytorch(ops, value, dtype):
+    x, one, zero = torch.randn(2, 8, 9, 37).to(dtype), torch.ones(37), torch.zeros(37)
+    x[1, 3, 4, 2] = x[0, 7, 8, 36] = value
+    normalised, pooled = stock_max_pool(x.float(), one, zero)
+    dpooled = torch.randn(pooled.shape).to(dtype)
+    pooled.backward(dpooled.float())
+    out = torch.empty(pooled.shape, dtype=dtype)
+    places = ops.bnrelu_max_pool(x, one, zero, out, locate=True)
+    torch.testing.assert_close(out, pooled.detach().to(dtype), rtol=0, atol=0, equal_nan=True)
+    gradient, _ = ops.bnrelu_max_pool_backward(dpooled, places, x, one, zero, zero)
+    rounding = 0.03 if dtype == torch.bfloat16 else 0  # PyTorch's own sums up to four values in steps
+    torch.testing.assert_close(gradient, normalised.grad.to(dtype), rtol=0, atol=rounding, equal_nan=True)
