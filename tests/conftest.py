@@ -1,9 +1,12 @@
-"""Fixtures of more than one room: pictures of three colours, a classifier that has learned them, a web server."""
+"""Fixtures of more than one room: pictures of three colours, a classifier that has learned them, the web."""
 
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from functools import partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,6 +15,11 @@ import pytest
 from PIL import Image
 
 COLOURS = {"deep blue": (40, 40, 200), "grün": (40, 200, 40), "red": (200, 40, 40)}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=800,900"),
+)
 Paint = Callable[..., Path]
 
 
@@ -88,3 +96,50 @@ def dead_url():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return f"http://127.0.0.1:{port}"
+
+
+class Page(HTMLParser):
+    """A page as its elements (name, attributes), and its text outside of the style sheet."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.elements and self.elements[-1][0] != "style":
+            self.words.append(data)
+
+    def every(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of all elements of one kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def ids(self) -> list[str]:
+        """All ids."""
+        return [attributes["id"] or "" for _, attributes in self.elements if "id" in attributes]
+
+
+@pytest.fixture(scope="session")
+def read_page():
+    """Parse the source of a page: ``read_page(text) -> Page``."""
+    return Page
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Open an address in a browser that has never been used: ``browse(address, "--dump-dom") -> standard output``."""
+    if CHROMIUM is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+
+    def run(address: str, *actions: str) -> str:
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *actions, address]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

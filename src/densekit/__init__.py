@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
     from densekit.report.write import write_report
+    from densekit.serving.serve import serve
     from densekit.studies.profile import profile
     from densekit.studies.search import search
     from densekit.studies.study import study
@@ -49,6 +50,7 @@ _HOMES = {
     "profile": "densekit.studies.profile:profile",
     "push": "densekit.export.push:push",
     "search": "densekit.studies.search:search",
+    "serve": "densekit.serving.serve:serve",
     "study": "densekit.studies.study:study",
     "train": "densekit.training.train:train",
     "unfuse": "densekit.engine.swap:unfuse",
@@ -76,6 +78,7 @@ __all__ = [
     "profile",
     "push",
     "search",
+    "serve",
     "study",
     "train",
     "unfuse",

@@ -45,6 +45,13 @@ class Prediction:
         """Its probability."""
         return self.top[0][1] if self.top else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON writes it: path, label, probability and top, or path and error."""
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
+        top = [{"label": label, "probability": probability} for label, probability in self.top]
+        return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -77,6 +84,11 @@ class Classifier:
         preprocessing = self.preprocessing.model_dump(mode="json")
         own = {"classes": list(self.classes), "preprocessing": preprocessing, "temperature": self.temperature}
         return {**self.record, **own}
+
+    @property
+    def model(self) -> str:
+        """Name of the network, as it was trained under."""
+        return self.record.get("trained", {}).get("model", type(self.network).__name__)
 
     @property
     def device(self) -> torch.device:
@@ -161,9 +173,13 @@ class Classifier:
             if isinstance(item, PictureError):
                 yield Prediction(str(path), error=str(item).removeprefix(f"{path}: "))
                 continue
-            values, places = next(rows).topk(min(top, len(self.classes)))
-            named = zip(places.tolist(), values.tolist(), strict=True)
-            yield Prediction(str(path), tuple((self.classes[place], value) for place, value in named))
+            yield self.name_likeliest(str(path), next(rows), top)
+
+    def name_likeliest(self, path: str, probabilities: Tensor, top: int) -> Prediction:
+        """Return the answer for one picture from its probabilities (K,)."""
+        values, places = probabilities.topk(min(top, len(self.classes)))
+        named = zip(places.tolist(), values.tolist(), strict=True)
+        return Prediction(path, tuple((self.classes[place], value) for place, value in named))
 
 
 def _check_positive(top: int, batch_size: int) -> None:

@@ -1,7 +1,6 @@
 import os
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,32 +10,6 @@ from densekit.console import Screen
 from densekit.report.write import write_report
 
 HOSTILE = ("<img src=x onerror=alert(1)>", '"><style>*{display:none}<', "{{ 7*7 }} &amp; " + "long" * 30)
-
-
-class Page(HTMLParser):
-    """A page as its elements (name, attributes), and its text outside of the style sheet."""
-
-    def __init__(self, source: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(source)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        if self.elements and self.elements[-1][0] != "style":
-            self.words.append(data)
-
-    def every(self, tag: str) -> list[dict[str, str | None]]:
-        """The attributes of all elements of one kind."""
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def ids(self) -> list[str]:
-        """All ids."""
-        return [attributes["id"] or "" for _, attributes in self.elements if "id" in attributes]
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +37,3 @@ def hostile_file(colour_run, paint, tmp_path_factory) -> Path:
 def hostile_names() -> tuple[str, ...]:
     """Names of the classes of `hostile_file`."""
     return HOSTILE
-
-
-@pytest.fixture(scope="session")
-def read_page():
-    """Parse the source of a page: ``read_page(text) -> Page``."""
-    return Page

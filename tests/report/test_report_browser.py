@@ -1,32 +1,7 @@
 """The page in a real browser: what its DOM holds, and that the pictures behind a cell come out when it is chosen."""
 
-import shutil
-import subprocess
-
 import numpy as np
-import pytest
 from PIL import Image
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=800,900"),
-)
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-
-
-@pytest.fixture
-def browse(tmp_path):
-    """Open an address in a browser that has never been used: ``browse(address, "--dump-dom") -> standard output``."""
-
-    def run(address: str, action: str) -> str:
-        command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", action, address]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
 
 
 def test_the_dom_holds_what_was_measured(browse, report_file, read_page):

@@ -139,7 +139,7 @@ def test_finished_run_has_nothing_left_to_do(finished, forwards):
         pytest.param({"epochs": 5}, "resume goes on with epochs=1 of .*settings.yaml, not 5", id="epochs"),
         pytest.param({"lr": 0.5}, "resume goes on with lr=0.1", id="rate"),
         pytest.param({"data": "cifar10"}, "resume goes on with data='digits'", id="data"),
-        pytest.param({"recipe": "digits"}, "leave out the recipe", id="recipe"),
+        pytest.param({"recipe": "finetune"}, "resume goes on with ", id="recipe"),
         pytest.param({"epoch": 5}, "unknown setting 'epoch'", id="unknown"),
     ],
 )
@@ -153,6 +153,16 @@ def test_resuming_another_run_than_was_begun_is_refused(changed, message, finish
 def test_settings_given_again_as_they_were_are_accepted(finished, tiny):
     again = train(out=finished.folder, resume=True, **{**tiny, "epochs": 1, "size": 8})
     assert again.history == finished.history
+
+
+def test_the_command_that_began_a_run_also_resumes_it(folder, tiny, tmp_path):
+    """Somebody fetches the last line of the shell and adds --resume: recipe, flags, and what was left to densekit."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("epochs: 1\noptimizer: adam\nlr: auto\nsize: null\nprecision: auto\n", encoding="utf-8")
+    given = {name: value for name, value in tiny.items() if name not in {"epochs", "optimizer", "lr", "precision"}}
+    out = tmp_path / "run"
+    begun = train(out=out, recipe=str(recipe), **given)
+    assert train(out=out, recipe=str(recipe), resume=True, **given).history == begun.history
 
 
 @pytest.mark.parametrize(("given", "largest"), [({"accumulate": 4}, 4), ({}, 16)], ids=["asked_for", "as_before"])

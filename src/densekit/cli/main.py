@@ -15,6 +15,7 @@ TABLE = {
     "evaluate": ("densekit.cli.evaluate:evaluate", "Test a trained classifier on pictures it has not learned from."),
     "predict": ("densekit.cli.predict:predict", "Name what is on pictures."),
     "export": ("densekit.cli.export:export", "Export a trained classifier to another runtime, and compare the two."),
+    "serve": ("densekit.cli.serve:serve", "Answer over HTTP: a page for people, JSON for programs."),
     "push": ("densekit.cli.push:push", "Upload a classifier to the Hugging Face Hub, with a model card."),
     "explain": ("densekit.cli.explain:explain", "Show where on pictures the evidence for a class lies."),
     "profile": ("densekit.cli.profile:profile", "Measure what networks cost before they are trained, side by side."),

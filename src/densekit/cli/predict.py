@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from densekit.cli.options import Device, Quiet
 
@@ -61,7 +61,7 @@ def predict(
 def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) -> None:
     """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list."""
     if format == "json":
-        json.dump([_plain(answer) for answer in answers], out, indent=2, ensure_ascii=False)
+        json.dump([answer.to_dict() for answer in answers], out, indent=2, ensure_ascii=False)
         out.write("\n")
     elif format == "csv":
         writer = csv.writer(out, lineterminator="\n")
@@ -77,10 +77,3 @@ def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) 
         for path, answer in zip(paths, answers, strict=True):
             named = "  ".join(f"{on_one_line(label)} {p:.1%}" for label, p in answer.top)
             out.write(f"{path:<{width}}  {named or 'cannot be read: ' + str(answer.error)}\n")
-
-
-def _plain(answer: "Prediction") -> dict[str, Any]:
-    if answer.error is not None:
-        return {"path": answer.path, "error": answer.error}
-    top = [{"label": label, "probability": p} for label, p in answer.top]
-    return {"path": answer.path, "label": answer.label, "probability": answer.probability, "top": top}

@@ -1,13 +1,14 @@
 """Picture files: read what people really have as 8-bit grey or RGB, or say in one line why not."""
 
 import functools
+import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -78,9 +79,18 @@ def read_picture(path: str | Path) -> Image.Image:
         PictureError: the file is missing, empty, not a picture, damaged, or larger than Pillow's pixel limit;
             the message is ``path: reason``.
     """
-    path = Path(path)
-    # opened here: by its name Pillow would map an uncompressed TIFF, and mix up the sides of one that lies sideways
-    with _picture_errors(path), path.open("rb") as file, Image.open(file, formats=_formats()) as picture:
+    with _picture_errors(str(path)), _open(Path(path)) as picture:
+        picture.load()
+        return grey_or_rgb(picture)
+
+
+def decode_picture(content: bytes, name: str) -> Image.Image:
+    """Like `read_picture`, of what a picture file holds; ``name`` stands for the path in messages.
+
+    Raises:
+        PictureError: see `read_picture`.
+    """
+    with _picture_errors(name), _identify(io.BytesIO(content)) as picture:
         picture.load()
         return grey_or_rgb(picture)
 
@@ -96,8 +106,7 @@ def picture_header(path: str | Path) -> PictureHeader:
     Raises:
         PictureError: as `read_picture`.
     """
-    path = Path(path)
-    with _picture_errors(path), Image.open(path, formats=_formats()) as picture:
+    with _picture_errors(str(path)), _open(Path(path)) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # whose size is that of the upright picture in newer Pillows
             width, height = picture.tag_v2[256], picture.tag_v2[257]
@@ -160,26 +169,46 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
-def _picture_errors(path: Path) -> Iterator[None]:
+def _open(path: Path) -> Iterator[Image.Image]:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise _NotAFileError  # opening it could wait for ever
+    # not by its name: Pillow would map an uncompressed TIFF, and mix up the sides of one that lies sideways
+    with path.open("rb") as file, _identify(file) as picture:
+        yield picture
+
+
+def _identify(file: BinaryIO) -> Image.Image:
+    if not file.read(1):
+        raise _EmptyFileError
+    file.seek(0)
+    return Image.open(file, formats=_formats())
+
+
+@contextmanager
+def _picture_errors(name: str) -> Iterator[None]:
     """Turn whatever Pillow raises on a bad file into one PictureError, and keep its warnings to ourselves."""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise _NotAFileError  # opening it could wait for ever
         with _QUIET_PILLOW:
             yield
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
-        raise PictureError(f"{path}: {_reason(path, error)}") from error
+        raise PictureError(f"{name}: {_reason(error)}") from error
 
 
 class _NotAFileError(OSError):
     pass
 
 
-def _reason(path: Path, error: Exception) -> str:
+class _EmptyFileError(OSError):
+    pass
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"larger than the limit of {Image.MAX_IMAGE_PIXELS} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
     if isinstance(error, _NotAFileError):
         return "a pipe or device, not a file"
+    if isinstance(error, _EmptyFileError):
+        return "the file is empty"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
@@ -187,7 +216,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "a folder, not a picture"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format" if path.stat().st_size else "the file is empty"
+        return "not a picture of a known format"
     return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics
 from densekit.files import write_atomically, write_json, write_text
 
@@ -29,6 +31,22 @@ def write_evaluation(folder: Path, metrics: Metrics, about: dict[str, Any]) -> N
     names = [metrics_of_class.name for metrics_of_class in metrics.classes]
     write_text(folder / "confusion.csv", _confusion_csv(names, metrics.confusion))
     write_atomically(folder / "confusion.png", lambda path: draw_confusion(path, names, metrics))
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return the test figures of a run folder, or None if it was not tested.
+
+    Raises:
+        CheckpointError: metrics.json is damaged.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
+    return metrics if metrics.get("split") == "test" else None
 
 
 def _confusion_csv(names: list[str], confusion: tuple[tuple[int, ...], ...]) -> str:

@@ -1,13 +1,11 @@
 """The model card: a README.md with the header that the Hugging Face Hub reads."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from densekit.classifier import Classifier
 from densekit.data.transforms import Preprocessing
-from densekit.errors import CheckpointError
 from densekit.units import on_one_line
 
 _MOST_CLASSES = 100  # more names than this are no reading; model.json has them all
@@ -28,7 +26,7 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     trained = classifier.record.get("trained", {})
-    name = trained.get("model", type(classifier.network).__name__)
+    name = classifier.model
     data = ModelCardData(
         library_name="densekit",
         pipeline_tag="image-classification",
@@ -51,22 +49,6 @@ def model_card(
     return ModelCard(
         "\n".join([f"---\n{data.to_yaml()}\n---\n", f"# {title}", *(f"## {part}" for part in others)])
     ).content
-
-
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """Return the test figures of a run folder, or None if it was not tested.
-
-    Raises:
-        CheckpointError: metrics.json is damaged.
-    """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
-    return metrics if metrics.get("split") == "test" else None
 
 
 def describe(preprocessing: Preprocessing) -> str:

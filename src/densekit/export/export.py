@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.errors import CheckpointError, ExportError
-from densekit.export.card import model_card, read_metrics
+from densekit.evaluation.report import read_metrics
+from densekit.export.card import model_card
 from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples
 from densekit.export.targets import Options, Target, find_target

@@ -33,7 +33,7 @@ from densekit.training.loop import Job, OnEpoch, run_epochs
 from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
-from densekit.training.settings import TrainSettings, make_settings, read_settings
+from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
 from densekit.units import counted
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
@@ -169,10 +169,10 @@ def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -
     if out is None:
         raise SettingsError("resume needs the run folder: --out RUN --resume")
     run, stored = open_run_folder(out)
-    if recipe is not None:
-        raise SettingsError(f"resume takes its settings from {run.settings}: leave out the recipe")
-    wanted = make_settings(**{**stored.model_dump(), **given})
-    for name in given:
+    asked = {**(load_recipe(recipe) if recipe else {}), **given}
+    asked = {name: value for name, value in asked.items() if name in _MAY_CHANGE or value not in (None, "auto")}
+    wanted = make_settings(**{**stored.model_dump(), **asked})  # without what was left open, and is decided by now
+    for name in asked:
         before, now = getattr(stored, name), getattr(wanted, name)
         same = before == now or (name == "size" and before == (now, now))
         moved = name == "data" and run.splits.exists() and not Path(stored.data).exists()

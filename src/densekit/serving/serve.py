@@ -1,0 +1,93 @@
+"""serve: a trained classifier on a port of this machine."""
+
+import copy
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from densekit.classifier import classifier_folder, load_classifier
+from densekit.console import Screen
+from densekit.engine.swap import fuse_where_faster
+from densekit.errors import SettingsError
+from densekit.evaluation.report import read_metrics
+from densekit.optional import require
+from densekit.units import counted
+
+
+def serve(
+    source: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    fused: bool = True,
+    batch_size: int = 16,
+    max_upload_mb: float = 32,
+    screen: Screen | None = None,
+) -> None:
+    """Answer HTTP requests with a trained classifier until Ctrl-C; `densekit.serving.app.create_app` says which.
+
+    There is no password and no encryption: what is to be reached from elsewhere belongs behind a proxy that has them.
+
+    Args:
+        source: run folder or exported folder.
+        host: address to listen on; "0.0.0.0" is reached from other machines too.
+        port: 0 takes any that is free.
+        device: where to compute: "auto", "cpu", "cuda", ...
+        fused: whether the dense blocks run fused where that is faster.
+        batch_size: pictures that go through the network at a time, at most: those that came in while it computed.
+        max_upload_mb: megabytes of a request, at most.
+        screen: where it says what it does; a quiet one lists no requests.
+
+    Raises:
+        CheckpointError: no classifier is there.
+        SettingsError: the port cannot be listened on.
+        MissingPartError: FastAPI or uvicorn is not installed.
+    """
+    for part in ("fastapi", "python_multipart", "uvicorn"):
+        require(part, extra="serve")
+    import uvicorn
+
+    from densekit.serving.app import create_app
+
+    screen = screen or Screen()
+    with _listen(host, port) as listening:  # first: a port in use is told at once
+        classifier = load_classifier(source, device=device)
+        fuses = fused and fuse_where_faster(classifier.network)
+        metrics = read_metrics(classifier_folder(source))
+        app = create_app(classifier, metrics=metrics, batch_size=batch_size, max_upload_mb=max_upload_mb)
+        classes = counted(len(classifier.classes), "class", "classes")
+        network = classifier.model + (" (fused)" if fuses else "")
+        screen.say(f"{network}, {classes}, {classifier.device}, answers at {_address(listening)} until Ctrl-C")
+        config = uvicorn.Config(app, lifespan="off", log_config=_logging(), access_log=not screen.quiet)
+        with suppress(KeyboardInterrupt):  # which ends it, after the requests that it had taken
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise SettingsError(f"port {port}: use a number from 0 (any that is free) to 65535")
+    try:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # some Pythons add the address
+        raise SettingsError(f"cannot listen on {host}, port {port} ({reason}): try another --port") from None
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    if host in {"0.0.0.0", "::"}:  # all addresses of this machine: this one is right on it
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _logging() -> dict[str, Any]:
+    """Return uvicorn's settings of logging, without what it says of itself, for standard error."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["loggers"]["uvicorn.error"]["level"] = "WARNING"
+    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    return config

@@ -1,0 +1,105 @@
+"""Service: what a server answers about pictures that are sent to it."""
+
+import io
+from typing import Annotated, Any
+
+import torch
+from fastapi import File, Form, Query, Response, UploadFile
+from fastapi.responses import JSONResponse
+from torch import Tensor
+
+from densekit.classifier import Classifier, Prediction
+from densekit.data.pictures import decode_picture
+from densekit.errors import PictureError, SettingsError, UnknownNameError
+from densekit.explain.heat_maps import check_explainable, heat_maps
+from densekit.explain.overlay import overlay
+from densekit.explain.sheet import fit
+from densekit.serving.predictor import Predictor
+from densekit.version import __version__
+
+_SIDE = 448  # pixels of a heat map
+
+
+class Service:
+    """Answers requests; each is called in a thread of its own.
+
+    Args:
+        classifier: what answers.
+        metrics: its test figures, as in metrics.json.
+        batch_size: pictures that go through the network at a time, at most.
+    """
+
+    def __init__(self, classifier: Classifier, metrics: dict[str, Any] | None, batch_size: int):
+        self.classifier, self.metrics = classifier, metrics
+        self.predictor = Predictor(classifier, batch_size)
+        self._prepare = classifier.preprocessing.transform()
+
+    def predict(
+        self,
+        pictures: Annotated[list[UploadFile], File(description="picture files")],
+        top: Annotated[int, Query(ge=1, description="how many classes to name")] = 5,
+    ) -> JSONResponse:
+        """Name what is on pictures: a list of answers, in order. Status 422 if none of them could be read."""
+        opened = [self._open(picture) for picture in pictures]
+        readable = [pixels for pixels in opened if isinstance(pixels, Tensor)]
+        rows = iter(self.predictor.probabilities(readable))
+        answers = [
+            self.classifier.name_likeliest(_name(picture), next(rows), top) if isinstance(found, Tensor) else found
+            for picture, found in zip(pictures, opened, strict=True)
+        ]
+        return JSONResponse([answer.to_dict() for answer in answers], 200 if readable else 422)
+
+    def explain(
+        self,
+        picture: Annotated[UploadFile, File(description="picture file")],
+        label: Annotated[str | None, Form(description="the class to explain; without it the likeliest")] = None,
+    ) -> Response:
+        """Draw where on a picture the evidence for a class lies, as PNG: bright parts speak for it."""
+        check_explainable(self.classifier)
+        if label is not None and label not in self.classifier.classes:
+            raise UnknownNameError("class", label, list(self.classifier.classes))
+        opened = decode_picture(picture.file.read(), _name(picture))
+        heat = self.predictor.run(lambda: self._heat(self._prepare(opened)[None], label))
+        seen = self.classifier.preprocessing.seen_part(opened.height, opened.width)
+        png = io.BytesIO()
+        overlay(fit(opened, _SIDE), heat, seen).save(png, "PNG")
+        return Response(png.getvalue(), media_type="image/png")
+
+    def model(self) -> dict[str, Any]:
+        """Tell what answers: network, classes, preprocessing, test figures, whether it can be explained."""
+        shown = ("accuracy", "accuracy_interval_95", "pictures")  # the rest names folders of this machine
+        return {
+            "model": self.classifier.model,
+            "classes": self.classifier.classes,
+            "preprocessing": self.classifier.preprocessing.model_dump(mode="json"),
+            "test": self.metrics and {name: self.metrics[name] for name in shown},
+            "explains": _explains(self.classifier),
+            "densekit": __version__,
+        }
+
+    def health(self) -> dict[str, str]:
+        """Tell that the server answers."""
+        return {"status": "ok"}
+
+    def _open(self, picture: UploadFile) -> Tensor | Prediction:
+        name = _name(picture)
+        try:
+            return self._prepare(decode_picture(picture.file.read(), name))
+        except PictureError as error:
+            return Prediction(name, error=str(error).removeprefix(f"{name}: "))
+
+    def _heat(self, pixels: Tensor, label: str | None) -> Tensor:
+        label = label or self.classifier.classes[int(self.classifier.probabilities(pixels).argmax())]
+        return heat_maps(self.classifier, pixels, torch.tensor([self.classifier.classes.index(label)]))[0]
+
+
+def _name(picture: UploadFile) -> str:
+    return picture.filename or "picture"
+
+
+def _explains(classifier: Classifier) -> bool:
+    try:
+        check_explainable(classifier)
+    except SettingsError:
+        return False
+    return True

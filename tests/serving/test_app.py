@@ -1,0 +1,153 @@
+"""The application, request by request: its answers are those of `Classifier.predict` and `heat_maps`."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from densekit.data.pictures import read_picture
+from densekit.errors import SettingsError
+from densekit.explain.heat_maps import heat_maps
+from densekit.explain.overlay import overlay
+from densekit.explain.sheet import fit
+from densekit.serving.app import create_app
+
+
+def test_answers_are_those_of_predict(client, colour_classifier, colours, upload):
+    files = [colours / "test" / colour / "100.png" for colour in ("red", "grün", "deep blue")]
+    answers = client.post("/predict?top=2", files=[("pictures", upload(file.parent.name)) for file in files])
+    assert answers.status_code == 200
+    for answer, expected in zip(answers.json(), colour_classifier.predict(files, top=2), strict=True):
+        assert answer["path"] == f"{expected.label}.png"
+        assert answer["label"] == expected.label
+        assert [entry["label"] for entry in answer["top"]] == [label for label, _ in expected.top]
+        shares = torch.tensor([entry["probability"] for entry in answer["top"]])
+        torch.testing.assert_close(shares, torch.tensor([share for _, share in expected.top]))
+
+
+def test_all_classes_are_named_if_wanted(client, upload):
+    top = client.post("/predict?top=99", files={"pictures": upload("red")}).json()[0]["top"]
+    assert len(top) == 3
+    assert sum(entry["probability"] for entry in top) == pytest.approx(1)
+
+
+def test_a_broken_picture_is_told_and_the_others_are_answered(client, upload):
+    broken = {"text.png": b"no picture", "empty.jpg": b"", "cut.png": upload("red")[1][:200]}
+    answers = client.post("/predict", files=[("pictures", file) for file in (*broken.items(), upload("red"))])
+    assert answers.status_code == 200
+    *told, answered = answers.json()
+    assert [entry["path"] for entry in told] == list(broken)
+    assert told[0]["error"] == "not a picture of a known format"
+    assert told[1]["error"] == "the file is empty"
+    assert told[2]["error"].startswith("damaged or cut short")
+    assert answered["label"] == "red"
+
+
+def test_where_no_picture_can_be_read_the_status_says_so(client):
+    answers = client.post("/predict", files={"pictures": ("a.png", b"no picture")})
+    assert answers.status_code == 422
+    assert answers.json() == [{"path": "a.png", "error": "not a picture of a known format"}]
+
+
+def test_a_name_is_never_opened(client, tmp_path, upload):
+    (tmp_path / "there.png").write_bytes(upload("red")[1])
+    answers = client.post("/predict", files={"pictures": (str(tmp_path / "there.png"), b"")})
+    assert answers.json()[0]["error"] == "the file is empty"
+
+
+def test_pictures_are_read_as_training_reads_them(client, colours):
+    """EXIF rotation, transparency and deep grey, as `read_picture` has them, and not as Pillow opens them."""
+    halves = Image.new("RGBA", (12, 12), (40, 200, 40, 0))  # white, seen through
+    png = io.BytesIO()
+    halves.save(png, "PNG")
+    seen = client.post("/predict", files={"pictures": ("a.png", png.getvalue())}).json()[0]
+    png = io.BytesIO()
+    Image.new("RGB", (12, 12), "white").save(png, "PNG")
+    white = client.post("/predict", files={"pictures": ("a.png", png.getvalue())}).json()[0]
+    assert seen == white
+
+
+@pytest.mark.parametrize("label", [None, "grün"], ids=["likeliest", "asked"])
+def test_the_reason_is_the_heat_map(client, colour_classifier, colours, upload, label):
+    answer = client.post("/explain", files={"picture": upload("red")}, data={"label": label} if label else {})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    picture = read_picture(colours / "test" / "red" / "100.png")
+    pixels = colour_classifier.preprocessing.transform()(picture)[None]
+    place = colour_classifier.classes.index(label or "red")
+    expected = overlay(fit(picture, 448), heat_maps(colour_classifier, pixels, torch.tensor([place]))[0])
+    drawn = Image.open(io.BytesIO(answer.content))
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_an_unknown_class_is_told(client, upload):
+    answer = client.post("/explain", files={"picture": upload("red")}, data={"label": "rde"})
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "unknown class 'rde'; did you mean: red?"}
+
+
+def test_what_answers_is_described(colour_classifier):
+    metrics = {"accuracy": 0.96, "accuracy_interval_95": [0.8, 0.99], "pictures": 25, "data": "/home/somebody"}
+    with TestClient(create_app(colour_classifier, metrics=metrics)) as client:
+        model = client.get("/model").json()
+    assert model["model"] == "simple_cnn"
+    assert model["classes"] == list(colour_classifier.classes)
+    assert model["preprocessing"] == colour_classifier.preprocessing.model_dump(mode="json")
+    assert model["test"] == {"accuracy": 0.96, "accuracy_interval_95": [0.8, 0.99], "pictures": 25}
+    assert model["explains"] is True
+    assert "/home" not in str(model)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error"),
+    [
+        ("POST", "/predict", 422, "pictures: Field required"),
+        ("POST", "/predict?top=0", 422, "top: Input should be greater than or equal to 1; pictures: Field required"),
+        ("GET", "/predict", 405, "Method Not Allowed"),
+        ("GET", "/nonsense", 404, "Not Found"),
+        ("GET", "/page/../app.py", 404, "Not Found"),
+    ],
+)
+def test_errors_are_one_line_of_json(client, method, path, status, error):
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.json() == {"error": error}
+
+
+@pytest.mark.parametrize("declares", [True, False], ids=["with_length", "chunked"])
+def test_too_large_uploads_are_refused(colour_classifier, upload, declares):
+    with TestClient(create_app(colour_classifier, max_upload_mb=0.001)) as client:
+        request = client.build_request("POST", "/predict", files={"pictures": ("a.png", bytes(2000))})
+        body, kind = request.read(), request.headers["content-type"]
+        parts = (body[start : start + 500] for start in range(0, len(body), 500))
+        answer = client.post("/predict", content=body if declares else parts, headers={"content-type": kind})
+        assert answer.status_code == 413
+        assert answer.json() == {"error": "the upload is larger than 0.001 MB, the limit of this server"}
+        assert client.post("/predict", files={"pictures": upload("red")}).status_code == 200
+
+
+def test_the_page_loads_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for name in ("page/page.js", "page/style.css"):
+        assert f'"{name}"' in page.text
+        assert client.get(f"/{name}").status_code == 200
+        assert "http" not in client.get(f"/{name}").text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_programs_find_the_description(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert sorted(paths) == ["/explain", "/health", "/model", "/predict"]
+    assert "image/png" in paths["/explain"]["post"]["responses"]["200"]["content"]
+    assert client.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"max_upload_mb": 0}, {"max_upload_mb": float("nan")}])
+def test_settings_that_cannot_be_are_refused(colour_classifier, setting):
+    with pytest.raises(SettingsError, match="both must be above 0"):
+        create_app(colour_classifier, **setting)
