@@ -13,6 +13,7 @@ from densekit.optional import require
 SOURCE = Path(densekit.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(SOURCE)], "densekit."))
 TWINS = {"densekit.export.to_keras", "densekit.export.to_mxnet"}  # files for other frameworks, which import these
+APPLICATION = {f"densekit.serving.{name}" for name in ("app", "service", "upload_limit")}  # made of FastAPI's types
 EXTRAS = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "keras", "tensorflow", "jax", "mxnet", "captum")
 EXTRAS += ("optuna", "fastapi", "uvicorn", "datasets", "timm")
 UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -38,8 +39,21 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 print(len([name for name in sys.argv[1:] if name in sys.modules]))
 """
-    names = sorted(set(MODULES) - TWINS)
+    names = sorted(set(MODULES) - TWINS - APPLICATION)
     assert int(run(code, *names)) == len(names)
+
+
+def test_a_server_without_its_packages_says_how_to_install_them():
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS!r}))
+import densekit
+try:
+    densekit.serve("run")
+except densekit.errors.MissingPartError as error:
+    print(error)
+"""
+    assert run(code) == 'this needs fastapi, which is not installed: pip install "densekit[serve]"\n'
 
 
 def test_importing_densekit_imports_next_to_nothing():

@@ -1,5 +1,6 @@
 """From a run to an exported folder and back, with the run of the three colours."""
 
+import io
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from densekit.classifier import load_classifier
 from densekit.console import Screen
@@ -17,6 +19,7 @@ from densekit.data.pictures import read_picture
 from densekit.errors import CheckpointError, DataError, ExportError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.export.card import model_card
+from densekit.export.compare import compare
 from densekit.export.export import export_run
 from densekit.export.targets import TARGETS, Target
 from densekit.export.to_onnx import write_onnx
@@ -104,6 +107,19 @@ def test_int8_is_calibrated_on_other_pictures_than_it_is_compared_on(run, colour
     assert text.count('type="FakeQuantize"') > 2
     assert 'element_type="i8"' in text
     assert evaluate(exported.folder, workers=0, screen=QUIET).metrics.accuracy == 0.96
+
+
+@pytest.mark.parametrize(("agreement", "told"), [(0.93, True), (0.99, False)])
+def test_8_bits_that_change_many_answers_are_told(run, tmp_path, monkeypatch, agreement, told):
+    monkeypatch.setattr(
+        "densekit.export.export.compare", lambda *args, **named: replace(compare(*args, **named), agreement=agreement)
+    )
+    screen = Screen(console=Console(record=True, width=300, file=io.StringIO()))
+    export_run(run, to="openvino", int8=True, out=tmp_path / "out", screen=screen)
+    text = screen.console.export_text()
+    assert (
+        f"warning: 7% of the answers changed: `densekit evaluate {tmp_path / 'out'}` tells the cost" in text
+    ) == told
 
 
 def test_card_has_the_test_figures_and_no_place_on_this_computer(onnx, colours):

@@ -17,6 +17,8 @@ from densekit.export.targets import Options, Target, find_target
 from densekit.files import check_writable, new_folder, write_json, write_text
 from densekit.runtimes.exported import ExportedNetwork
 
+_UNCHANGED = 0.98  # share of the pictures; 8 bits, which the tolerance lets change more, commonly turn one of a hundred
+
 
 @dataclass(frozen=True, eq=False)
 class Export:
@@ -86,6 +88,10 @@ def export_run(
         card = model_card(classifier, read_metrics(run), use=use, exported=told, exact=not int8)
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
+    if comparison.agreement < _UNCHANGED:  # only where the target allows it
+        screen.warn(
+            f"{1 - comparison.agreement:.0%} of the answers changed: `densekit evaluate {folder}` tells the cost"
+        )
     return Export(folder, folder / file.name, comparison)
 
 
