@@ -5,11 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from densekit.classifier import load_classifier
+from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
+from densekit.data.pictures import read_picture
+from densekit.engine.choose_ops import choose_ops
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.models.catalogue import create_model
 from densekit.training.train import train
 
 FILES = {"metrics.json", "confusion.csv", "confusion.png"}
@@ -35,6 +39,21 @@ def test_test_split_only(colour_run, colours, tmp_path):
     assert (metrics.split, metrics.pictures, metrics.accuracy) == ("test", 25, 24 / 25)
     assert metrics.confusion == CONFUSION
     assert [c.name for c in metrics.classes] == ["deep blue", "grün", "red"]
+
+
+def test_dense_blocks_are_tested_fused_where_that_is_faster(colour_run, colours, tmp_path):
+    """The figures are the stock network's, from a quicker one."""
+    network = create_model("densenet12_wide_cifar", num_classes=3)
+    calm = load_classifier(colour_run, device="cpu")
+    Classifier(network, calm.classes, calm.preprocessing).save(tmp_path / "run")
+    evaluation = evaluate(tmp_path / "run", colours, device="cpu")
+    fused = evaluation.classifier.network.features.denseblock1
+    expected = {"cpu"} if choose_ops("auto", "cpu").name == "cpu" else {None}  # without a compiler nothing is
+    assert {getattr(fused, "ran", None)} == expected
+    pictures = [read_picture(evaluation.pictures.pictures[place]) for place in evaluation.outcomes.index.tolist()]
+    pixels = torch.stack([calm.preprocessing.transform()(picture) for picture in pictures])
+    with torch.no_grad():
+        torch.testing.assert_close(evaluation.outcomes.logits, network.eval()(pixels), rtol=1e-4, atol=1e-4)
 
 
 def test_writes_into_the_run_folder_unless_told(trained_on, colours, tmp_path):

@@ -15,6 +15,7 @@ from densekit.data.doubles import Pictures, find_doubles
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.split_record import SplitRecord
+from densekit.engine.swap import fuse_where_faster
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
@@ -104,6 +105,7 @@ def evaluate(
         workers=workers,
         strict=strict,
     )
+    fuse_where_faster(classifier.network)
     with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
         outcomes = collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)
     outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
