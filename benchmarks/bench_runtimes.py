@@ -110,11 +110,11 @@ def make_rows(size: int, folder: Path, *, compiled: bool) -> tuple[dict[str, Row
     if compiled:
         rows["torchvision compiled"] = torch_row(torch.compile(theirs))
         rows["densekit compiled"] = torch_row(torch.compile(ours))
-    for owner, paths in (("torchvision", other_files), ("densekit", files)):
-        rows[f"{owner} onnxruntime"] = onnx_row(paths["onnx"])
-        for precision in ("f32", "bf16"):
-            rows[f"{owner} openvino {precision}"] = openvino_row(paths["openvino"], precision)
-        rows[f"{owner} openvino int8"] = openvino_row(paths["openvino-int8"], "f32")
+    owners = {"torchvision": other_files, "densekit": files}
+    rows |= {f"{owner} onnxruntime": onnx_row(paths["onnx"]) for owner, paths in owners.items()}
+    for name, file in (("f32", "openvino"), ("bf16", "openvino"), ("int8", "openvino-int8")):
+        precision = "bf16" if name == "bf16" else "f32"  # of what is floating-point in it
+        rows |= {f"{owner} openvino {name}": openvino_row(paths[file], precision) for owner, paths in owners.items()}
     return rows, files
 
 
@@ -123,7 +123,7 @@ def time_rows(rows: dict[str, Row], batch: int, size: int, runs: int) -> list[di
     pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
     calls = {name: partial(row, pictures) for name, row in rows.items()}
     interleave(calls, 1)
-    samples = interleave(calls, runs)
+    samples = interleave(calls, runs, settle=True)
     return [{"row": name, "batch": batch, **summarise(times, "s")} for name, times in samples.items()]
 
 

@@ -125,7 +125,7 @@ def measure(arguments: argparse.Namespace, network: str, precision: str) -> list
         print(f"{network} {precision} {name}: first {rows[name]['first_s']} s", flush=True)
         saved = not arguments.infer and "compiled" not in name  # compiled code keeps tensors out of the hooks' sight
         rows[name]["saved_MB"] = round(saved_bytes(model, steps[name]) / 1e6, 1) if saved else ""
-    samples = interleave(steps, arguments.runs)
+    samples = interleave(steps, arguments.runs, settle=arguments.infer)
     best = min(summarise(samples[name], "s")["median_s"] for name in names if not name.startswith("densekit"))
     for name, row in rows.items():
         alone = arguments.memory and "compiled" not in name  # compiling takes more memory than any step

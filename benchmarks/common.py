@@ -39,11 +39,22 @@ def summarise(samples: Sequence[float], unit: str) -> dict[str, Any]:
     return {"runs": len(samples), f"median_{unit}": median, f"q1_{unit}": low, f"q3_{unit}": high}
 
 
-def interleave(functions: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
-    """Seconds of every function, called in turns, so that whatever else the machine does hits them alike."""
+def interleave(
+    functions: Mapping[str, Callable[[], Any]], runs: int, *, settle: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of every function, called in turns, so that whatever else the machine does hits them alike.
+
+    Args:
+        functions: what is measured.
+        runs: of each.
+        settle: call each once more before it is measured: by then its own weights are in the caches, and the threads
+            of the runtime before it, which go on looking for work for a while, have gone to sleep.
+    """
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(runs):
         for name, function in functions.items():
+            if settle:
+                function()
             start = time.perf_counter()
             function()
             samples[name].append(time.perf_counter() - start)
