@@ -70,10 +70,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(f"port {port}: use a number from 0 (any that is free) to 65535")
     try:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # some Pythons add the address
         raise SettingsError(f"cannot listen on {host}, port {port} ({reason}): try another --port") from None
+    # asyncio sets it for sockets that it opens itself: without it, every answer waits 40 ms for the client's next sign
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _address(listening: socket.socket) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 from fastapi import File, Form, Query, Response, UploadFile
 from fastapi.responses import JSONResponse
+from PIL import Image
 from torch import Tensor
 
 from densekit.classifier import Classifier, Prediction
@@ -32,7 +33,6 @@ class Service:
     def __init__(self, classifier: Classifier, metrics: dict[str, Any] | None, batch_size: int):
         self.classifier, self.metrics = classifier, metrics
         self.predictor = Predictor(classifier, batch_size)
-        self._prepare = classifier.preprocessing.transform()
 
     def predict(
         self,
@@ -41,10 +41,10 @@ class Service:
     ) -> JSONResponse:
         """Name what is on pictures: a list of answers, in order. Status 422 if none of them could be read."""
         opened = [self._open(picture) for picture in pictures]
-        readable = [pixels for pixels in opened if isinstance(pixels, Tensor)]
+        readable = [found for found in opened if isinstance(found, Image.Image)]
         rows = iter(self.predictor.probabilities(readable))
         answers = [
-            self.classifier.name_likeliest(_name(picture), next(rows), top) if isinstance(found, Tensor) else found
+            found if isinstance(found, Prediction) else self.classifier.name_likeliest(_name(picture), next(rows), top)
             for picture, found in zip(pictures, opened, strict=True)
         ]
         return JSONResponse([answer.to_dict() for answer in answers], 200 if readable else 422)
@@ -59,7 +59,7 @@ class Service:
         if label is not None and label not in self.classifier.classes:
             raise UnknownNameError("class", label, list(self.classifier.classes))
         opened = decode_picture(picture.file.read(), _name(picture))
-        heat = self.predictor.run(lambda: self._heat(self._prepare(opened)[None], label))
+        heat = self.predictor.run(lambda: self._heat(opened, label))
         seen = self.classifier.preprocessing.seen_part(opened.height, opened.width)
         png = io.BytesIO()
         overlay(fit(opened, _SIDE), heat, seen).save(png, "PNG")
@@ -81,14 +81,15 @@ class Service:
         """Tell that the server answers."""
         return {"status": "ok"}
 
-    def _open(self, picture: UploadFile) -> Tensor | Prediction:
+    def _open(self, picture: UploadFile) -> Image.Image | Prediction:
         name = _name(picture)
         try:
-            return self._prepare(decode_picture(picture.file.read(), name))
+            return decode_picture(picture.file.read(), name)
         except PictureError as error:
             return Prediction(name, error=str(error).removeprefix(f"{name}: "))
 
-    def _heat(self, pixels: Tensor, label: str | None) -> Tensor:
+    def _heat(self, picture: Image.Image, label: str | None) -> Tensor:
+        pixels = self.classifier.preprocessing.transform()(picture)[None]
         label = label or self.classifier.classes[int(self.classifier.probabilities(pixels).argmax())]
         return heat_maps(self.classifier, pixels, torch.tensor([self.classifier.classes.index(label)]))[0]
 
