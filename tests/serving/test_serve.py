@@ -1,0 +1,30 @@
+"""The port that a server listens on."""
+
+import socket
+
+import pytest
+
+from densekit.serving.serve import _address, _listen
+
+
+def test_an_answer_goes_out_at_once():
+    """Not when the client has confirmed the first half of it, 40 ms later."""
+    with (
+        _listen("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", None), ("::1", "[::1]")]
+)
+def test_the_address_can_be_opened(host, shown):
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("no IPv6 on this machine")
+    with _listen(host, 0) as listening:
+        address = _address(listening)
+        assert shown is None or address == f"http://{shown}:{listening.getsockname()[1]}"
+        name, _, port = address.removeprefix("http://").rpartition(":")
+        socket.create_connection((name.strip("[]"), int(port))).close()
