@@ -2,6 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from densekit.engine.choose_ops import choose_ops
+from densekit.engine.fused_block import Fused
+from densekit.engine.swap import fuse
 from densekit.errors import SettingsError
 from densekit.explain.cam import cam, ends_linearly, grad_cam
 from densekit.models.catalogue import create_model
@@ -52,6 +55,15 @@ def test_cam_averages_to_the_logit_without_bias(linear_ending, pictures):
     assert maps.shape[0] == 3
     torch.testing.assert_close(maps.mean((1, 2)), logits, rtol=1e-9, atol=1e-9)
     assert maps.flatten(1).std(1).min() > 1e-4  # not just the logit everywhere
+
+
+@pytest.mark.parametrize("explain", [cam, grad_cam])
+def test_fused_blocks_stay_fused_while_they_are_watched(explain, pictures):
+    """Their inside is not how a network ends."""
+    network = fuse(create_model("densenet12_wide_cifar", num_classes=5).double().eval())
+    explain(network, pictures, CLASSES)
+    ran = {module.ran for module in network.modules() if isinstance(module, Fused)}
+    assert ran == {choose_ops("auto", "cpu").name}
 
 
 def test_grad_cam_is_the_positive_part_of_cam(linear_ending, pictures):

@@ -59,15 +59,15 @@ def check_surroundings() -> None:
     """Raise `OtherInput` where PyTorch does more with operations than to compute them, as it would not see ours."""
     if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
-    if torch._C._len_torch_dispatch_stack() > 0 and not all(
-        getattr(mode, "may_miss_operations", False) for mode in _get_current_dispatch_mode_stack()
-    ):
+    if torch._C._len_torch_dispatch_stack() > 0 and not all(map(_may_miss, _get_current_dispatch_mode_stack())):
         raise OtherInput("a tool is looking at every operation")
-    if torch._C._len_torch_function_stack() > 0 and not all(
-        isinstance(mode, DeviceContext)
-        for mode in _get_current_function_mode_stack()  # torch.set_default_device
-    ):
+    if torch._C._len_torch_function_stack() > 0 and not all(map(_may_miss, _get_current_function_mode_stack())):
         raise OtherInput("a tool is looking at every function")
+
+
+def _may_miss(mode: Any) -> bool:
+    """Whether a mode need not see every operation: our own say so, and that of `torch.set_default_device`."""
+    return getattr(mode, "may_miss_operations", False) or isinstance(mode, DeviceContext)
 
 
 def can_run_fused(*tensors: Tensor) -> bool:

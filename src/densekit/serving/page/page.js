@@ -49,7 +49,7 @@ function describe() {
   const test = model.test;
   const [low, high] = test ? test.accuracy_interval_95.map(percent) : [];
   find("#figures").textContent = test
-    ? `Right on ${percent(test.accuracy)} of ${test.pictures} test pictures (95 % interval ${low} to ${high}).`
+    ? `Right on ${percent(test.accuracy)} of ${test.pictures.toLocaleString("en")} test pictures (95 % interval ${low} to ${high}).`
     : "Not tested yet: densekit evaluate tells how often it is right.";
   const here = new URL(".", location.href).href;
   find("#commands").textContent = [
