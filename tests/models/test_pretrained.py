@@ -11,8 +11,8 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models import DenseNet121_Weights
 
+from densekit import create_model, list_models
 from densekit.errors import CheckpointError, UnknownNameError
-from densekit.models.catalogue import create_model, list_models
 from densekit.models.pretrained import find_weights, load_weights
 from densekit.models.published import published_names, timm_names, torchvision_weights
 from densekit.models.weights import save_model

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -75,15 +74,8 @@ def picture_size(name: str) -> int:
     return 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
 
 
-def create_model(
-    name: str,
-    *,
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    weights: str | Path | None = None,
-    **options: Any,
-) -> nn.Module:
-    """Build a network by name, with fresh random weights or trained ones.
+def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Build a network by name, with fresh random weights.
 
     The network carries ``architecture``, a plain record from which it can be built again:
     ``create_model(record["name"], **record["options"])``.
@@ -92,15 +84,12 @@ def create_model(
         name: a name from `list_models`.
         num_classes: number of logits.
         in_channels: channels of the input pictures.
-        weights: trained weights, as `densekit.models.pretrained.find_weights` takes them; one line on standard error
-            says what of them was taken.
         options: further arguments of the network's class, in place of the named configuration's; lists from
             JSON or YAML serve as tuples.
 
     Raises:
         UnknownNameError: no network of that name.
         SettingsError: an option that the network does not have, or a value that cannot work.
-        CheckpointError: the weights cannot be had, or are of another network.
 
     >>> create_model("simple_cnn", num_classes=10, image_size=[28, 28]).architecture["options"]
     {'image_size': [28, 28], 'num_classes': 10, 'in_channels': 3}
@@ -122,10 +111,6 @@ def create_model(
             raise
         raise SettingsError(f"{name} cannot be built with {options}: {error}") from None
     model.architecture = record  # pyright: ignore[reportArgumentType] (a plain attribute)
-    if weights is not None:
-        from densekit.models.pretrained import load_weights  # it lists the networks of this table
-
-        load_weights(model, weights)
     return model
 
 
