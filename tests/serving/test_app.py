@@ -1,12 +1,14 @@
 """The application, request by request: its answers are those of `Classifier.predict` and `heat_maps`."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from torch import nn
 
 from densekit.data.pictures import read_picture
 from densekit.errors import SettingsError
@@ -50,6 +52,28 @@ def test_where_no_picture_can_be_read_the_status_says_so(client):
     answers = client.post("/predict", files={"pictures": ("a.png", b"no picture")})
     assert answers.status_code == 422
     assert answers.json() == [{"path": "a.png", "error": "not a picture of a known format"}]
+
+
+def test_a_picture_that_would_fill_the_memory_is_told_and_the_others_are_answered(colour_classifier, upload):
+    """A line of a pixel's width, enlarged until it covers a square: four kilobytes would become gigabytes."""
+    cropping = colour_classifier.preprocessing.model_copy(update={"resize": "crop"})
+    line = io.BytesIO()
+    Image.new("L", (1, 1_200_000)).save(line, "PNG")
+    with TestClient(create_app(replace(colour_classifier, preprocessing=cropping))) as client:
+        files = [("pictures", ("line.png", line.getvalue())), ("pictures", upload("red"))]
+        told, answered = client.post("/predict", files=files).json()
+        assert told["error"].startswith("1200000x1 pixels are too narrow: enlarged to ")
+        assert answered["label"] == "red"
+        explained = client.post("/explain", files={"picture": ("line.png", line.getvalue())})
+        assert (explained.status_code, list(explained.json())) == (422, ["error"])
+
+
+def test_a_fault_of_ours_is_told_without_its_details(colour_classifier, upload):
+    broken = replace(colour_classifier, network=nn.Sequential(nn.Flatten(), nn.Linear(1, 3)))  # fits no picture
+    with TestClient(create_app(broken), raise_server_exceptions=False) as client:
+        answer = client.post("/predict", files={"pictures": upload("red")})
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "internal error: the log of the server says which"}
 
 
 def test_a_name_is_never_opened(client, tmp_path, upload):
@@ -117,6 +141,12 @@ def test_errors_are_one_line_of_json(client, method, path, status, error):
     assert answer.json() == {"error": error}
 
 
+def test_text_instead_of_a_file_is_told(client):
+    answer = client.post("/predict", data={"pictures": "hello"}, files={"other": b""})
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "pictures: no file, received: <class 'str'>"}
+
+
 @pytest.mark.parametrize("declares", [True, False], ids=["with_length", "chunked"])
 def test_too_large_uploads_are_refused(colour_classifier, upload, declares):
     with TestClient(create_app(colour_classifier, max_upload_mb=0.001)) as client:
@@ -143,11 +173,17 @@ def test_the_page_loads_nothing_from_elsewhere(client):
 def test_programs_find_the_description(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert sorted(paths) == ["/explain", "/health", "/model", "/predict"]
+    answers = paths["/predict"]["post"]["responses"]
+    assert answers["200"]["content"]["application/json"]["schema"]["items"] == {"$ref": "#/components/schemas/Answer"}
+    assert answers["413"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Failure"}
     assert "image/png" in paths["/explain"]["post"]["responses"]["200"]["content"]
     assert client.get("/health").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"max_upload_mb": 0}, {"max_upload_mb": float("nan")}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"batch_size": 0}, {"max_upload_mb": 0}, {"max_upload_mb": float("nan")}, {"max_upload_mb": float("inf")}],
+)
 def test_settings_that_cannot_be_are_refused(colour_classifier, setting):
-    with pytest.raises(SettingsError, match="both must be above 0"):
+    with pytest.raises(SettingsError, match="both must be above 0 and finite"):
         create_app(colour_classifier, **setting)

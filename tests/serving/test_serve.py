@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from densekit.errors import SettingsError
 from densekit.serving.serve import _address, _listen
 
 
@@ -18,7 +19,8 @@ def test_an_answer_goes_out_at_once():
 
 
 @pytest.mark.parametrize(
-    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", None), ("::1", "[::1]")]
+    ("host", "shown"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", None), ("::1", "[::1]"), ("::", "[::1]")],
 )
 def test_the_address_can_be_opened(host, shown):
     if ":" in host and not socket.has_ipv6:
@@ -28,3 +30,9 @@ def test_the_address_can_be_opened(host, shown):
         assert shown is None or address == f"http://{shown}:{listening.getsockname()[1]}"
         name, _, port = address.removeprefix("http://").rpartition(":")
         socket.create_connection((name.strip("[]"), int(port))).close()
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".com", "no.such.host.invalid"])
+def test_a_host_that_cannot_be_is_told(host):
+    with pytest.raises(SettingsError, match=f"cannot listen on {host}"):
+        _listen(host, 0)

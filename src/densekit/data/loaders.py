@@ -66,10 +66,11 @@ class _Items(Dataset[_Item]):
         label = int(self.pictures.labels[place.number])
         try:
             picture = self.pictures.read(place.number)
+            with seeded(self.seed, place.epoch, place.position):
+                return _Item(self.transform(picture), label, place.number, "")
         except PictureError as error:
-            return _Item(None, label, place.number, str(error))
-        with seeded(self.seed, place.epoch, place.position):
-            return _Item(self.transform(picture), label, place.number, "")
+            path = f"{self.pictures.pictures[place.number]}: "  # a transform does not know it
+            return _Item(None, label, place.number, path + str(error).removeprefix(path))
 
 
 def _collate(items: list[_Item]) -> Batch:

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from densekit.data.seeding import seeded
 from densekit.data.settings import Augmentation
+from densekit.errors import PictureError
 
 PictureTransform = Callable[[Image.Image], Tensor]  # picture -> float32 (C, H, W)
 Positive = Annotated[float, Field(gt=0)]
@@ -50,10 +51,20 @@ class Preprocessing(BaseModel):
         return F.pil_to_tensor(picture.convert("L" if self.channels == 1 else "RGB"))
 
     def to_size(self, pixels: Tensor) -> Tensor:
-        """Bring uint8 (C, h, w) to (C, H, W); nothing is resampled where the size fits already."""
+        """Bring uint8 (C, h, w) to (C, H, W); nothing is resampled where the size fits already.
+
+        Raises:
+            PictureError: it is so narrow that all of it, enlarged for the crop, would pass Pillow's limit of pixels.
+        """
         height, width = self.size
         if self.resize == "crop":
-            return F.center_crop(self._resample(pixels, self._covering(*pixels.shape[-2:])), [height, width])
+            tall, wide = self._covering(*pixels.shape[-2:])
+            if Image.MAX_IMAGE_PIXELS is not None and tall * wide > Image.MAX_IMAGE_PIXELS:
+                own = "x".join(map(str, pixels.shape[-2:]))
+                raise PictureError(
+                    f"{own} pixels are too narrow: enlarged to {tall}x{wide} for a cut of {height}x{width}"
+                )
+            return F.center_crop(self._resample(pixels, [tall, wide]), [height, width])
         return self._resample(pixels, [height, width])
 
     def seen_part(self, height: int, width: int) -> tuple[float, float, float, float]:

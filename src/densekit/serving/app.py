@@ -1,5 +1,6 @@
 """The web application around a service: paths, limits, errors and the page."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from densekit.classifier import Classifier
 from densekit.errors import DensekitError, MissingPartError, SettingsError
-from densekit.serving.service import Service
+from densekit.serving.service import Answer, Failure, Service
 from densekit.serving.upload_limit import UploadLimit
 from densekit.version import __version__
 
@@ -40,15 +41,20 @@ def create_app(
     Raises:
         SettingsError: no batch and no upload can be so small.
     """
-    if batch_size < 1 or not max_upload_mb > 0:
-        raise SettingsError(f"batch_size={batch_size}, max_upload_mb={max_upload_mb:g}: both must be above 0")
+    if batch_size < 1 or not 0 < max_upload_mb < math.inf:
+        raise SettingsError(
+            f"batch_size={batch_size}, max_upload_mb={max_upload_mb:g}: both must be above 0 and finite"
+        )
     service = Service(classifier, metrics, batch_size)
     app = FastAPI(title="densekit", version=__version__, docs_url=None, redoc_url=None)  # whose pages load scripts
     app.add_middleware(UploadLimit, most=round(max_upload_mb * 1e6))
-    for error in (DensekitError, RequestValidationError, HTTPException):
+    for error in (DensekitError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, _tell)
-    app.post("/predict")(service.predict)
-    app.post("/explain", response_class=Response, responses={200: {"content": {"image/png": {}}}})(service.explain)
+    failures: dict[int | str, dict[str, Any]] = {status: {"model": Failure} for status in (400, 413, 422, 500)}
+    answers = failures | {200: {"model": list[Answer]}, 422: {"model": list[Answer] | Failure}}
+    drawn = failures | {200: {"content": {"image/png": {}}}, 501: {"model": Failure}}
+    app.post("/predict", responses=answers)(service.predict)
+    app.post("/explain", responses=drawn, response_class=Response)(service.explain)
     app.get("/model")(service.model)
     app.get("/health")(service.health)
     app.get("/", include_in_schema=False)(_show_page)
@@ -65,6 +71,8 @@ def _tell(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     if isinstance(error, RequestValidationError):
-        told = "; ".join(f"{entry['loc'][-1]}: {entry['msg']}" for entry in error.errors())
-        return JSONResponse({"error": told}, 422)
-    return JSONResponse({"error": str(error)}, 501 if isinstance(error, MissingPartError) else 422)
+        told = "; ".join(f"{entry['loc'][1]}: {entry['msg']}" for entry in error.errors())
+        return JSONResponse({"error": told.replace("Value error, Expected UploadFile", "no file")}, 422)
+    if isinstance(error, DensekitError):
+        return JSONResponse({"error": str(error)}, 501 if isinstance(error, MissingPartError) else 422)
+    return JSONResponse({"error": "internal error: the log of the server says which"}, 500)

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from densekit.classifier import Classifier
@@ -18,8 +17,8 @@ class Predictor:
     """Computes for any number of threads, in a thread of its own.
 
     PyTorch keeps a team of threads for each thread that computes, which get in each other's way, and a network with
-    hooks in it, as Grad-CAM sets them, can answer nobody else: so one thread prepares and computes, and takes as its
-    next batch whatever has come in meanwhile. Nobody waits for a batch to fill.
+    hooks in it, as Grad-CAM sets them, can answer nobody else: so one thread computes, and takes as its next batch
+    whatever has come in meanwhile. Nobody waits for a batch to fill.
 
     Args:
         classifier: any.
@@ -29,12 +28,11 @@ class Predictor:
     def __init__(self, classifier: Classifier, batch_size: int):
         self.classifier = classifier
         self._most = classifier.batch_size(batch_size)
-        self._prepare = classifier.preprocessing.transform()
-        self._waiting: deque[tuple[Image.Image, Future[Tensor]]] = deque()
+        self._waiting: deque[tuple[Tensor, Future[Tensor]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="densekit-predictor")
 
-    def probabilities(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        """Class probabilities (K,) of each picture, grey or RGB; waits for them."""
+    def probabilities(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        """Class probabilities (K,) of each preprocessed picture (C, H, W); waits for them."""
         answers: list[Future[Tensor]] = [Future() for _ in pictures]
         self._waiting.extend(zip(pictures, answers, strict=True))
         for _ in pictures:  # as often as it can be needed: where others were faster, nobody waits and nothing is done
@@ -51,7 +49,7 @@ class Predictor:
             return
         pictures, answers = zip(*batch, strict=True)
         try:
-            rows = self.classifier.probabilities(torch.stack([self._prepare(picture) for picture in pictures]))
+            rows = self.classifier.probabilities(torch.stack(pictures))
         except Exception as error:
             for answer in answers:
                 answer.set_exception(error)

@@ -14,6 +14,8 @@ from densekit.evaluation.report import read_metrics
 from densekit.optional import require
 from densekit.units import counted
 
+_LAST_ANSWERS = 10  # seconds for those who are being answered, or are sending still, when it is to end
+
 
 def serve(
     source: str | Path,
@@ -60,7 +62,13 @@ def serve(
         classes = counted(len(classifier.classes), "class", "classes")
         network = classifier.model + (" (fused)" if fuses else "")
         screen.say(f"{network}, {classes}, {classifier.device}, answers at {_address(listening)} until Ctrl-C")
-        config = uvicorn.Config(app, lifespan="off", log_config=_logging(), access_log=not screen.quiet)
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=_logging(),
+            access_log=not screen.quiet,
+            timeout_graceful_shutdown=_LAST_ANSWERS,
+        )
         with suppress(KeyboardInterrupt):  # which ends it, after the requests that it had taken
             uvicorn.Server(config).run(sockets=[listening])
 
@@ -73,7 +81,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # some Pythons add the address
-        raise SettingsError(f"cannot listen on {host}, port {port} ({reason}): try another --port") from None
+        raise SettingsError(f"cannot listen on {host}, port {port} ({reason}): try another --host or --port") from None
+    except UnicodeError:
+        raise SettingsError(f"cannot listen on {host}: it is no name of a host") from None
     # asyncio sets it for sockets that it opens itself: without it, every answer waits 40 ms for the client's next sign
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
@@ -81,8 +91,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    if host in {"0.0.0.0", "::"}:  # all addresses of this machine: this one is right on it
-        host = "127.0.0.1"
+    host = str({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))  # of all addresses, one that is right here
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

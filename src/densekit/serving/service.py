@@ -1,12 +1,15 @@
 """Service: what a server answers about pictures that are sent to it."""
 
 import io
+import os
+from threading import BoundedSemaphore
 from typing import Annotated, Any
 
 import torch
 from fastapi import File, Form, Query, Response, UploadFile
 from fastapi.responses import JSONResponse
-from PIL import Image
+from pydantic import BaseModel
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from densekit.classifier import Classifier, Prediction
@@ -21,6 +24,29 @@ from densekit.version import __version__
 _SIDE = 448  # pixels of a heat map
 
 
+class Likely(BaseModel):
+    """A class and its probability."""
+
+    label: str
+    probability: float
+
+
+class Answer(BaseModel):
+    """About one picture: its likeliest class and all that are named, best first; or why it could not be read."""
+
+    path: str
+    label: str | None = None
+    probability: float | None = None
+    top: list[Likely] | None = None
+    error: str | None = None
+
+
+class Failure(BaseModel):
+    """What went wrong with a request, on one line."""
+
+    error: str
+
+
 class Service:
     """Answers requests; each is called in a thread of its own.
 
@@ -33,6 +59,9 @@ class Service:
     def __init__(self, classifier: Classifier, metrics: dict[str, Any] | None, batch_size: int):
         self.classifier, self.metrics = classifier, metrics
         self.predictor = Predictor(classifier, batch_size)
+        self._prepare = classifier.preprocessing.transform()
+        self._room = BoundedSemaphore(os.cpu_count() or 1)
+        self._threads = ThreadpoolController()  # one for each picture: a team for each would disturb the predictor's
 
     def predict(
         self,
@@ -41,7 +70,7 @@ class Service:
     ) -> JSONResponse:
         """Name what is on pictures: a list of answers, in order. Status 422 if none of them could be read."""
         opened = [self._open(picture) for picture in pictures]
-        readable = [found for found in opened if isinstance(found, Image.Image)]
+        readable = [pixels for pixels in opened if isinstance(pixels, Tensor)]
         rows = iter(self.predictor.probabilities(readable))
         answers = [
             found if isinstance(found, Prediction) else self.classifier.name_likeliest(_name(picture), next(rows), top)
@@ -58,11 +87,13 @@ class Service:
         check_explainable(self.classifier)
         if label is not None and label not in self.classifier.classes:
             raise UnknownNameError("class", label, list(self.classifier.classes))
-        opened = decode_picture(picture.file.read(), _name(picture))
-        heat = self.predictor.run(lambda: self._heat(opened, label))
-        seen = self.classifier.preprocessing.seen_part(opened.height, opened.width)
+        with self._room, self._threads.limit(limits=1, user_api="openmp"):
+            opened = decode_picture(picture.file.read(), _name(picture))
+            pixels, shown = self._prepare(opened)[None], fit(opened, _SIDE)
+            seen = self.classifier.preprocessing.seen_part(opened.height, opened.width)
+            del opened
         png = io.BytesIO()
-        overlay(fit(opened, _SIDE), heat, seen).save(png, "PNG")
+        overlay(shown, self.predictor.run(lambda: self._heat(pixels, label)), seen).save(png, "PNG")
         return Response(png.getvalue(), media_type="image/png")
 
     def model(self) -> dict[str, Any]:
@@ -77,19 +108,20 @@ class Service:
             "densekit": __version__,
         }
 
-    def health(self) -> dict[str, str]:
+    async def health(self) -> dict[str, str]:  # in no thread: they may all be waiting for the network
         """Tell that the server answers."""
         return {"status": "ok"}
 
-    def _open(self, picture: UploadFile) -> Image.Image | Prediction:
+    def _open(self, picture: UploadFile) -> Tensor | Prediction:
+        """Decode and prepare a picture; no more of them are in memory in their own size than there are processors."""
         name = _name(picture)
         try:
-            return decode_picture(picture.file.read(), name)
+            with self._room, self._threads.limit(limits=1, user_api="openmp"):
+                return self._prepare(decode_picture(picture.file.read(), name))
         except PictureError as error:
             return Prediction(name, error=str(error).removeprefix(f"{name}: "))
 
-    def _heat(self, picture: Image.Image, label: str | None) -> Tensor:
-        pixels = self.classifier.preprocessing.transform()(picture)[None]
+    def _heat(self, pixels: Tensor, label: str | None) -> Tensor:
         label = label or self.classifier.classes[int(self.classifier.probabilities(pixels).argmax())]
         return heat_maps(self.classifier, pixels, torch.tensor([self.classifier.classes.index(label)]))[0]
 

@@ -135,7 +135,8 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
     """
     run = RunFolder(Path(path).expanduser())
     if not run.settings.exists():
-        raise CheckpointError(f"{run.path} holds no run: there is no {run.settings.name} in it")
+        why = f"there is no {run.settings.name} in it" if run.path.exists() else "nothing has been saved there yet"
+        raise CheckpointError(f"{run.path} holds no run: {why}")
     if not run.checkpoint.exists():
         raise CheckpointError(f"{run.path} has no checkpoint yet: delete the folder and start it again")
     return run, read_settings(run.settings)

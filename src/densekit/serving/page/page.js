@@ -5,7 +5,10 @@ const PICTURE = /\.(jpe?g|jpe|jfif|png|gif|bmp|dib|webp|tiff?|jp2|avif|p[bgpn]m)
 
 const find = (selector, root = document) => root.querySelector(selector);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const model = await ask("model");
+const model = await ask("model").catch((error) => {
+  find("#figures").textContent = error.message;
+  throw error;
+});
 const answers = []; // of all pictures so far, in the order in which they were given
 let given = 0;
 
@@ -24,7 +27,7 @@ document.addEventListener("drop", async (event) => {
   event.preventDefault();
   find("#drop").classList.remove("over");
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-  take((await Promise.all(entries.map(filesOf))).flat());
+  take(await allFilesOf(entries));
 });
 find("#save").addEventListener("click", save);
 
@@ -71,10 +74,17 @@ async function filesOf(entry) {
   }
   found.sort((one, other) => one.name.localeCompare(other.name));
   const wanted = found.filter((inner) => inner.isDirectory || PICTURE.test(inner.name));
-  return (await Promise.all(wanted.map(filesOf))).flat();
+  return allFilesOf(wanted);
+}
+
+/** Those of all that can be read. */
+async function allFilesOf(entries) {
+  const found = await Promise.allSettled(entries.map(filesOf));
+  return found.flatMap(({ value = [] }) => value);
 }
 
 async function take(files) {
+  if (!files.length) return; // e.g. text that was pasted
   const cards = files.map((file) => newCard(file));
   find("#answers").prepend(...cards);
   const queue = files.map((file, index) => [file, cards[index], given + index]);
@@ -101,6 +111,7 @@ async function answer(file, card, place) {
   form.append("pictures", file);
   try {
     [answers[place]] = await ask("predict", form);
+    answers[place].path = file.name; // as it is here: forms write quotes and line breaks in another way
   } catch (error) {
     answers[place] = { path: file.name, error: error.message };
   }
@@ -130,6 +141,7 @@ async function explain(label, button, file, card) {
   const shown = button.getAttribute("aria-pressed") === "true";
   for (const other of card.querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
   heat.hidden = true;
+  find(".error", card).hidden = true;
   if (shown) return;
   button.setAttribute("aria-pressed", "true");
   const form = new FormData();
@@ -143,6 +155,7 @@ async function explain(label, button, file, card) {
     heat.alt = `What speaks for ${label}`;
     heat.hidden = false;
   } catch (error) {
+    if (button.getAttribute("aria-pressed") !== "true") return;
     button.setAttribute("aria-pressed", "false");
     find(".error", card).textContent = error.message;
     find(".error", card).hidden = false;
@@ -151,7 +164,8 @@ async function explain(label, button, file, card) {
 
 function tell() {
   const done = answers.filter(Boolean).length;
-  find("#progress span").textContent = done < given ? `${done} of ${given} pictures answered` : `${given} pictures`;
+  const all = given === 1 ? "1 picture" : `${given} pictures`;
+  find("#progress span").textContent = done < given ? `${done} of ${all} answered` : all;
   find("#save").hidden = done < given;
   find("#hint").hidden = !(done && model.explains);
 }
