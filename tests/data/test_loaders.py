@@ -175,6 +175,16 @@ def test_batch_holds_what_the_set_holds(files):
     assert_close(torch.cat([batch.pictures for batch in batches]), torch.from_numpy(expected).float())
 
 
+def test_pictures_too_narrow_to_be_cropped_are_named(files):
+    """Enlarged until a line of one pixel's width covers the square, it would take gigabytes."""
+    Image.new("L", (1, 1_200_000)).save(files.pictures[3])
+    cropping = PREPROCESSING.model_copy(update={"resize": "crop", "size": (32, 32)})
+    batches = list(evaluation_loader(files, cropping.transform(), 2, workers=0))
+    told = f"{files.pictures[3]}: 1200000x1 pixels are too narrow: enlarged to 38400000x32 for a cut of 32x32"
+    assert batches[1].unreadable == [told]
+    assert len(torch.cat([batch.index for batch in batches])) == 21
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_pictures_are_named(files, workers):
     for i in (3, 16, 17):

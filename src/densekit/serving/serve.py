@@ -1,7 +1,9 @@
 """serve: a trained classifier on a port of this machine."""
 
 import copy
+import logging
 import socket
+from asyncio import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,12 @@ def _logging() -> dict[str, Any]:
     """Return uvicorn's settings of logging, without what it says of itself, for standard error."""
     from uvicorn.config import LOGGING_CONFIG
 
+    def is_fault(record: logging.LogRecord) -> bool:  # and not a request that was cut off at the end
+        return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+
     config = copy.deepcopy(LOGGING_CONFIG)
+    config["filters"] = {"faults": {"()": lambda: is_fault}}
+    config["handlers"]["default"]["filters"] = ["faults"]
     config["loggers"]["uvicorn.error"]["level"] = "WARNING"
     config["handlers"]["access"]["stream"] = "ext://sys.stderr"
     return config
