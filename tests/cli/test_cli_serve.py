@@ -79,7 +79,7 @@ def test_a_port_in_use_is_told(refused, colour_run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = refused("serve", colour_run, "--port", port)
-    assert told == f"cannot listen on 127.0.0.1, port {port} (Address already in use): try another --port"
+    assert told == f"cannot listen on 127.0.0.1, port {port} (Address already in use): try another --host or --port"
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
