@@ -1,5 +1,6 @@
 """The application, request by request: its answers are those of `Classifier.predict` and `heat_maps`."""
 
+import asyncio
 import io
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.exceptions import HTTPException
 from torch import nn
 
 from densekit.data.pictures import read_picture
@@ -16,6 +18,7 @@ from densekit.explain.heat_maps import heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import fit
 from densekit.serving.app import create_app
+from densekit.serving.upload_limit import UploadLimit
 
 
 def test_answers_are_those_of_predict(client, colour_classifier, colours, upload):
@@ -157,6 +160,18 @@ def test_too_large_uploads_are_refused(colour_classifier, upload, declares):
         assert answer.status_code == 413
         assert answer.json() == {"error": "the upload is larger than 0.001 MB, the limit of this server"}
         assert client.post("/predict", files={"pictures": upload("red")}).status_code == 200
+
+
+def test_an_upload_that_says_it_is_too_large_is_not_even_begun():
+    async def read_body(scope, receive, send):
+        await receive()
+
+    async def receive():
+        raise AssertionError("it was read")
+
+    scope = {"type": "http", "headers": [(b"content-length", b"2000")]}
+    with pytest.raises(HTTPException, match="413"):
+        asyncio.run(UploadLimit(read_body, most=1999)(scope, receive, receive))
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):

@@ -71,6 +71,12 @@ def test_pictures_that_are_chosen_are_answered(browse, driven, upload, read_page
     assert len(page.every("meter")) == 2 * 3 + 1  # one is the template's
 
 
+def test_nothing_chosen_is_nothing_to_save(browse, driven, read_page):
+    page = read_page(browse(driven({}), *WAIT, "--dump-dom"))
+    assert "0 pictures" not in page.text
+    assert {"id": "save", "type": "button", "hidden": ""} in page.every("button")
+
+
 def test_the_reason_lies_over_the_picture(browse, driven, upload, read_page):
     page = read_page(browse(driven({"one.png": upload("red")[1]}, why="grün"), *WAIT, "--dump-dom"))
     assert {"type": "button", "title": "Why grün?", "aria-pressed": "true"} in page.every("button")
