@@ -112,7 +112,7 @@ def evaluate(
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    write_evaluation(folder, metrics, {"data": source, "model": classifier.record.get("trained", {}).get("model")})
+    write_evaluation(folder, metrics, {"data": source, "model": classifier.model})
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
