@@ -70,6 +70,50 @@ void pair_rows(Matrix<const bfloat16> x, const float* scale, const float* shift,
     });
 }
 
+// 16 rows of 16 values of 32 bits, their columns as rows.
+inline void transpose(__m512i (&rows)[16]) {
+  __m512i from[16];
+  std::copy_n(rows, 16, from);
+  for (int i = 0; i < 16; i += 2) {
+    rows[i] = _mm512_unpacklo_epi32(from[i], from[i + 1]);
+    rows[i + 1] = _mm512_unpackhi_epi32(from[i], from[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)  // from[i + j], lane l: column 4 * l + j of rows i to i + 3
+    for (int j = 0; j < 2; ++j) {
+      from[i + 2 * j] = _mm512_unpacklo_epi64(rows[i + j], rows[i + j + 2]);
+      from[i + 2 * j + 1] = _mm512_unpackhi_epi64(rows[i + j], rows[i + j + 2]);
+    }
+  for (int j = 0; j < 4; ++j) {
+    const __m512i even = _mm512_shuffle_i32x4(from[j], from[4 + j], 0x88);
+    const __m512i odd = _mm512_shuffle_i32x4(from[j], from[4 + j], 0xdd);
+    const __m512i even_below = _mm512_shuffle_i32x4(from[8 + j], from[12 + j], 0x88);
+    const __m512i odd_below = _mm512_shuffle_i32x4(from[8 + j], from[12 + j], 0xdd);
+    rows[j] = _mm512_shuffle_i32x4(even, even_below, 0x88);
+    rows[8 + j] = _mm512_shuffle_i32x4(even, even_below, 0xdd);
+    rows[4 + j] = _mm512_shuffle_i32x4(odd, odd_below, 0x88);
+    rows[12 + j] = _mm512_shuffle_i32x4(odd, odd_below, 0xdd);
+  }
+}
+
+// Channels as rows of so many pairs, a multiple of 16, which are two rows' values each; behind the last row there are
+// zeros.
+template <class Pair>
+void transpose_rows(Matrix<const bfloat16> x, Matrix<Pair> out, int64_t rows, int64_t pairs, int64_t channels) {
+  for (int64_t first = 0; first < pairs; first += 16)
+    by_lanes(channels, [=](int64_t c, __mmask16 mask) {
+      __m512i both[16];
+      const auto read = [=](int64_t row) {
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(row < rows ? mask : __mmask16(0), x.row(row) + c));
+      };
+      for (int64_t i = 0; i < 16; ++i) {
+        const int64_t row = 2 * (first + i);
+        both[i] = _mm512_or_epi32(read(row), _mm512_slli_epi32(read(row + 1), 16));
+      }
+      transpose(both);
+      for (int64_t i = 0; i < 16 && c + i < channels; ++i) _mm512_storeu_epi32(out.row(c + i) + first, both[i]);
+    });
+}
+
 template <bool onto_source, class G>
 void drelu_lanes(Matrix<const G> gradient, Matrix<const bfloat16> x, const float* scale, const float* shift,
                  const float* mean, Matrix<const bfloat16> source, Matrix<bfloat16> out, float* plain, float* weighted,

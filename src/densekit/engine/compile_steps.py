@@ -12,15 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 from platformdirs import user_cache_path
 
 from densekit.files import write_atomically
 
 _HEADERS = [
     Path(__file__).with_name(f"{name}.hpp")
-    for name in ("rows", "bfloat16_rows", "scratch", "layer_steps", "multiply", "winograd_transforms", "winograd")
+    for name in (
+        "rows",
+        "bfloat16_rows",
+        "scratch",
+        "layer_steps",
+        "multiply",
+        "tiles",
+        "direct",
+        "winograd_transforms",
+        "winograd",
+        "winograd_weights",
+    )
 ]
-_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("steps", "pool", "product", "winograd", "layer")]
+_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("steps", "pool", "product", "convolution", "layer")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 
@@ -87,8 +99,13 @@ def _key(compiler: list[str]) -> str:
     lines = about.read_text().splitlines() if about.exists() else []
     processor = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU "))})
     texts = [source.read_text() for source in (*_HEADERS, *_SOURCES)]
-    parts = [*texts, *compiler, version, platform.machine(), platform.processor(), *_FLAGS, *processor]
+    parts = [*texts, *compiler, version, platform.machine(), platform.processor(), *_flags(), *processor]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _flags() -> tuple[str, ...]:
+    """Return the compiler's flags for this process, which has to ask the operating system before it uses AMX."""
+    return (*_FLAGS, "-DMAY_USE_TILES") if torch.cpu._init_amx() else _FLAGS
 
 
 def _compile(compiler: list[str], path: Path) -> None:
@@ -98,7 +115,7 @@ def _compile(compiler: list[str], path: Path) -> None:
             objects = [f"{scratch}/{source.stem}.o" for source in _SOURCES]
             to_compile = [["-c", str(source), "-o", made] for source, made in zip(_SOURCES, objects, strict=True)]
             run = partial(subprocess.run, capture_output=True, text=True)
-            command = [*compiler, *_FLAGS, *threads]
+            command = [*compiler, *_flags(), *threads]
             results = list(pool.map(run, [[*command, *one] for one in to_compile]))
             result = next((each for each in results if each.returncode), None)
             result = result or run([*command, "-shared", *objects, "-o", str(path)])

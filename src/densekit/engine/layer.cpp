@@ -177,6 +177,4 @@ void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pix
 
 DEFINE(double, float64)
 DEFINE(float, float32)
-#ifndef __AMX_BF16__  // product.cpp says why
 DEFINE(bfloat16, bfloat16)
-#endif

@@ -59,7 +59,7 @@ void product_backward(const ProductSize& size, Matrix<const T> dz, const T* weig
                       Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
                       Acc<T>* dweights, Acc<T>* sums);
 
-// winograd.cpp. The size is that of the forward pass.
+// convolution.cpp. The size is that of the forward pass.
 template <class T>
 void bnrelu_convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Kernels<const T> weights,
                      Pixels<T> out, double* moments);

@@ -35,18 +35,37 @@ using Operand = std::conditional_t<kPairs<T>, Pair, Acc<T>>;
 template <class T>
 constexpr int64_t kDepth = kPairs<T> ? 2 : 1;  // values of an operand
 
+// Whether products are computed in tiles of 16 rows and 16 operands (tiles.hpp), which this process must have been allowed.
+#if defined(MAY_USE_TILES) && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
+#define HAS_TILES
+template <class T>
+constexpr bool kTiles = kPairs<T>;
+#else
+template <class T>
+constexpr bool kTiles = false;
+#endif
+constexpr int64_t kTile = 16;
+
 template <class T>
 int64_t operands(int64_t values) {
-  return (values + kDepth<T> - 1) / kDepth<T>;
+  const int64_t number = (values + kDepth<T> - 1) / kDepth<T>;
+  return kTiles<T> ? (number + kTile - 1) / kTile * kTile : number;
+}
+
+// So many rows, and those that a tile has behind them.
+template <class T>
+int64_t whole_tiles(int64_t rows) {
+  return kTiles<T> ? (rows + kTile - 1) / kTile * kTile : rows;
 }
 
 // Operand `number` of `count` values that are `step` apart; behind the last there are zeros.
 template <class T>
 Operand<T> operand(const T* values, int64_t step, int64_t number, int64_t count) {
+  const auto value = [=](int64_t place) { return place < count ? values[place * step] : T{}; };
   if constexpr (kPairs<T>)
-    return {values[2 * number * step], 2 * number + 1 < count ? values[(2 * number + 1) * step] : T{}};
+    return {value(2 * number), value(2 * number + 1)};
   else
-    return load(values[number * step]);
+    return load(value(number));
 }
 
 template <class T>
@@ -85,12 +104,20 @@ template <class T>
 struct Strided {  // element (i, j) is data[i * row + j * column]
   const T* data;
   int64_t row, column;
+  const T* at(int64_t i, int64_t j) const { return data + i * row + j * column; }
 };
 
 // The values of rows as operands; the stride is a multiple of kDepth, and there are zeros behind the last value.
 template <class T>
 Strided<Operand<T>> along_rows(const Scratch<Value<T>>& rows, int64_t stride) {
   return {reinterpret_cast<const Operand<T>*>(rows.data()), stride / kDepth<T>, 1};
+}
+
+// Zeros behind the last value of each row, where operands hold more of them.
+template <class T>
+void finish_operands(Matrix<Value<T>> rows, int64_t number, int64_t channels) {
+  for (int64_t row = 0; row < number; ++row)
+    std::fill(rows.row(row) + channels, rows.row(row) + operands<T>(channels) * kDepth<T>, Value<T>{});
 }
 
 template <class T>
@@ -109,25 +136,24 @@ template <class T>
 class Packed {
  public:
   Packed(int64_t depth, int64_t columns)
-      : depth_(depth), columns_(columns), count_((columns + kPanel<T> - 1) / kPanel<T>),
-        values_(count_ * kPanel<T> * depth) {}
+      : depth_(depth), columns_(columns), values_((columns + kPanel<T> - 1) / kPanel<T> * kPanel<T> * depth) {}
 
-  int64_t count() const { return count_; }
-
-  // Fill one of `count` panels with read(row, column).
+  // Fill a row of all panels with read(column).
   template <class Read>
-  void pack(int64_t panel, Read read) {
-    const int64_t first = panel * kPanel<T>;
-    for (int64_t row = 0; row < depth_; ++row)
-      for (int64_t j = 0; j < kPanel<T>; ++j)
-        values_[(panel * depth_ + row) * kPanel<T> + j] = first + j < columns_ ? read(row, first + j) : T{};
+  void pack(int64_t row, Read read) {
+    for (int64_t first = 0; first < columns_; first += kPanel<T>) {
+      T* to = &values_[first * depth_ + row * kPanel<T>];
+      const int64_t number = std::min(kPanel<T>, columns_ - first);
+      for (int64_t j = 0; j < number; ++j) to[j] = read(first + j);
+      std::fill(to + number, to + kPanel<T>, T{});
+    }
   }
 
   // From a column on that begins a panel.
   Panels<T> panels(int64_t column = 0) const { return {&values_[column * depth_], kPanel<T>, kPanel<T> * depth_}; }
 
  private:
-  int64_t depth_, columns_, count_;
+  int64_t depth_, columns_;
   Scratch<T> values_;
 };
 
@@ -153,7 +179,7 @@ void multiply_tile(Strided<T> a, Matrix<const T> b, Matrix<A> out, int64_t depth
     Vector<T> values[vectors];
     for (int v = 0; v < vectors; ++v) values[v] = get(b.row(d) + v * kLanes<T>);
     for (int i = 0; i < rows; ++i) {
-      const T factor = a.data[i * a.row + d * a.column];
+      const T factor = *a.at(i, d);
       for (int v = 0; v < vectors; ++v) multiply_add(sums[i][v], factor, values[v]);
     }
   }
@@ -171,6 +197,7 @@ void multiply_rows(Strided<T> a, Matrix<const T> b, Matrix<A> out, int64_t m, in
 
 // out (m, n) = a (m, depth) b (depth, n), or added to it; n is a multiple of the lanes.
 template <bool add, class T, class A>
+  requires(!kTiles<bfloat16> || !std::is_same_v<T, Pair>)
 void multiply(Strided<T> a, Panels<T> b, Matrix<A> out, int64_t m, int64_t n, int64_t depth) {
   for (int64_t j = 0; j < n; j += kPanel<T>) {
     const Matrix<const T> panel{b.data + j / kPanel<T> * b.panel, b.row};

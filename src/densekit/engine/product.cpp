@@ -4,7 +4,7 @@
 // becomes of the result.
 
 #include "layer_steps.hpp"
-#include "multiply.hpp"
+#include "tiles.hpp"
 
 using namespace densekit;
 
@@ -14,13 +14,6 @@ namespace {
 int64_t block_rows(const ProductSize& size, int64_t wanted) {
   const int64_t rounds = std::max<int64_t>(1, (size.rows + wanted * size.threads - 1) / (wanted * size.threads));
   return std::max<int64_t>(1, (size.rows + rounds * size.threads - 1) / (rounds * size.threads));
-}
-
-// Zeros behind the last value of each row, where operands hold more of them.
-template <class T>
-void finish_operands(Matrix<Value<T>> rows, int64_t number, int64_t channels) {
-  for (int64_t row = 0; row < number; ++row)
-    std::fill(rows.row(row) + channels, rows.row(row) + operands<T>(channels) * kDepth<T>, Value<T>{});
 }
 
 }  // namespace
@@ -35,11 +28,11 @@ void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activa
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
 #pragma omp parallel num_threads(size.threads)
   {
-    const Scratch<Value<T>> activated(length * in_width);
-    const Scratch<A> result(length * out_width);
+    const Scratch<Value<T>> activated(whole_tiles<T>(length) * in_width);
+    const Scratch<A> result(whole_tiles<T>(length) * out_width);
 #pragma omp for schedule(static)
-    for (int64_t panel = 0; panel < packed.count(); ++panel)
-      packed.pack(panel, [=](int64_t d, int64_t out) { return operand(weights + out * size.in, 1, d, size.in); });
+    for (int64_t d = 0; d < depth; ++d)
+      packed.pack(d, [=](int64_t out) { return operand(weights + out * size.in, 1, d, size.in); });
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
@@ -62,9 +55,10 @@ namespace {
 template <class T>
 void activate_over_rows(Matrix<const T> x, Activation<T> activation, Matrix<Operand<T>> out, int64_t rows,
                         int64_t channels) {
-  if constexpr (kPairs<T>)
+  if constexpr (kPairs<T>) {
     pair_rows(x, activation.scale, activation.shift, out, rows, channels);
-  else
+    for (int64_t row = (rows + 1) / 2; row < operands<T>(rows); ++row) std::fill_n(out.row(row), channels, Pair{});
+  } else
     activation.apply(x, out, rows, channels);
 }
 
@@ -81,23 +75,28 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
   const auto step = out.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
   Packed<Operand<T>> packed(operands<T>(size.out), size.in);
   const int64_t own_width = spread<A>(size.in);
-  const Scratch<A> products(size.threads * size.out * own_width);  // every thread's gradient of the weights
+  const int64_t own_rows = whole_tiles<T>(size.out);
+  const Scratch<A> products(size.threads * own_rows * own_width);  // every thread's gradient of the weights
   Sums<A> totals(size.in, size.threads);
 #pragma omp parallel num_threads(size.threads)
   {
     const int thread = omp_get_thread_num();
-    const Scratch<Value<T>> dz_rows(length * dz_width);
+    const Scratch<Value<T>> dz_rows(whole_tiles<T>(length) * dz_width);
     const Scratch<T> unwanted(out.data ? 0 : length * width);
-    const Scratch<Operand<T>> dz_pairs(kPairs<T> ? operands<T>(length) * dz_width : 0);
-    const Scratch<A> buffer(length * width);  // first of what is activated, then of its gradient
+    const int64_t over_width = kTiles<T> ? spread<Operand<T>>(operands<T>(length)) : dz_width;
+    const int64_t over_rows = kTiles<T> ? own_rows : kPairs<T> ? operands<T>(length) : 0;
+    const Scratch<Operand<T>> dz_pairs(over_rows * over_width);
+    const Scratch<A> buffer(whole_tiles<T>(length) * width);  // first of what is activated, then of its gradient
     auto* const activated = reinterpret_cast<Operand<T>*>(buffer.data());
     const Strided<Operand<T>> dz_along_rows = along_rows<T>(dz_rows, dz_width);
-    const Strided<Operand<T>> dz_over_rows{kPairs<T> ? dz_pairs.data() : dz_along_rows.data, 1, dz_width};
-    A* own = &products[thread * size.out * own_width];
+    const Strided<Operand<T>> dz_over_rows =
+        kTiles<T> ? Strided<Operand<T>>{dz_pairs.data(), over_width, 1}
+                  : Strided<Operand<T>>{kPairs<T> ? dz_pairs.data() : dz_along_rows.data, 1, over_width};
+    A* own = &products[thread * own_rows * own_width];
     bool begun = false;
 #pragma omp for schedule(static)
-    for (int64_t panel = 0; panel < packed.count(); ++panel)
-      packed.pack(panel, [=](int64_t d, int64_t in) { return operand(weights + in, size.in, d, size.out); });
+    for (int64_t d = 0; d < operands<T>(size.out); ++d)
+      packed.pack(d, [=](int64_t in) { return operand(weights + in, size.in, d, size.out); });
 #pragma omp for schedule(static) nowait
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);
@@ -105,16 +104,22 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
       const Matrix<Value<T>> into{dz_rows.data(), dz_width};
       copy_rows(incoming, into, rows, size.out);
       finish_operands<T>(into, rows, size.out);
-      if (kPairs<T>) activate_over_rows<T>(incoming, {}, {dz_pairs.data(), dz_width}, rows, size.out);
+      if constexpr (kTiles<T>)
+        transpose_rows(incoming, Matrix<Pair>{dz_pairs.data(), over_width}, rows, operands<T>(rows), size.out);
+      else if (kPairs<T>)
+        activate_over_rows<T>(incoming, {}, {dz_pairs.data(), over_width}, rows, size.out);
       A* plain = totals.chunk(thread);
       for (int64_t c = 0; c < size.in; c += kSlice) {
         const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<A>(columns);
         const Matrix<const T> from{x.row(first) + c, x.stride};
         const Activation<T> here = activation.from(c);
         activate_over_rows<T>(from, here, {activated, width}, rows, columns);
-        const auto into = begun ? multiply<true, Operand<T>, A> : multiply<false, Operand<T>, A>;
-        into(dz_over_rows, Panels<Operand<T>>::of({activated, width}), {own + c, own_width}, size.out, n,
-             operands<T>(rows));
+        const auto panels = Panels<Operand<T>>::of({activated, width});
+        const Matrix<A> sum{own + c, own_width};
+        if (begun)
+          multiply<true>(dz_over_rows, panels, sum, size.out, n, operands<T>(rows));
+        else
+          multiply<false>(dz_over_rows, panels, sum, size.out, n, operands<T>(rows));
         multiply<false>(dz_along_rows, packed.panels(c), Matrix<A>{buffer.data(), width}, rows, n,
                         operands<T>(size.out));
         const Matrix<const T> onto{out.data ? source.row(first) + c : nullptr, source.stride};
@@ -132,7 +137,7 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
       A* to = dweights + row * size.in;
       std::copy_n(&products[row * own_width], size.in, to);
       for (int other = 1; other < omp_get_num_threads(); ++other)
-        for (int64_t in = 0; in < size.in; ++in) to[in] += products[(other * size.out + row) * own_width + in];
+        for (int64_t in = 0; in < size.in; ++in) to[in] += products[(other * own_rows + row) * own_width + in];
     }
   }
   totals.write(sums);
@@ -157,6 +162,4 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
 
 DEFINE(double, float64)
 DEFINE(float, float32)
-#ifndef __AMX_BF16__  // with which oneDNN multiplies bfloat16 several times as fast as it could be done here
 DEFINE(bfloat16, bfloat16)
-#endif

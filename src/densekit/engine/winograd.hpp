@@ -1,4 +1,12 @@
-// Winograd's convolution of a block of tiles: what goes in, the weights, and what comes out, each as frequencies.
+// The 3x3 convolution of the fused dense block on a CPU, and its gradients, by Winograd's F(2x2, 3x3), with 16
+// multiplications where the definition has 36, or F(4x4, 3x3), with 36 for 144: Lavin and Gray, Fast Algorithms for
+// Convolutional Neural Networks, 2016, section 4.
+//
+// Every tile of the result comes from a patch of the input that is larger by a border of one. Patches, weights and tiles
+// each have as many transformed values ("frequencies") as a patch has pixels, and for each of these the convolution is a
+// matrix product over channels. A block of tiles goes through all of it while it is in the second-level cache: batch norm
+// and ReLU of its pixels, transforms, products, and what becomes of the result. Layouts: patches (frequencies, tiles,
+// channels in), weights (frequencies, in, out), results (frequencies, tiles, out).
 
 #pragma once
 
@@ -6,7 +14,7 @@
 #include "multiply.hpp"
 #include "winograd_transforms.hpp"
 
-namespace densekit {
+namespace densekit::winograd {
 
 // Pixels of a side of a tile. F(4x4, 3x3) rounds 5 times as much, of which nothing is left after rounding to bfloat16.
 template <class T>
@@ -251,4 +259,31 @@ class Result {
   Scratch<A> frequencies_, pixels_;
 };
 
-}  // namespace densekit
+// Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels of every block.
+template <class T, class Finish>
+void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Weights<T> weights,
+              Finish finish) {
+  const Grid<T> grid(size);
+#pragma omp parallel num_threads(size.threads)
+  {
+    Patches<T> patches(size, grid);
+    Result<T> result(size, grid);
+#pragma omp for schedule(static)
+    for (int64_t in = 0; in < size.in; ++in) weights.transform(in);
+#pragma omp for schedule(static)
+    for (int64_t number = 0; number < grid.count; ++number) {
+      const Block block = grid.block(number);
+      patches.read(x, activation, block);
+      result.compute(patches, weights, block);
+      const int64_t w = kSide<T> * block.left, pixels = std::min(kSide<T> * block.width, size.W - w);
+      grid.for_parts(block, [&](Part part) {
+        const int64_t top = kSide<T> * part.top, lines = std::min(kSide<T> * part.lines, size.H - top);
+        for (int64_t line = 0; line < lines; ++line)
+          finish(omp_get_thread_num(), result.line(block, kSide<T> * part.above + line), part.picture, top + line, w,
+                 pixels);
+      });
+    }
+  }
+}
+
+}  // namespace densekit::winograd

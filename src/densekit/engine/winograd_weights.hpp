@@ -1,0 +1,106 @@
+// The gradient of the weights of Winograd's convolution.
+
+#pragma once
+
+#include "winograd.hpp"
+
+namespace densekit::winograd {
+
+// A tile of dy, from pixel (h, w) on, as frequencies: the transpose of what makes pixels of them.
+template <class T>
+void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w,
+                        const T* zeros, Acc<T>* to, int64_t plane) {
+  using A = Acc<T>;
+  constexpr int side = kSide<T>, patch = kPatch<T>;
+  const T* pixels[side][side];
+  for (int i = 0; i < side; ++i)
+    for (int j = 0; j < side; ++j)
+      pixels[i][j] = h + i < size.H && w + j < size.W ? dy.at(size, n, h + i, w + j).data : zeros;
+#pragma omp simd
+  for (int64_t c = 0; c < size.out; ++c) {
+    A columns[side][patch], line[patch], values[patch];
+    for (int j = 0; j < side; ++j) {
+      for (int i = 0; i < side; ++i) line[i] = load(pixels[i][j][c]);
+      Winograd<side>::result_back(line, columns[j]);
+    }
+    for (int i = 0; i < patch; ++i) {
+      for (int j = 0; j < side; ++j) line[j] = columns[j][i];
+      Winograd<side>::result_back(line, values);
+      for (int j = 0; j < patch; ++j) to[(patch * i + j) * plane + c] = values[j];
+    }
+  }
+}
+
+// Sums of products of frequencies (.., out, in), back to weights, for one channel out; false if one is not finite.
+template <class T>
+bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out,
+                   Kernels<Acc<T>> weights) {
+  using A = Acc<T>;
+  constexpr int patch = kPatch<T>;
+  A check = 0;
+  for (int64_t first = 0; first < size.in; first += kLanes<A>) {
+    Vector<A> columns[patch][3], line[patch], taps[9];
+    for (int j = 0; j < patch; ++j) {
+      for (int i = 0; i < patch; ++i) line[i] = get(sums + (patch * i + j) * plane + out * width + first);
+      Winograd<kSide<T>>::weight_back(line, columns[j]);
+    }
+    for (int i = 0; i < 3; ++i) {
+      for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
+      Winograd<kSide<T>>::weight_back(line, taps + 3 * i);
+    }
+    for (int64_t lane = 0; lane < std::min(kLanes<A>, size.in - first); ++lane) {
+      for (int tap = 0; tap < 9; ++tap) {
+        weights.at(out, first + lane, tap) = taps[tap][lane];
+        check += taps[tap][lane] * A(0);
+      }
+    }
+  }
+  return check == 0;
+}
+
+// Returns false if it cannot be computed so, because something is not finite or too large for sums of it.
+template <class T>
+bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
+                     Kernels<Acc<T>> weights) {
+  using A = Acc<T>;
+  const Grid<T> grid(size);
+  const int64_t width = spread<A>(size.in), dy_width = spread<A>(size.out);
+  const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<T> * sums_plane;
+  const Scratch<A> sums(size.threads * length);
+  const std::vector<T> zeros(size.out);
+  bool finite = true;
+#pragma omp parallel num_threads(size.threads)
+  {
+    Patches<T> patches(size, grid);
+    const Scratch<A> gradients(kFrequencies<T> * spread<A>(grid.lines * grid.width * dy_width));
+    A* own = &sums[omp_get_thread_num() * length];
+    bool begun = false;
+#pragma omp for schedule(static) nowait
+    for (int64_t number = 0; number < grid.count; ++number) {
+      const Block block = grid.block(number);
+      const int64_t plane = spread<A>(block.tiles() * dy_width);
+      patches.read(x, activation, block);
+      for (int64_t tile = 0; tile < block.tiles(); ++tile) {
+        const int64_t line = block.first + tile / block.width, column = block.left + tile % block.width;
+        transform_gradient(size, dy, line / grid.H, kSide<T> * (line % grid.H), kSide<T> * column, zeros.data(),
+                           &gradients[tile * dy_width], plane);
+      }
+      const auto into = begun ? multiply<true, A, A> : multiply<false, A, A>;
+      for (int f = 0; f < kFrequencies<T>; ++f)
+        into({&gradients[f * plane], 1, dy_width}, Panels<A>::of(patches.frequency(f)), {own + f * sums_plane, width},
+             size.out, whole_vectors<A>(size.in), block.tiles());
+      begun = true;
+    }
+    if (!begun) std::fill_n(own, length, A(0));
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < length; ++i)
+      for (int thread = 1; thread < omp_get_num_threads(); ++thread) sums[i] += sums[thread * length + i];
+#pragma omp for schedule(static) reduction(&& : finite)
+    for (int64_t out = 0; out < size.out; ++out)
+      finite = write_weights<T>(size, sums.data(), sums_plane, width, out, weights) && finite;
+  }
+  return finite;
+}
+
+}  // namespace densekit::winograd
