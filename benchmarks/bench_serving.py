@@ -26,7 +26,12 @@ from common import interleave, setting, summarise, write_results
 from densekit import Classifier, create_model
 from densekit.data.transforms import Preprocessing
 
-SERVERS = {"fused": [], "fused, one at a time": ["--batch-size", "1"], "stock": ["--no-fused"]}
+SERVERS = {
+    "fused": [],
+    "fused, bfloat16": ["--precision", "bf16"],
+    "fused, one at a time": ["--batch-size", "1"],
+    "stock": ["--no-fused"],
+}
 REQUESTS = 48  # of each measurement
 
 

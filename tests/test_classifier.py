@@ -13,6 +13,7 @@ from densekit.classifier import Classifier, Prediction, find_pictures, load_clas
 from densekit.data.pictures import read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.hardware import choose_precision
 from densekit.models.catalogue import create_model
 from densekit.models.weights import save_model
 
@@ -85,6 +86,36 @@ class TestTemperature:
         replace(classifier, temperature=wrong).save(tmp_path)
         with pytest.raises(CheckpointError, match="it must be above 0"):
             load_classifier(tmp_path)
+
+
+class TestPrecision:
+    def test_is_that_of_the_answers(self, classifier, tmp_path):
+        classifier.save(tmp_path)
+        pictures = torch.randn(5, 3, 8, 8)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            expected = classifier.network.eval()(pictures).float().softmax(1)
+        single, half = (load_classifier(tmp_path, device="cpu", precision=name) for name in ("fp32", "bf16"))
+        assert torch.equal(half.probabilities(pictures), expected)
+        assert torch.equal(single.probabilities(pictures), classifier.probabilities(pictures))
+        assert not torch.equal(single.probabilities(pictures), expected)
+
+    def test_is_single_unless_told_and_stays_here(self, classifier, tmp_path):
+        classifier.save(tmp_path / "first")
+        assert load_classifier(tmp_path / "first").precision == "fp32"
+        load_classifier(tmp_path / "first", precision="bf16").save(tmp_path / "second")
+        first, second = ((tmp_path / name / "model.json").read_bytes() for name in ("first", "second"))
+        assert first == second
+
+    def test_auto_is_what_the_processor_computes_in(self, classifier, tmp_path):
+        classifier.save(tmp_path)
+        chosen = choose_precision("auto", torch.device("cpu"))
+        assert load_classifier(tmp_path, device="cpu", precision="auto").precision == chosen
+
+    @pytest.mark.parametrize(("wrong", "told"), [("half", "use one of auto, fp32"), ("fp16", "fp16 needs a GPU")])
+    def test_that_there_is_not(self, classifier, tmp_path, wrong, told):
+        classifier.save(tmp_path)
+        with pytest.raises(SettingsError, match=told):
+            load_classifier(tmp_path, device="cpu", precision=wrong)
 
 
 def test_trained_classifier_keeps_its_answers(colour_run, colours):

@@ -4,7 +4,8 @@ import glob
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from densekit.data.folders import files_below
 from densekit.data.pictures import PICTURE_SUFFIXES, grey_or_rgb, read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
-from densekit.hardware import choose_device
+from densekit.hardware import autocast, choose_device, choose_precision
 from densekit.models.weights import load_model, read_record, save_model, save_record
 from densekit.runtimes.exported import ExportedNetwork, open_exported
 
@@ -64,6 +65,7 @@ class Classifier:
         record: what else model.json says, e.g. how it was trained.
         temperature: what logits are divided by before the softmax, so that 80 % sure is right 8 times in 10; training
             fits it to the validation pictures. It changes no answer's class.
+        precision: what the network answers in: "fp32", "bf16" or "fp16"; "own" where it is exported. It is not saved.
     """
 
     network: nn.Module
@@ -71,6 +73,7 @@ class Classifier:
     preprocessing: Preprocessing
     record: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    precision: str = "fp32"
 
     def save(self, folder: str | Path) -> None:
         """Write model.json and model.safetensors, which together are the whole classifier."""
@@ -102,6 +105,10 @@ class Classifier:
         self.network.to(choose_device("cpu" if exported and device == "auto" else device))
         return self
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network computes in this classifier's precision."""
+        return autocast(self.device, self.precision)
+
     def batch_size(self, wanted: int) -> int:
         """How many pictures can go through at a time: one, where the network takes each in its own size."""
         return 1 if self.preprocessing.in_network else wanted
@@ -110,7 +117,8 @@ class Classifier:
     def probabilities(self, pictures: Tensor) -> Tensor:
         """Class probabilities at this classifier's temperature, float32 (N, K), of preprocessed (N, C, H, W)."""
         self.network.eval()
-        logits = self.network(pictures.to(self.device)).float()
+        with self.autocast():
+            logits = self.network(pictures.to(self.device)).float()
         return (logits / self.temperature).softmax(1).cpu()
 
     def predict(
@@ -196,15 +204,17 @@ def _as_picture(image: Any) -> Image.Image:
     raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W) or (H, W, 3); files are for predict")
 
 
-def load_classifier(source: str | Path, *, device: str | torch.device = "auto") -> Classifier:
+def load_classifier(source: str | Path, *, device: str | torch.device = "auto", precision: str = "fp32") -> Classifier:
     """Load a classifier from a run folder, any folder with model.json and model.safetensors, or an exported one.
 
     Args:
         source: the folder, or a file in it.
         device: where to compute.
+        precision: what to compute in: "fp32", "bf16", "fp16", or "auto", which is bf16 where the hardware computes in it.
 
     Raises:
         CheckpointError: a file is missing or damaged, or holds a network without classes.
+        SettingsError: no such device, no such precision there, or another than its own for an exported network.
         MissingPartError: it was exported for a runtime that is not installed.
     """
     folder = classifier_folder(source)
@@ -227,7 +237,14 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "auto") 
     answers = architecture.get("options", {}).get("num_classes", len(classes))
     if answers != len(classes):
         raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
-    return Classifier(network, classes, preprocessing, record, temperature).to(device)
+    classifier = Classifier(network, classes, preprocessing, record, temperature).to(device)
+    if not isinstance(network, ExportedNetwork):
+        return replace(classifier, precision=choose_precision(precision, classifier.device))
+    if precision not in ("auto", "fp32"):
+        raise SettingsError(
+            f"{folder} is exported and computes in its own precision: precision {precision!r} is for runs"
+        )
+    return replace(classifier, precision="own")
 
 
 def classifier_folder(source: str | Path) -> Path:

@@ -62,6 +62,20 @@ def test_it_answers_like_predict_until_interrupted(serve, densekit, colour_run, 
     assert "Traceback" not in err
 
 
+def test_it_answers_in_the_precision_that_it_is_told(serve, densekit, colour_run, colours):
+    picture = colours / "test" / "red" / "100.png"
+    server = serve(colour_run, "--port", "0", "--device", "cpu", "--precision", "bf16")
+    assert "cpu bf16" in server.said
+    with picture.open("rb") as file:
+        seen = httpx2.post(f"{server.address}/predict", files={"pictures": file}).json()[0]["probability"]
+    options = ("--device", "cpu", "--format", "json")
+    half, single = (
+        json.loads(densekit("predict", colour_run, picture, *options, "--precision", name).out)[0]["probability"]
+        for name in ("bf16", "fp32")
+    )
+    assert seen == half != single
+
+
 def test_an_impatient_person_sees_no_traceback(serve, colour_run):
     server = serve(colour_run, "--port", "0")
     assert httpx2.get(f"{server.address}/health").json() == {"status": "ok"}

@@ -56,6 +56,21 @@ def test_dense_blocks_are_tested_fused_where_that_is_faster(colour_run, colours,
         torch.testing.assert_close(evaluation.outcomes.logits, network.eval()(pixels), rtol=1e-4, atol=1e-4)
 
 
+def test_in_bfloat16(colour_run, tmp_path):
+    half, single = (
+        evaluate(colour_run, out=tmp_path / name, device="cpu", precision=name) for name in ("bf16", "fp32")
+    )
+    written = json.loads((tmp_path / "bf16" / "metrics.json").read_text(encoding="utf-8"))
+    assert written["precision"] == "bf16"
+    transform = half.classifier.preprocessing.transform()
+    files = [half.pictures.pictures[place] for place in half.outcomes.index.tolist()]
+    pixels = torch.stack([transform(read_picture(file)) for file in files])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = half.classifier.network.eval()(pixels).float()
+    assert torch.equal(half.outcomes.logits, logits / half.classifier.temperature)
+    assert not torch.equal(half.outcomes.logits, single.outcomes.logits)
+
+
 def test_writes_into_the_run_folder_unless_told(trained_on, colours, tmp_path):
     run = trained_on(data=str(colours))
     before = {path.name for path in run.iterdir()}
@@ -176,8 +191,8 @@ def test_travelled_classifier_needs_data(travelled, flat):
 def test_metrics_json_holds_what_was_measured(colour_run, colours, tmp_path):
     evaluation = evaluate(colour_run, out=tmp_path)
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    about = {"data": written.pop("data"), "model": written.pop("model")}
-    assert about == {"data": str(colours.resolve()), "model": "simple_cnn"}
+    about = {name: written.pop(name) for name in ("data", "model", "precision")}
+    assert about == {"data": str(colours.resolve()), "model": "simple_cnn", "precision": "fp32"}
     assert written == json.loads(json.dumps(evaluation.metrics.to_dict()))
     assert written["split"] == "test"
 

@@ -68,6 +68,12 @@ def test_accuracy_after_export_is_measured_like_any_other(onnx, run, tmp_path):
     torch.testing.assert_close(after.outcomes.logits, before.outcomes.logits, rtol=1e-4, atol=1e-4)
 
 
+def test_an_export_computes_in_its_own_precision(onnx):
+    assert load_classifier(onnx.folder, precision="auto").precision == "own"
+    with pytest.raises(SettingsError, match="computes in its own precision: precision 'bf16' is for runs"):
+        load_classifier(onnx.folder, precision="bf16")
+
+
 @pytest.mark.parametrize("to", ["openvino", "torch"])
 def test_other_targets_predict_alike(run, colours, to):
     exported = load_classifier(export_run(run, to=to, screen=QUIET).folder)

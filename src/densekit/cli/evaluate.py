@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import DataRoot, Device, Quiet, Strict
+from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict
 
 Out = Annotated[
     Path | None,
@@ -26,6 +26,7 @@ def evaluate(
     data_root: DataRoot = None,
     batch_size: int = 128,
     device: Device = "auto",
+    precision: Precision = "fp32",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -56,6 +57,7 @@ def evaluate(
         data_root=data_root,
         batch_size=batch_size,
         device=device,
+        precision=precision,
         strict=strict,
         screen=Screen(quiet=quiet),
     )

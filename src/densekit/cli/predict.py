@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from densekit.cli.options import Device, Quiet
+from densekit.cli.options import Device, Precision, Quiet
 
 if TYPE_CHECKING:
     from densekit.classifier import Prediction
@@ -22,6 +22,7 @@ def predict(
     format: Format = "table",
     batch_size: int = 32,
     device: Device = "auto",
+    precision: Precision = "fp32",
     quiet: Quiet = False,
 ) -> int:
     """Name what is on pictures. Exit status 2 only if none of them could be read.
@@ -45,7 +46,7 @@ def predict(
 
     if not images:
         raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")
-    classifier = load_classifier(run, device=device)
+    classifier = load_classifier(run, device=device, precision=precision)
     screen, files, answers = Screen(quiet=quiet), find_pictures(images), []
     with screen.bar("predicting", len(files)) as bar:
         for answer in classifier.predict_each(files, top=top, batch_size=batch_size):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from densekit.cli.options import Device, Quiet
+from densekit.cli.options import Device, Precision, Quiet
 
 
 def serve(
@@ -15,6 +15,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: Device = "auto",
+    precision: Precision = "fp32",
     fused: Annotated[bool, Parameter(help="Dense blocks run fused where that is faster.")] = True,
     batch_size: int = 16,
     max_upload_mb: float = 32,
@@ -43,6 +44,7 @@ def serve(
         host=host,
         port=port,
         device=device,
+        precision=precision,
         fused=fused,
         batch_size=batch_size,
         max_upload_mb=max_upload_mb,

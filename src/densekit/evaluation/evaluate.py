@@ -55,6 +55,7 @@ def evaluate(
     data_root: str | None = None,
     batch_size: int = 128,
     device: str | torch.device = "auto",
+    precision: str = "fp32",
     workers: Workers = "auto",
     strict: bool = False,
     screen: Screen | None = None,
@@ -70,6 +71,7 @@ def evaluate(
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
+        precision: what to compute in, see `densekit.classifier.load_classifier`; metrics.json says it.
         workers: processes that load pictures.
         strict: a picture that cannot be read is an error.
         screen: where progress goes.
@@ -80,7 +82,7 @@ def evaluate(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
-    classifier = load_classifier(run, device=device)
+    classifier = load_classifier(run, device=device, precision=precision)
     run = classifier_folder(run)
     own = own_data(run)
     dataset = None
@@ -107,12 +109,14 @@ def evaluate(
     )
     fuse_where_faster(classifier.network)
     with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
-        outcomes = collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)
+        outcomes = collect_outcomes(
+            classifier.network, loader, device=classifier.device, autocast=classifier.autocast, bar=bar
+        )
     outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    write_evaluation(folder, metrics, {"data": source, "model": classifier.model})
+    write_evaluation(folder, metrics, {"data": source, "model": classifier.model, "precision": classifier.precision})
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")

@@ -25,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "auto",
+    precision: str = "fp32",
     fused: bool = True,
     batch_size: int = 16,
     max_upload_mb: float = 32,
@@ -39,6 +40,7 @@ def serve(
         host: address to listen on; "0.0.0.0" is reached from other machines too.
         port: 0 takes any that is free.
         device: where to compute: "auto", "cpu", "cuda", ...
+        precision: what to answer in, see `densekit.classifier.load_classifier`.
         fused: whether the dense blocks run fused where that is faster.
         batch_size: pictures that go through the network at a time, at most: those that came in while it computed.
         max_upload_mb: megabytes of a request, at most.
@@ -57,13 +59,15 @@ def serve(
 
     screen = screen or Screen()
     with _listen(host, port) as listening:  # first: a port in use is told at once
-        classifier = load_classifier(source, device=device)
+        classifier = load_classifier(source, device=device, precision=precision)
         fuses = fused and fuse_where_faster(classifier.network)
         metrics = read_metrics(classifier_folder(source))
         app = create_app(classifier, metrics=metrics, batch_size=batch_size, max_upload_mb=max_upload_mb)
         classes = counted(len(classifier.classes), "class", "classes")
         network = classifier.model + (" (fused)" if fuses else "")
-        screen.say(f"{network}, {classes}, {classifier.device}, answers at {_address(listening)} until Ctrl-C")
+        screen.say(
+            f"{network}, {classes}, {classifier.device} {classifier.precision}, answers at {_address(listening)} until Ctrl-C"
+        )
         config = uvicorn.Config(
             app,
             lifespan="off",
