@@ -210,7 +210,7 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "auto", 
     Args:
         source: the folder, or a file in it.
         device: where to compute.
-        precision: what to compute in: "fp32", "bf16", "fp16", or "auto", which is bf16 where the hardware computes in it.
+        precision: what to compute in: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
 
     Raises:
         CheckpointError: a file is missing or damaged, or holds a network without classes.

@@ -65,9 +65,9 @@ def serve(
         app = create_app(classifier, metrics=metrics, batch_size=batch_size, max_upload_mb=max_upload_mb)
         classes = counted(len(classifier.classes), "class", "classes")
         network = classifier.model + (" (fused)" if fuses else "")
-        screen.say(
-            f"{network}, {classes}, {classifier.device} {classifier.precision}, answers at {_address(listening)} until Ctrl-C"
-        )
+        precision = "" if classifier.precision == "own" else f" {classifier.precision}"
+        where = f"{classifier.device}{precision}, answers at {_address(listening)} until Ctrl-C"
+        screen.say(f"{network}, {classes}, {where}")
         config = uvicorn.Config(
             app,
             lifespan="off",
