@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from densekit.engine.choose_ops import choose_ops
 from densekit.engine.compile_steps import CannotCompile, load_steps
+from densekit.engine.ops_cpu import CompiledOps
 from densekit.errors import SettingsError
 
 
@@ -138,3 +140,20 @@ def test_without_threads_it_is_only_taken_when_asked_for(monkeypatch, tmp_path, 
         "torch", "the compiled steps cannot run: the compiler knows no Op"
     )  # fmt: skip
     assert choose_ops("cpu", "cpu").name == "cpu"
+
+
+def test_tiles_are_left_alone_where_the_system_forbids_them(monkeypatch, tmp_path, forget):
+    """A processor with AMX, but a process that may not use it, and would be killed."""
+    compiler, log = tmp_path / "c++", tmp_path / "log"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {shutil.which("c++")} "$@" -O0\n')
+    compiler.chmod(0o755)
+    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch.cpu._init_amx", lambda: False)
+    ops = CompiledOps(load_steps())
+    assert "MAY_USE_TILES" not in log.read_text()
+    x, weight, one = torch.rand(2, 3, 3, 8).bfloat16(), torch.rand(8, 8, 3, 3).bfloat16(), torch.ones(8)
+    out = torch.empty_like(x)
+    ops.bnrelu_convolve(x, one, one * 0, weight, out, measure=False)
+    expected = torch.conv2d(x.permute(0, 3, 1, 2).double(), weight.double(), padding=1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(out, expected.bfloat16())
