@@ -143,3 +143,15 @@ def browse(tmp_path):
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def photos(tmp_path, paint) -> Path:
+    """Seven pictures of three colours in folders with odd names, and files that are none."""
+    root = tmp_path / "meine Bilder ☃"
+    paint(root / "red", "red", 3)
+    paint(root / "grün", "grün", 2, first=10)
+    paint(root / "deep blue" / "deeper", "deep blue", 2, first=20)
+    (root / "red" / "notes.txt").write_text("not a picture")
+    (root / "red" / ".hidden.png").write_bytes(b"")
+    return root

@@ -12,7 +12,7 @@ from PIL import Image
 from densekit.classifier import Classifier, Prediction, find_pictures, load_classifier
 from densekit.data.pictures import read_picture
 from densekit.data.transforms import Preprocessing
-from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.errors import CheckpointError, SettingsError
 from densekit.hardware import choose_precision
 from densekit.models.catalogue import create_model
 from densekit.models.weights import save_model
@@ -28,18 +28,6 @@ def classifier() -> Classifier:
     network.train()(torch.randn(16, 3, 8, 8))
     preprocessing = Preprocessing(channels=3, size=(8, 8), mean=(0.4,), std=(0.3, 0.2, 0.1))
     return Classifier(network, CLASSES, preprocessing, {"trained": {"epoch": 3}})
-
-
-@pytest.fixture
-def photos(tmp_path, paint) -> Path:
-    """Seven pictures of three colours in folders with odd names, and files that are none."""
-    root = tmp_path / "meine Bilder ☃"
-    paint(root / "red", "red", 3)
-    paint(root / "grün", "grün", 2, first=10)
-    paint(root / "deep blue" / "deeper", "deep blue", 2, first=20)
-    (root / "red" / "notes.txt").write_text("not a picture")
-    (root / "red" / ".hidden.png").write_bytes(b"")
-    return root
 
 
 def one_by_one(classifier: Classifier, files: list[Path]) -> torch.Tensor:
@@ -234,49 +222,6 @@ class TestPredict:
         answers = classifier.predict_each((taken.append(file) or file for file in files), batch_size=2)
         assert next(answers).path == str(files[0])
         assert len(taken) == 2
-
-
-class TestFindPictures:
-    def test_folder_is_searched_through(self, photos):
-        found = [path.relative_to(photos).as_posix() for path in find_pictures([photos])]
-        assert found == [
-            "deep blue/deeper/20.png",
-            "deep blue/deeper/21.png",
-            "grün/10.png",
-            "grün/11.png",
-            "red/0.png",
-            "red/1.png",
-            "red/2.png",
-        ]
-
-    @pytest.mark.parametrize(
-        ("pattern", "count"),
-        [("red/*", 3), ("*/1?.png", 2), ("**/*.png", 7), ("gr[üu]n/*", 2)],
-        ids=["star", "question_mark", "any_depth", "set_of_characters"],
-    )
-    def test_pattern(self, photos, pattern, count):
-        found = find_pictures([f"{photos}/{pattern}"])
-        assert len(found) == count
-        assert found == sorted(found)
-
-    def test_each_file_once_in_the_order_given(self, photos):
-        last, folder = photos / "red" / "2.png", photos / "red"
-        assert find_pictures([last, str(folder), f"{folder}/*.png"]) == [last, folder / "0.png", folder / "1.png"]
-
-    def test_file_is_taken_whatever_its_name(self, photos):
-        shutil.copy(photos / "red" / "0.png", photos / "a[1] picture")
-        named = [photos / "red" / "notes.txt", photos / "a[1] picture", photos / "missing.png"]
-        assert find_pictures(map(str, named)) == named
-
-    def test_home_folder(self, photos, monkeypatch):
-        monkeypatch.setenv("HOME", str(photos))
-        assert find_pictures(["~/red/0.png", "~/grün/*1.png"]) == [photos / "red" / "0.png", photos / "grün" / "11.png"]
-
-    @pytest.mark.parametrize("source", ["nothing", "*.gif", "no*/x?.png"], ids=["empty_folder", "pattern", "deep"])
-    def test_nothing_found(self, photos, source):
-        (photos / "nothing").mkdir()
-        with pytest.raises(DataError, match="no pictures found"):
-            find_pictures([photos / "red", f"{photos}/{source}"])
 
 
 class TestLoad:

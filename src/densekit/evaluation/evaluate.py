@@ -71,7 +71,7 @@ def evaluate(
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
-        precision: what to compute in, see `densekit.classifier.load_classifier`; metrics.json says it.
+        precision: what to compute in, see `densekit.classifier.load_classifier`; metrics.json says it (`computed_in`).
         workers: processes that load pictures.
         strict: a picture that cannot be read is an error.
         screen: where progress goes.
@@ -116,7 +116,7 @@ def evaluate(
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    write_evaluation(folder, metrics, {"data": source, "model": classifier.model, "precision": classifier.precision})
+    write_evaluation(folder, metrics, {"data": source, "model": classifier.model, "computed_in": classifier.precision})
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
