@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from densekit.engine.swap import fuse
-from densekit.export.program import grow_concatenations, inference_network
+from densekit.export.program import inference_network
 from densekit.export.targets import Options, find_target
 from densekit.runtimes.exported import open_exported
-from densekit.runtimes.run_openvino import require_openvino
 
 TINY = {"block_config": [2, 2], "growth_rate": 8, "num_init_features": 16}
 NETWORKS = {
@@ -17,6 +16,7 @@ NETWORKS = {
     "cifar_stem_plain": ("densenet40_k12_cifar", {"block_config": [2, 2]}),
     "cifar_stem_bottleneck_se": ("se_densenet_bc100_k12_cifar", {"block_config": [1, 2]}),
     "max_pool_prelu_groups": ("densenet121", {**TINY, "pooling": "max", "activation": "prelu", "groups": 2}),
+    "more_features_than_one_group": ("densenet121", {"block_config": [6, 3], "growth_rate": 32, "bn_size": 1}),
     "growth_for_each_block": ("densenet12_wide_cifar", {"block_config": [1, 2], "growth_rate": [8, 16]}),
     "resnet_se": ("se_resnet18", {"layers": [1, 1], "widths": [8, 16]}),
     "resnet_bottleneck": ("resnet50", {"layers": [1, 1], "widths": [8, 16]}),
@@ -51,48 +51,6 @@ def test_batch_norms_behind_a_convolution_are_folded(make):
     left = {name for name, module in folded.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
     layers = {f"features.denseblock{b}.denselayer{i}.norm1" for b in (1, 2) for i in (1, 2)}
     assert left == layers | {"features.transition1.norm", "features.norm5"}
-
-
-class Concatenations(torch.nn.Module):
-    """Some that continue an earlier one, and some that only look like it."""
-
-    def forward(self, a, b, c):
-        first = torch.cat([a, b], 1)
-        return (
-            first,
-            torch.cat((a, b, c), 1),  # continues the first
-            torch.cat([a, b, c, c, a], 1),  # continues the second
-            torch.cat([a, b, c], dim=2),  # other dimension
-            torch.cat([a, b, b], dim=2),
-            torch.cat([b, a, c], 1),  # other order
-            torch.cat([c, a, b], 1),  # at the end
-            torch.cat([a, c, b], 1),  # one piece only
-        )
-
-
-def test_a_concatenation_takes_the_result_of_the_one_that_it_continues():
-    stock = torch.fx.symbolic_trace(Concatenations())
-    grown = grow_concatenations(deepcopy(stock))
-    pieces = torch.randn(3, 2, 4, 4).unbind()
-    torch.testing.assert_close(grown(*pieces), stock(*pieces), rtol=0, atol=0)
-    concatenations = grown.graph.find_nodes(op="call_function", target=torch.cat)
-    assert [len(node.args[0]) for node in concatenations] == [2, 2, 3, 3, 3, 3, 3, 3]
-
-
-@pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_dense_layers_append_to_the_features_so_far(make, to, tmp_path):
-    classifier = make("densenet121", **TINY | {"block_config": [4, 3]})
-    path = find_target(to, int8=False, bake_preprocessing=False).write(classifier, tmp_path, Options())
-    assert max(_concatenated(path)) == 2
-
-
-def _concatenated(path) -> list[int]:
-    """How many pieces each concatenation of a file has."""
-    if path.suffix == ".onnx":
-        nodes = pytest.importorskip("onnx").load(path).graph.node
-        return [len(node.input) for node in nodes if node.op_type == "Concat"]
-    nodes = require_openvino().Core().read_model(path).get_ops()
-    return [node.get_input_size() for node in nodes if node.get_type_name() == "Concat"]
 
 
 @pytest.mark.parametrize("wrap", [fuse, torch.compile], ids=["fused", "compiled"])

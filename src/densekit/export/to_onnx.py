@@ -21,7 +21,11 @@ def write_onnx(classifier: Classifier, folder: Path, options: Options) -> Path:
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")
     program = torch.onnx.export(
-        make_program(classifier, options), (), input_names=["pictures"], output_names=["logits"], verbose=False
+        make_program(classifier, options, in_groups=True),  # ONNX Runtime sums while it convolves
+        (),
+        input_names=["pictures"],
+        output_names=["logits"],
+        verbose=False,
     )
     assert program is not None  # only None where a file was named
     model = program.model_proto
