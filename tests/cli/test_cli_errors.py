@@ -38,6 +38,8 @@ import pytest
         pytest.param("train PHOTOS --workers -2", "workers=-2: input should be greater than or equal to 0", id="union"),
         pytest.param("train PHOTOS --mean 1", "mean and std: give both or neither", id="half_of_two"),
         pytest.param("train PHOTOS --epoch 3", "Unknown option: --epoch. Did you mean --epochs?", id="train_bad_flag"),
+        pytest.param("train PHOTOS --model-options.spatial-dims 3", "spatial_dims make no classifier", id="3_d"),
+        pytest.param("train PHOTOS --model-options.features-only true", "make no classifier", id="a_backbone"),
         pytest.param("train PHOTOS --out RUN", "exists already: choose another --out", id="run_exists"),
         pytest.param(
             "train PHOTOS --weights imagnet", "unknown weights 'imagnet'; did you mean: imagenet", id="weights"

@@ -13,11 +13,15 @@ from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.picture_set import PictureSet
 from densekit.data.transforms import Preprocessing
+from densekit.engine.fused_block import Fused
+from densekit.engine.swap import fuse
 from densekit.errors import CheckpointError
 from densekit.evaluation.evaluate import Evaluation
 from densekit.evaluation.metrics import compute_metrics
 from densekit.evaluation.outcomes import Outcomes
+from densekit.export.export import export_run
 from densekit.models.catalogue import create_model
+from densekit.report.costs import count_costs
 from densekit.report.page import render_page
 from densekit.report.write import write_report
 from densekit.training.run_folder import RunFolder
@@ -184,3 +188,19 @@ def test_damaged_history_is_one_line(colour_run, tmp_path):
     (run / "history.csv").write_text("epoch,loss\n1,x\n")
     with pytest.raises(CheckpointError, match=r"history\.csv does not hold the history of a run"):
         write_report(run, device="cpu", screen=QUIET)
+
+
+def test_an_exported_folder_has_a_report_without_costs(colour_run, colours, tmp_path, read_page):
+    exported = export_run(colour_run, to="torch", out=tmp_path / "exported", screen=QUIET).folder
+    text = read_page(write_report(exported, colours, device="cpu", screen=QUIET).read_text("utf-8")).text
+    assert "There is no history of the training beside the model." in text
+    assert "multiply-adds" not in text
+
+
+def test_costs_of_a_fused_network_are_those_of_the_stock_one_and_nothing_is_said(caplog):
+    stock, fused = (create_model("densenet_bc100_k12_cifar", block_config=[2, 2], num_classes=2) for _ in range(2))
+    networks = stock, fuse(fused)
+    costs = [count_costs(Classifier(network, ("a", "b"), Preprocessing(size=(32, 32))), []) for network in networks]
+    assert costs[0] == costs[1]
+    assert not caplog.messages
+    assert any(isinstance(module, Fused) for module in fused.modules())

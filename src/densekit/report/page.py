@@ -140,10 +140,11 @@ def _training(evaluation: Evaluation, run: RunFolder) -> dict[str, Any]:
     history, trained = run.read_history(), evaluation.classifier.record.get("trained", {})
     settings = read_settings(run.settings).model_dump(mode="json") if run.settings.exists() else {}
     kinds = ("loss", "accuracy") if history else ()
+    exported = isinstance(evaluation.classifier.network, ExportedNetwork)  # a runtime's file, which cannot be counted
     return {
         "history": history,
         "curves": [training_curves(history, kind, trained.get("epoch")) for kind in kinds],
-        "costs": count_costs(evaluation.classifier, history),
+        "costs": None if exported else count_costs(evaluation.classifier, history),
         "settings": settings,
         "versions": {
             "trained with": {name: trained[name] for name in ("densekit", "torch") if name in trained},

@@ -95,9 +95,14 @@ def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, datase
     """Build the network with its first, random weights.
 
     Raises:
-        SettingsError: the network does not fit the settings or the size of the pictures.
+        SettingsError: the network does not fit the settings or the size of the pictures, or is no classifier of them.
     """
     assert settings.model is not None
+    if settings.model_options.get("features_only") or settings.model_options.get("spatial_dims", 2) != 2:
+        raise SettingsError(
+            "model_options: features_only and spatial_dims make no classifier of pictures: leave them out, "
+            "or build that network with densekit.create_model"
+        )
     torch.manual_seed(settings.seed)
     network = create_model(
         settings.model,
