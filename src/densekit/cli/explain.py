@@ -36,7 +36,7 @@ def explain(
     Parameters
     ----------
     run
-        Run folder.
+        Run or exported folder.
     images
         Picture files, folders and patterns.
     top
