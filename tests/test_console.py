@@ -65,6 +65,17 @@ def test_bar_only_where_somebody_sees_it(quiet, terminal, drawn):
     assert (bar.progress.tasks[0].completed, bar.progress.tasks[0].fields["note"]) == (4, "and a dog")
 
 
+def test_bar_tells_the_rate():
+    now = 0.0
+    screen = Screen(console=Console(file=io.StringIO(), force_terminal=True, get_time=lambda: now))
+    with screen.bar("counting sheep", 100, unit="sheep") as bar:
+        for now in (1.0, 2.0, 3.0):  # noqa: B007 (the console reads it)
+            bar.advance(30)
+        assert bar.progress.tasks[0].fields["note"] == "sheep 30/s"
+        bar.advance(0, note="and a dog")
+        assert bar.progress.tasks[0].fields["note"] == "and a dog"
+
+
 def test_bar_ends_with_an_error_inside():
     screen = Screen(console=recording(terminal=True))
     with pytest.raises(KeyError), screen.bar("work", None) as bar:

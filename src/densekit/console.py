@@ -76,5 +76,7 @@ class Bar:
     unit: str
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Move on by ``steps``; ``note`` replaces the text behind the count."""
-        self.progress.update(self.task, advance=steps, note=self.unit if note is None else note)
+        """Move on by ``steps``; ``note`` replaces the text behind the count, which tells the rate."""
+        (task,) = self.progress.tasks
+        rate = f"{self.unit} {task.speed:,.{1 if task.speed < 10 else 0}f}/s".lstrip() if task.speed else self.unit
+        self.progress.update(self.task, advance=steps, note=rate if note is None else note)
