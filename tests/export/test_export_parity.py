@@ -1,5 +1,6 @@
 """Every kind of network, in every runtime, against the trained one in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import pytest
@@ -64,3 +65,14 @@ def test_wrapped_network_exports_as_the_stock_one_and_stays_as_it_is(make, wrap)
     assert [type(module) for module in wrapped.modules()] == kinds
     assert wrapped.training
     assert all(parameter.requires_grad for parameter in wrapped.parameters())
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch"])
+def test_threads_may_ask_at_the_same_time(make, to, tmp_path):
+    path = find_target(to, int8=False, bake_preprocessing=False).write(make("densenet121", **TINY), tmp_path, Options())
+    exported = open_exported(tmp_path, {"target": to, "file": path.name})
+    pictures = torch.randn(64, 1, 3, 32, 32)
+    alone = [exported(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(exported, pictures))
+    torch.testing.assert_close(together, alone)

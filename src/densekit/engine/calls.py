@@ -21,7 +21,7 @@ class Call(Generic[Parts]):
         ops: the implementation of the fused steps.
         parts: what it computes: the layers of a block, the pair of a transition, the norm of a stem.
         dtype: in which convolutions run.
-        trained: the norms that train, with the mean and the variance that they saw, and of how many values. Filled
+        trained: the norms that train, with the mean and the variance that they saw. Filled
             by the forward pass; running statistics are updated from it when all else has succeeded.
     """
 

@@ -139,7 +139,7 @@ class TritonOps(TorchOps):
         return dweight.sum(0), sums.sum(0)
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `TileSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
+        """As `PoolSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
         if dtype not in _TYPES or not _fits(flat(x)):
             return super().bnrelu_avg_pool(x, scale, shift, dtype)
         N, H, W, C = x.shape
@@ -152,7 +152,7 @@ class TritonOps(TorchOps):
     def bnrelu_avg_pool_backward(
         self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `TileSteps.bnrelu_avg_pool_backward`."""
+        """As `PoolSteps.bnrelu_avg_pool_backward`."""
         matrix = flat(x)
         if not (_fits(matrix, flat(dpooled)) and dpooled.is_contiguous()):
             return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)

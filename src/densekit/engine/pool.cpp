@@ -1,5 +1,5 @@
 // Batch norm, ReLU and pooling on a CPU in one pass, and back: the 2x2 mean of transitions, and the maximum of 3x3 pixels
-// with stride 2 of stems. A line of pixels at a time is in the cache; `tile_steps.py` defines the steps.
+// with stride 2 of stems. A line of pixels at a time is in the cache; `pool_steps.py` defines the steps.
 
 #include <limits>
 

@@ -90,7 +90,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     """Steps that pass over the lines of pictures once."""
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `TileSteps.bnrelu_avg_pool`."""
+        """As `PoolSteps.bnrelu_avg_pool`."""
         step = self._find("bnrelu_avg_pool", x)
         if step is None or dtype != x.dtype:
             return super().bnrelu_avg_pool(x, scale, shift, dtype)
@@ -102,7 +102,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     def bnrelu_avg_pool_backward(
         self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `TileSteps.bnrelu_avg_pool_backward`."""
+        """As `PoolSteps.bnrelu_avg_pool_backward`."""
         step = self._find("bnrelu_avg_pool_backward", x, dpooled)
         if step is None:
             return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
@@ -111,7 +111,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
         return gradient, sums
 
     def bnrelu_max_pool(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, locate: bool) -> Tensor | None:
-        """As `TileSteps.bnrelu_max_pool`."""
+        """As `PoolSteps.bnrelu_max_pool`."""
         step = self._find("bnrelu_max_pool", x, out)
         if step is None:
             return super().bnrelu_max_pool(x, scale, shift, out, locate=locate)
@@ -122,7 +122,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     def bnrelu_max_pool_backward(
         self, dpooled: Tensor, places: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `TileSteps.bnrelu_max_pool_backward`."""
+        """As `PoolSteps.bnrelu_max_pool_backward`."""
         step = self._find("bnrelu_max_pool_backward", x, dpooled)
         if step is None:
             return super().bnrelu_max_pool_backward(dpooled, places, x, scale, shift, mean)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 import numpy as np
@@ -108,16 +109,21 @@ class _Server:
     """A process that answers pictures with logits; it ends with this object."""
 
     def __init__(self, framework: Framework, path: Path):
-        self.name = framework.name
+        self.name, self.lock = framework.name, Lock()
         self.process, self.errors = framework.start(Path(serve.__file__), framework.name, path)
         weakref.finalize(self, _stop, self.process, self.errors)
         self.receive(f"{path} cannot be opened by {framework.name}")
 
     def __call__(self, pictures: Tensor) -> Tensor:
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # then it has ended, and said why
-            serve.send(self.process.stdin, pictures.numpy(force=True))
-        return torch.from_numpy(self.receive(f"{self.name} cannot take pictures {tuple(pictures.shape)}"))
+        with self.lock:  # answers come in the order of the questions
+            try:
+                with suppress(BrokenPipeError):  # then it has ended, and said why
+                    serve.send(self.process.stdin, pictures.numpy(force=True))
+                return torch.from_numpy(self.receive(f"{self.name} cannot take pictures {tuple(pictures.shape)}"))
+            except BaseException:
+                self.process.kill()  # the next question would get the answer that nobody waited for
+                raise
 
     def receive(self, failure: str) -> np.ndarray:
         assert self.process.stdout is not None

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 
 import torch
@@ -37,7 +38,10 @@ def open_openvino(path: Path) -> ExportedNetwork:
     except RuntimeError as error:
         raise CheckpointError(f"{path} cannot be opened by OpenVINO: {error}") from None
 
+    lock = Lock()
+
     def compute(pictures: Tensor) -> Tensor:
-        return torch.from_numpy(model(pictures.numpy(force=True))[0].copy())  # the next call writes over its result
+        with lock:  # the model has one place for results: a second thread is refused, and the next call writes over it
+            return torch.from_numpy(model(pictures.numpy(force=True))[0].copy())
 
     return ExportedNetwork(compute)
