@@ -50,6 +50,11 @@ def seamless(model: nn.Module) -> None:
     )
 
 
+def other_first_convolution(model: nn.Module) -> None:
+    layer = model[1].denselayer1
+    layer._first_convolution = lambda *features: 0.5 * type(layer)._first_convolution(layer, *features)
+
+
 def negative_view(model: nn.Module) -> None:
     conv = model[1].denselayer1.conv1
     conv.weight = nn.Parameter(torch._neg_view(conv.weight.detach()))
@@ -80,6 +85,7 @@ CHANGES = {
     weight_norm: "ParametrizedConv2d",
     forward_replaced: "forward was replaced",
     seamless: "whose forward was replaced",
+    other_first_convolution: "forward was replaced",
     negative_view: "no plain dense tensors",
     other_activation: "GELU in the place of ReLU",
     other_convolution: "with bias",

@@ -35,7 +35,8 @@ _LAYERS = {
     "monai.networks.nets.densenet._DenseLayer",
 }
 _HALF = (torch.float16, torch.bfloat16)
-_METHODS = frozenset({"forward", "_conv_forward", "bn_function", "bottleneck_fn"})  # of layers and of what is in them
+# of layers and of what is in them
+_METHODS = frozenset({"forward", "_conv_forward", "_first_convolution", "bn_function", "bottleneck_fn"})
 
 
 class Unsupported(StepAside):
@@ -94,14 +95,14 @@ def read_block(block: nn.Module) -> list[Layer]:
     if not layers:
         raise Unsupported("the block has no layers")
     if any(map(_is_patched, {type(layer) for layer in block.children()})):
-        raise StepAside("a dense layer's class whose forward was replaced")
+        raise StepAside("a dense layer's class of which a method was replaced")
     return layers
 
 
 def _is_patched(kind: type) -> bool:
-    """Whether a class's ``forward`` was written elsewhere than the class that has it."""
-    owner = next(base for base in kind.__mro__ if "forward" in base.__dict__)
-    return owner.__dict__["forward"].__module__ != owner.__module__
+    """Whether a method of a class was written elsewhere than the class that has it."""
+    owners = ((name, base) for name in _METHODS for base in kind.__mro__ if name in base.__dict__)
+    return any(base.__dict__[name].__module__ != base.__module__ for name, base in owners)
 
 
 def _read_layer(layer: nn.Module) -> Layer:
