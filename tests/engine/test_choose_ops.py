@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,38 @@ def compiler_is(monkeypatch, path, forget) -> None:
         cached.cache_clear()
     monkeypatch.setenv("PATH", str(path))
     monkeypatch.delenv("CXX", raising=False)
+
+
+@pytest.fixture
+def write_compiler(monkeypatch, tmp_path, tmp_path_factory, forget):
+    """Make a compiler that is quick, as it keeps what it once compiled; it logs, and does first what is ``before``."""
+    kept = tmp_path_factory.getbasetemp() / "objects"
+    kept.mkdir(exist_ok=True)
+
+    def write_compiler(before="") -> Path:
+        compiler, log = tmp_path / "c++", tmp_path / "log"
+        compiler.write_text(f"""#!/bin/sh
+            echo "$@" >> {log}
+            {before}
+            for out; do :; done
+            kept={kept}/$(echo "${{*% *}}" | cksum | tr ' ' -)
+            case "$*" in
+            *" -c "*) [ -e $kept ] || {shutil.which("c++")} "$@" -O0 -o $kept && exec cp $kept "$out";;
+            *) exec {shutil.which("c++")} "$@";;
+            esac""")
+        compiler.chmod(0o755)
+        compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return log
+
+    return write_compiler
+
+
+def replace(library, content) -> None:
+    """Write another file in the place of a library that is loaded."""
+    library.unlink()
+    library.write_bytes(content)
+    library.chmod(0o600)
 
 
 def test_auto_compiles_the_steps_for_the_cpu():
@@ -62,7 +96,8 @@ def test_an_engine_for_another_device_is_refused():
 
 
 @pytest.mark.parametrize("writable", [True, False], ids=["kept", "cache_cannot_be_written"])
-def test_the_library_is_kept_for_the_next_process(tmp_path, writable):
+def test_the_library_is_kept_for_the_next_process(write_compiler, tmp_path, writable):
+    write_compiler()
     cache = tmp_path / "cache"
     cache.mkdir() if writable else cache.write_text("a file in the way")
     script = "from densekit.engine.compile_steps import load_steps; print(load_steps().bnrelu_float32 is not None)"
@@ -83,16 +118,44 @@ def test_a_library_that_cannot_be_loaded_is_told(monkeypatch, tmp_path, forget):
         load_steps()
 
 
+@pytest.mark.parametrize("kept", [0, 0.5, 1], ids=["empty", "cut", "zeros"])
+def test_a_damaged_library_is_compiled_anew(write_compiler, tmp_path, kept):
+    """The loader would be killed while it reads what is missing."""
+    log = write_compiler()
+    load_steps()
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    whole = library.read_bytes()
+    replace(library, whole[: int(kept * len(whole))] if kept < 1 else bytes(len(whole)))
+    load_steps.cache_clear()
+    assert load_steps().bnrelu_float32 is not None
+    assert log.read_text().count("-shared") == 2
+    assert library.read_bytes()[:4] == whole[:4]
+
+
+def test_threads_that_call_at_the_same_time_compile_once(write_compiler):
+    log = write_compiler()
+    with ThreadPoolExecutor(4) as pool:
+        libraries = [pool.submit(load_steps) for _ in range(4)]
+    assert all(library.result().bnrelu_float32 is not None for library in libraries)
+    assert log.read_text().count("-shared") == 1
+
+
+def test_a_compiler_that_was_stopped_is_asked_again(write_compiler, tmp_path):
+    """And what it could not compile with OpenMP is not kept without."""
+    stop = (
+        f'case "$*" in *layer.cpp*) [ -e {tmp_path}/stopped ] || {{ touch {tmp_path}/stopped; kill -KILL $$; }};; esac'
+    )
+    write_compiler(before=stop)
+    with pytest.raises(CannotCompile, match="cannot compile the steps"):
+        load_steps()
+    assert not list((tmp_path / "cache").rglob("*.so"))
+    assert load_steps().shares_work()
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no file modes")
-def test_a_library_that_others_could_have_written_is_not_loaded(monkeypatch, tmp_path, forget):
+def test_a_library_that_others_could_have_written_is_not_loaded(write_compiler, tmp_path):
     """Nor is it written over: whose it is is not known."""
-    log = tmp_path / "log"
-    compiler = tmp_path / "c++"
-    quickly = f'exec {shutil.which("c++")} "$@" -O0'
-    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo "$@" >> {log}\n{quickly}\n')
-    compiler.chmod(0o755)
-    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    log = write_compiler()
     load_steps()
     (library,) = (tmp_path / "cache").rglob("*.so")
     modes = [path.stat().st_mode & 0o777 for path in (library.parent, library)]
@@ -100,8 +163,7 @@ def test_a_library_that_others_could_have_written_is_not_loaded(monkeypatch, tmp
     load_steps.cache_clear()
     load_steps()
     assert log.read_text().count("-shared") == 1
-    library.unlink()  # it is loaded: another file must take its place
-    library.write_bytes(b"planted")
+    replace(library, b"planted")
     library.chmod(0o666)
     load_steps.cache_clear()
     assert load_steps().bnrelu_float32 is not None
@@ -127,13 +189,9 @@ def test_a_compiler_that_is_no_program(monkeypatch, tmp_path, forget):
         load_steps()
 
 
-def test_without_threads_it_is_only_taken_when_asked_for(monkeypatch, tmp_path, forget):
-    compiler = tmp_path / "c++"
+def test_without_threads_it_is_only_taken_when_asked_for(write_compiler, monkeypatch):
     refuses = 'for word; do [ "$word" = -fopenmp ] && exit 1; done'
-    compiler.write_text(f'#!/bin/sh\n{refuses}\nexec {shutil.which("c++")} "$@" -O0\n')
-    compiler.chmod(0o755)
-    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_compiler(before=refuses)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     choice = choose_ops("auto", "cpu")
     assert (choice.name, choice.reason[:55]) == (
@@ -142,13 +200,9 @@ def test_without_threads_it_is_only_taken_when_asked_for(monkeypatch, tmp_path, 
     assert choose_ops("cpu", "cpu").name == "cpu"
 
 
-def test_tiles_are_left_alone_where_the_system_forbids_them(monkeypatch, tmp_path, forget):
+def test_tiles_are_left_alone_where_the_system_forbids_them(write_compiler, monkeypatch):
     """A processor with AMX, but a process that may not use it, and would be killed."""
-    compiler, log = tmp_path / "c++", tmp_path / "log"
-    compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {shutil.which("c++")} "$@" -O0\n')
-    compiler.chmod(0o755)
-    compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    log = write_compiler()
     monkeypatch.setattr("torch.cpu._init_amx", lambda: False)
     ops = CompiledOps(load_steps())
     assert "MAY_USE_TILES" not in log.read_text()

@@ -11,11 +11,12 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 from platformdirs import user_cache_path
 
-from densekit.files import write_atomically
+from densekit.files import write_atomically, write_text
 
 _HEADERS = [
     Path(__file__).with_name(f"{name}.hpp")
@@ -35,6 +36,7 @@ _HEADERS = [
 _SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("steps", "pool", "product", "convolution", "layer")]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+_one_thread = Lock()  # compiles, and the others take what it made
 
 
 class CannotCompile(Exception):  # noqa: N818 (no error: other steps take over)
@@ -46,8 +48,8 @@ def load_steps() -> ctypes.CDLL:
     """Return the compiled steps; the first time on a machine this takes 11 to 16 s on two cores.
 
     The compiler is ``$CXX``, or else c++, g++ or clang++. The library is kept in the platform's cache folder, under a
-    name made of all that went into it; where others could write there, or nothing can be loaded from there, it is
-    compiled for this process alone.
+    name made of all that went into it, and with a checksum, because half a file would kill the process that loads it;
+    where others could write there, or nothing can be loaded from there, it is compiled for this process alone.
 
     Raises:
         CannotCompile: no compiler, or one that fails.
@@ -64,7 +66,8 @@ def load_steps() -> ctypes.CDLL:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if _is_mine(folder) and (not (folder / name).exists() or _is_mine(folder / name)):
-            return _load(folder / name, compiler)
+            with _one_thread:
+                return _load(folder / name, compiler)
     except OSError:  # a folder that cannot be written, or from which nothing may be loaded
         pass
     try:
@@ -86,10 +89,16 @@ def _is_mine(path: Path) -> bool:
 
 
 def _load(library: Path, compiler: list[str]) -> ctypes.CDLL:
-    if not library.exists():
+    checksum = library.with_suffix(".sha256")
+    if not (library.exists() and checksum.exists() and checksum.read_text() == _sha256(library)):
         write_atomically(library, lambda path: _compile(compiler, path))
         library.chmod(0o600)
+        write_text(checksum, _sha256(library))
     return ctypes.CDLL(str(library))
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _key(compiler: list[str]) -> str:
@@ -109,17 +118,27 @@ def _flags() -> tuple[str, ...]:
 
 
 def _compile(compiler: list[str], path: Path) -> None:
-    """Compile the sources at the same time, and link them to a library at ``path``."""
-    for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP
-        with tempfile.TemporaryDirectory(prefix="densekit-") as scratch, ThreadPoolExecutor() as pool:
-            objects = [f"{scratch}/{source.stem}.o" for source in _SOURCES]
-            to_compile = [["-c", str(source), "-o", made] for source, made in zip(_SOURCES, objects, strict=True)]
-            run = partial(subprocess.run, capture_output=True, text=True)
-            command = [*compiler, *_flags(), *threads]
-            results = list(pool.map(run, [[*command, *one] for one in to_compile]))
-            result = next((each for each in results if each.returncode), None)
-            result = result or run([*command, "-shared", *objects, "-o", str(path)])
-        if result.returncode == 0:
-            return
-    first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
-    raise CannotCompile(f"{compiler[0]} cannot compile the steps: {first}")
+    """Compile the sources to a library at ``path``, whose work is shared by threads if the compiler knows OpenMP."""
+    command = [*compiler, *_flags()]
+    result = _make_library([*command, "-fopenmp"], _SOURCES, path)
+    if result.returncode:
+        with tempfile.TemporaryDirectory(prefix="densekit-") as scratch:
+            least = Path(scratch, "least.cpp")
+            least.write_text("#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n")
+            knows_openmp = _make_library([*command, "-fopenmp"], [least], Path(scratch, "least.so")).returncode == 0
+        if not knows_openmp:  # as Apple's; else it was stopped, or the disk was full: the next try may succeed
+            result = _make_library(command, _SOURCES, path)
+    if result.returncode:
+        first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
+        raise CannotCompile(f"{compiler[0]} cannot compile the steps: {first}")
+
+
+def _make_library(command: list[str], sources: list[Path], path: Path) -> subprocess.CompletedProcess[str]:
+    """Compile sources at the same time and link them; what is returned is the result of the first step that failed."""
+    run = partial(subprocess.run, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory(prefix="densekit-") as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = [f"{scratch}/{source.stem}.o" for source in sources]
+        to_compile = [["-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)]
+        results = list(pool.map(run, [[*command, *one] for one in to_compile]))
+        failed = next((each for each in results if each.returncode), None)
+        return failed or run([*command, "-shared", *objects, "-o", str(path)])
