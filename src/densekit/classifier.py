@@ -207,6 +207,9 @@ def _as_picture(image: Any) -> Image.Image:
 def load_classifier(source: str | Path, *, device: str | torch.device = "auto", precision: str = "fp32") -> Classifier:
     """Load a classifier from a run folder, any folder with model.json and model.safetensors, or an exported one.
 
+    An export to torch is a .pt2 file, which can run code when it is opened: load only one that you trust. Nothing in
+    the others is run.
+
     Args:
         source: the folder, or a file in it.
         device: where to compute.

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.densenet import _DenseBlock
 
 from densekit.engine.choose_ops import choose_ops, log_once
-from densekit.engine.fused_block import FusedDenseBlock, FusedTransition
+from densekit.engine.fused_block import Fused, FusedDenseBlock, FusedTransition
 from densekit.engine.swap import fuse, unfuse
 from densekit.errors import SettingsError
 from densekit.models.densenet import DenseNet
@@ -86,13 +86,17 @@ def test_what_happens_to_the_fused_module_stays(small_network):
 def test_a_class_made_of_the_fused_one_is_not_taken_away(small_block):
     """As libraries make them that shard a model."""
     fuse(small_block)
+    network = nn.Sequential(fuse(deepcopy(small_block)), small_block)
     small_block.__class__ = type("Sharded", (type(small_block),), {})
     x = torch.rand(2, 10, 4, 4, dtype=torch.float64)
     small_block(x)
     assert small_block.ran == AUTO
     with pytest.raises(SettingsError, match="Sharded was made of a fused module: unfuse the network before that"):
-        unfuse(small_block)
-    small_block(x)
+        unfuse(network)
+    assert all(isinstance(module, Fused) for module in network)
+    copied = deepcopy(small_block)
+    assert type(copied) is type(small_block)
+    torch.testing.assert_close(copied(x), small_block(x), rtol=0, atol=0)
 
 
 def replica(module: nn.Module, factor: float) -> nn.Module:

@@ -259,8 +259,16 @@ def test_statistics_that_are_not_tracked_stay(pair):
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(DenseLayer, "forward"), (nn.Conv2d, "forward"), (nn.functional, "conv2d")],
-    ids=["layer", "module", "function"],
+    [
+        (DenseLayer, "forward"),
+        (DenseLayer, "_first_convolution"),
+        (nn.Conv2d, "forward"),
+        (nn.functional, "conv2d"),
+        (nn.functional, "relu"),
+        (nn.functional, "avg_pool2d"),
+        (nn.functional, "max_pool2d"),
+        (torch, "cat"),
+    ],
 )
 def test_what_was_replaced_for_all_modules(pair, owner, name, monkeypatch):
     before = getattr(owner, name)

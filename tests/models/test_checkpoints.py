@@ -153,6 +153,16 @@ def archive(path):
         file.writestr("a", "b")
 
 
+def compress(path):
+    """A megabyte of zeros in a kilobyte: a thousand times as much would fill the memory."""
+    torch.save({"a": torch.zeros(1 << 18)}, path)
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+
+
 def turn_bits(path):
     torch.save({"a": torch.ones(1000)}, path)
     content = bytearray(path.read_bytes())
@@ -164,6 +174,7 @@ def turn_bits(path):
 UNREADABLE = {
     "empty_pickle": (lambda p: p.write_bytes(b"\x80\x02"), "is damaged, or no file of torch.save \\(\\w"),
     "bits_turned": (turn_bits, "is damaged: .*data/0 in it does not have its checksum"),
+    "compressed": (compress, "is no file of torch.save: .*/data.pkl in it is compressed"),
     "whole_module": (lambda p: torch.save(nn.Linear(2, 2), p), r"torch.nn.modules.linear.Linear, .*\(model.state_dict"),
     "script": (script, "is a TorchScript program, no weights"),
     "program": (export, "is a program of torch.export, no weights"),

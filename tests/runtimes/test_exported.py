@@ -9,9 +9,10 @@ def test_network_stays_in_evaluation_mode_on_the_cpu():
     network = ExportedNetwork(lambda pictures: pictures.mean((2, 3)))
     assert not network.train().training
     assert not network.eval().training
-    assert network.to(torch.device("cpu")) is network
+    for place in (torch.device("cpu"), "cpu", torch.bfloat16, torch.ones(1)):
+        assert network.to(place) is network
     with pytest.raises(SettingsError, match="densekit runs exported networks on the CPU"):
-        network.to(torch.device("meta"))
+        network.to(device="meta")
     assert network(torch.ones(2, 3, 4, 4)).tolist() == [[1, 1, 1]] * 2
 
 

@@ -1,5 +1,6 @@
 """Stock dense blocks, transitions and stems that compute with the fused steps."""
 
+import copyreg
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -62,19 +63,20 @@ class Fused(nn.Module):
         module.__class__ = _fused_class(cls, type(module))
         module.__dict__.update(engine=engine, ran=None)
 
-    def restore(self) -> None:
-        """Give the module its own class back.
+    @classmethod
+    def is_own_class(cls) -> bool:
+        """Whether this class was made here, and not by others of one that was."""
+        return "stock" in cls.__dict__
 
-        Raises:
-            SettingsError: something else has changed its class since.
-        """
-        if "stock" not in type(self).__dict__:
-            raise SettingsError(f"{type(self).__name__} was made of a fused module: unfuse the network before that")
+    def restore(self) -> None:
+        """Give the module the class back that it had before; its own must have been made here."""
         del self.engine, self.ran
         self.__class__ = self.stock  # pyright: ignore[reportAttributeAccessIssue] (once it was nothing else)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by the two classes that its own is made of."""
+        """Copy and pickle by the two classes that its own is made of; one that others made of that by itself."""
+        if not self.is_own_class():
+            return copyreg.__newobj__, (type(self),), self.__getstate__()  # pyright: ignore[reportAttributeAccessIssue]
         (kind,) = (base for base in type(self).__bases__ if issubclass(base, Fused))
         return _new, (kind, self.stock), self.__getstate__()
 
@@ -90,7 +92,11 @@ class Fused(nn.Module):
         return f"of {origin}, engine={self.engine}, ran={self.ran}"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return what the stock module would return, in channels-last memory where the fused path ran."""
+        """Return what the stock module would return, in channels-last memory where the fused path ran.
+
+        Args:
+            input: by position, because each library has a name of its own for it.
+        """
         return self.run(input)
 
     def run(self, x: Tensor) -> Tensor:

@@ -46,7 +46,6 @@ def find_steps(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], Callable[.
         for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_POOLING, 4), (_CONVOLUTIONS, 5), (_LAYERS, 7))
         for step, arguments in steps.items()
         for dtype, name in _TYPES.items()
-        if hasattr(library, f"{step}_{name}")
     }
 
 

@@ -117,11 +117,14 @@ def unfuse(model: nn.Module) -> nn.Module:
         ``model``.
 
     Raises:
-        SettingsError: something else has changed the class of a fused module since.
+        SettingsError: something else has changed the class of a fused module since; then all stay fused.
     """
-    for module in model.modules():
-        if isinstance(module, Fused):
-            module.restore()
+    fused = [module for module in model.modules() if isinstance(module, Fused)]
+    for kind in map(type, fused):
+        if not kind.is_own_class():
+            raise SettingsError(f"{kind.__name__} was made of a fused module: unfuse the network before that")
+    for module in fused:
+        module.restore()
     return model
 
 

@@ -88,7 +88,7 @@ logits = model(pictures)["logits"]  # NumPy
 _TORCH = """\
 import torch
 
-network = torch.export.load("model.pt2").module()
+network = torch.export.load("model.pt2").module()  # can run code: load only what you trust
 logits = network(pictures)  # a tensor
 """
 

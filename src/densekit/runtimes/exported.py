@@ -41,13 +41,18 @@ class ExportedNetwork(nn.Module):
         """Stay in evaluation mode: there is nothing left to train."""
         return self
 
-    def to(self, device: torch.device) -> "ExportedNetwork":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Stay on the CPU.
+    def to(self, *args: Any, **named: Any) -> "ExportedNetwork":
+        """Stay on the CPU, and in the file's own precision.
+
+        Args:
+            *args: what `nn.Module.to` takes.
+            **named: likewise.
 
         Raises:
             SettingsError: another device was asked for.
         """
-        if device.type != "cpu":
+        device: torch.device | None = torch._C._nn._parse_to(*args, **named)[0]
+        if device is not None and device.type != "cpu":
             raise SettingsError(f"device {device} was asked for, but densekit runs exported networks on the CPU")
         return self
 
