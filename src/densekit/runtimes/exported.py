@@ -51,7 +51,8 @@ class ExportedNetwork(nn.Module):
         Raises:
             SettingsError: another device was asked for.
         """
-        device: torch.device | None = torch._C._nn._parse_to(*args, **named)[0]
+        parse = torch._C._nn._parse_to  # pyright: ignore[reportAttributeAccessIssue] (what nn.Module.to calls)
+        device: torch.device | None = parse(*args, **named)[0]
         if device is not None and device.type != "cpu":
             raise SettingsError(f"device {device} was asked for, but densekit runs exported networks on the CPU")
         return self
