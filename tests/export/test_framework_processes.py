@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
 from densekit.engine.swap import fuse
 from densekit.errors import CheckpointError, ExportError, MissingPartError, SettingsError
 from densekit.export.targets import TARGETS, Options
 from densekit.export.twins import describe
-from densekit.runtimes.exported import open_exported
+from densekit.runtimes.exported import ExportedNetwork, open_exported
 from densekit.runtimes.serve import receive, send
 
 
@@ -61,6 +64,37 @@ def test_what_the_other_python_lacks_is_told(make, monkeypatch, tmp_path):
     (tmp_path / "model-symbol.json").touch()
     with pytest.raises(CheckpointError, match=r"json cannot be opened by mxnet: ModuleNotFoundError: No module"):
         open_exported(tmp_path, {"target": "mxnet", "file": "model-symbol.json"})
+
+
+@pytest.fixture
+def channel_means(monkeypatch, tmp_path) -> ExportedNetwork:
+    """A process whose Keras has one model, which gives each picture's mean of every channel, and takes its time."""
+    model = "SimpleNamespace(predict_on_batch=lambda pictures: time.sleep(0.02) or pictures.mean((1, 2)))"
+    (tmp_path / "keras.py").write_text(
+        "import time\nfrom types import SimpleNamespace\n"
+        f"saving = SimpleNamespace(load_model=lambda file, compile: {model})\n"
+    )
+    monkeypatch.setenv("DENSEKIT_KERAS_PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "model.keras").touch()
+    return open_exported(tmp_path, {"target": "keras", "file": "model.keras"})
+
+
+def test_threads_may_ask_at_the_same_time(channel_means):
+    pictures = torch.rand(32, 1, 3, 4, 4)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(channel_means, pictures))
+    torch.testing.assert_close(torch.stack(answers), pictures.mean((3, 4)))
+
+
+def test_after_an_interruption_no_answer_is_another_pictures(channel_means, monkeypatch):
+    """Ctrl-C while the process computes leaves an answer in the pipe that nobody waited for."""
+    monkeypatch.setattr("densekit.runtimes.serve.receive", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        channel_means(torch.zeros(1, 3, 4, 4))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"keras cannot take pictures \(1, 3, 4, 4\)"):
+        channel_means(torch.ones(1, 3, 4, 4))
 
 
 @pytest.mark.parametrize("target", ["keras", "mxnet"])
