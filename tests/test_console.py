@@ -76,6 +76,25 @@ def test_bar_tells_the_rate():
         assert bar.progress.tasks[0].fields["note"] == "and a dog"
 
 
+def test_without_a_terminal_a_line_tells_every_half_minute_how_it_goes():
+    now = 0.0
+    screen = Screen(console=Console(file=io.StringIO(), force_terminal=False, width=100, get_time=lambda: now))
+    with screen.bar("counting sheep", 1000, unit="sheep") as bar:
+        for now in range(0, 70, 5):  # noqa: B007 (the console reads it)
+            bar.advance(10)
+    assert text(screen) == (
+        "counting sheep: 70 of 1,000 sheep 2.0/s, 7:45 min left\n"
+        "counting sheep: 130 of 1,000 sheep 2.0/s, 7:15 min left\n"
+    )
+    with screen.bar("downloading", None, unit="bytes") as bar:
+        now += 30
+        bar.advance(5)
+    with screen.bar("epoch", 10, lines=False) as bar:
+        now += 30
+        bar.advance()
+    assert text(screen).splitlines()[2:] == ["downloading: 5 bytes"]
+
+
 def test_bar_ends_with_an_error_inside():
     screen = Screen(console=recording(terminal=True))
     with pytest.raises(KeyError), screen.bar("work", None) as bar:

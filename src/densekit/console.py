@@ -1,6 +1,6 @@
 """What a person sees while work goes on: plain lines, and a progress bar when there is a terminal to draw it on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from densekit.units import duration
+
+_SECONDS_BETWEEN_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,15 @@ class Screen:
             self.console.print(*cells)
 
     @contextmanager
-    def bar(self, title: str, total: int | None, unit: str = "") -> Iterator["Bar"]:
-        """Draw a progress bar for one piece of work; draws nothing when quiet or when nobody sees a terminal."""
+    def bar(self, title: str, total: int | None, unit: str = "", *, lines: bool = True) -> Iterator["Bar"]:
+        """Draw a progress bar for one piece of work; where there is no terminal, tell how it goes every half minute.
+
+        Args:
+            title: what goes on.
+            total: how many steps it takes, if that is known.
+            unit: what is counted.
+            lines: whether to tell it without a terminal; not if the work tells by itself.
+        """
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -64,19 +75,28 @@ class Screen:
         )
         with progress:
             task = progress.add_task(title, total=total, note=unit)
-            yield Bar(progress, task, unit)
+            yield Bar(progress, task, unit, self.say if lines and not self.draws_bars else None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bar:
-    """A running progress bar."""
+    """A running progress bar, or in its place a line now and then."""
 
     progress: Progress
     task: Any
     unit: str
+    say: Callable[[str], None] | None
+
+    def __post_init__(self) -> None:
+        self.told = self.progress.get_time()
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Move on by ``steps``; ``note`` replaces the text behind the count, which tells the rate."""
         (task,) = self.progress.tasks
         rate = f"{self.unit} {task.speed:,.{1 if task.speed < 10 else 0}f}/s".lstrip() if task.speed else self.unit
         self.progress.update(self.task, advance=steps, note=rate if note is None else note)
+        if self.say and self.progress.get_time() - self.told >= _SECONDS_BETWEEN_LINES:
+            self.told = self.progress.get_time()
+            of = f" of {task.total:,.0f}" if task.total else ""
+            left = f", {duration(task.time_remaining)} left" if task.time_remaining else ""
+            self.say(f"{task.description}: {task.completed:,.0f}{of} {task.fields['note']}".rstrip() + left)

@@ -77,6 +77,27 @@ def uninterrupted(folder, settings, killed, interrupted):  # started first: they
     return train(out=folder / "whole", **settings)
 
 
+def test_a_killed_loader_process_is_told_in_one_line(folder, start_python):
+    out = folder / "loader"
+    script = """
+import sys, psutil
+from densekit.cli.main import main
+from densekit.training import loop
+
+train_step, kill = loop.train_step, lambda: [child.kill() for child in psutil.Process().children()]
+loop.train_step = lambda *args: kill() and train_step(*args)
+options = "--workers=1 --model=simple_cnn --epochs=2 --device=cpu --out"
+sys.argv = ["densekit", "train", "digits", *options.split(), out]
+main()
+"""
+    process = start_python(script, {"out": str(out)})
+    text = process.communicate(timeout=120)[0]
+    assert process.returncode == 2, text
+    assert text.splitlines()[-1].startswith("densekit: a process that loads pictures was killed, "), text
+    assert "Traceback" not in text
+    assert train(out=out, resume=True).history[-1]["epoch"] == 2
+
+
 def figures(history):
     return [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_s")} for row in history]
 

@@ -26,6 +26,11 @@ TABLE = {
     "demo": ("densekit.cli.demo:demo", "Train on the embedded digits, test, and show where the results are."),
 }
 
+_LOADER_ENDED = (
+    "a process that loads pictures was killed, by somebody or because memory ran out: "
+    "go on (a run or study with --resume), with fewer --workers if it happens again"
+)
+
 app = App(
     name="densekit",
     help="Train, explain and ship image classifiers, DenseNets first.",
@@ -48,6 +53,11 @@ def main() -> None:
         sys.exit(status)
     except (DensekitError, CycloptsError) as error:
         print(f"densekit: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        print(f"densekit: {_LOADER_ENDED}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("densekit: interrupted", file=sys.stderr)

@@ -25,6 +25,7 @@ def write_onnx(classifier: Classifier, folder: Path, options: Options) -> Path:
         (),
         input_names=["pictures"],
         output_names=["logits"],
+        opset_version=20,
         verbose=False,
     )
     assert program is not None  # only None where a file was named

@@ -93,7 +93,7 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
     read_every = 1 if job.accelerator.device.type == "cpu" else 10
     totals = torch.zeros(3, device=job.accelerator.device)  # loss, right answers, pictures
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
-    with job.screen.bar(f"epoch {progress.epoch + 1}/{settings.epochs}", job.batches.steps) as bar:
+    with job.screen.bar(f"epoch {progress.epoch + 1}/{settings.epochs}", job.batches.steps, lines=False) as bar:
         bar.advance(progress.step)
         for batch in job.loader:
             _note_unreadable(job, batch.unreadable)
