@@ -1,12 +1,30 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from densekit.errors import SettingsError
-from densekit.files import check_writable, free_path, write_atomically, write_json, write_tensors, write_text
+from densekit.files import alone_in, check_writable, free_path, write_atomically, write_json, write_tensors, write_text
+
+
+def test_a_folder_is_one_process_at_a_time(tmp_path):
+    """A child that is killed leaves its lock file, but not the lock."""
+    script = "import sys; from pathlib import Path; from densekit.files import alone_in\n"
+    script += "with alone_in(Path(sys.argv[1])): print('in', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in\n"
+        with pytest.raises(SettingsError, match=f"another process is at work in {tmp_path}: "), alone_in(tmp_path):
+            pass
+        child.kill()
+        child.wait()
+        with alone_in(tmp_path):
+            pass
 
 
 @pytest.mark.parametrize("before", [None, "old and longer"], ids=["new_file", "replaces"])

@@ -95,7 +95,8 @@ def test_variants_start_from_weights_of_another_network(tiny, tmp_path, monkeypa
 
 def test_files_hold_what_was_found(finished):
     assert read_results(finished.folder / "results.csv") == finished.results
-    assert {path.name for path in finished.folder.iterdir()} == {"study.yaml", "results.csv", "study.png", "runs"}
+    names = {"study.yaml", "results.csv", "study.png", "runs", ".lock"}
+    assert {path.name for path in finished.folder.iterdir()} == names
     pixels = np.asarray(Image.open(finished.folder / "study.png").convert("L"))
     assert (pixels < 128).mean() > 0.005
 

@@ -69,7 +69,7 @@ def test_files_hold_what_was_found(finished):
         rows = list(csv.DictReader(file))
     assert [float(row["val_accuracy"]) for row in rows] == [trial.value for trial in finished.trials]
     assert {row["state"] for row in rows} == {"complete"}
-    names = {"study.yaml", "results.csv", "study.png", "best.yaml", "trials.sqlite", "runs"}
+    names = {"study.yaml", "results.csv", "study.png", "best.yaml", "trials.sqlite", "runs", ".lock"}
     assert {path.name for path in finished.folder.iterdir()} == names
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from densekit.errors import CheckpointError, SettingsError
+from densekit.files import alone_in
 from densekit.training.train import train
 
 STEPS = 4  # an epoch: 50 pictures in batches of 16
@@ -75,6 +76,15 @@ def interrupted(folder, settings, start_python):
 @pytest.fixture(scope="module")
 def uninterrupted(folder, settings, killed, interrupted):  # started first: they run meanwhile
     return train(out=folder / "whole", **settings)
+
+
+def test_a_run_that_goes_on_elsewhere_is_left_alone(train_tiny):
+    """Or both would write its checkpoints."""
+    run = train_tiny(epochs=1)
+    before = contents(run.folder)
+    with alone_in(run.folder), pytest.raises(SettingsError, match=f"another process is at work in {run.folder}: "):
+        train(out=run.folder, resume=True)
+    assert contents(run.folder) == before
 
 
 def test_a_killed_loader_process_is_told_in_one_line(folder, start_python):

@@ -11,7 +11,7 @@ from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
-from densekit.files import new_folder, refuse_used
+from densekit.files import alone_in, new_folder, refuse_used
 from densekit.optional import require
 from densekit.studies.runs import fitting_network, network_cost
 from densekit.studies.search_space import SPACES, check_space
@@ -160,7 +160,7 @@ def _carry_out(
     url, seed = (storage, None) if storage else (f"sqlite:///{folder.database.resolve()}", base.seed)
     opened = open_trials(url, plan.name, seed=seed, warmup=base.epochs // 3, heartbeat=plan.heartbeat)
     try:
-        with quiet_optuna(), opened as trials:
+        with alone_in(folder.path), quiet_optuna(), opened as trials:
             Worker(trials, plan.trials, base, SPACES[plan.space], folder, screen).work()
             found = trials.trials
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.errors import CheckpointError, DataError, SettingsError
-from densekit.files import new_folder, refuse_used
+from densekit.files import alone_in, new_folder, refuse_used
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
 from densekit.studies.ready import ready_study
 from densekit.studies.results import Result, Summary, best_variant, results_table, summarise
@@ -102,9 +102,10 @@ def study(
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
     first_of_each = list(plan.runs())[: len(plan.variants)]
     costs = {run.variant: network_cost(run.settings, dataset, screen) for run in first_of_each}  # or nothing is begun
-    write_yaml(folder.plan, plan.model_dump(mode="json"))
     try:
-        results = train_missing(folder, plan, costs, screen)
+        with alone_in(folder.path):
+            write_yaml(folder.plan, plan.model_dump(mode="json"))
+            results = train_missing(folder, plan, costs, screen)
     except KeyboardInterrupt:
         screen.say(f"stopped; go on with: densekit study --out {folder.path} --resume")
         raise

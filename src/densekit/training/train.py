@@ -21,7 +21,7 @@ from densekit.data.pictures import Skipped
 from densekit.data.seeding import kept_random_numbers, seed_from
 from densekit.data.split_record import write_split_record
 from densekit.errors import DivergenceError, SettingsError
-from densekit.files import refuse_used
+from densekit.files import alone_in, refuse_used
 from densekit.hardware import choose_device, choose_precision
 from densekit.models.catalogue import count_parameters, model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
@@ -119,7 +119,7 @@ def _train(
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
     train_set, val_set, damaged = _load(dataset, resolved, screen)
     folder = run or _new_run(out, resolved, dataset, accelerator)
-    try:
+    with _at_work_in(folder, new=run is None) if accelerator.is_main_process else nullcontext():
         state = new_state(classifier, resolved, accelerator)
         if run is not None:
             _load_state(run, state, resolved, accelerator)
@@ -140,13 +140,20 @@ def _train(
                 folder.write_weights(taken)
         with closing(reporter):
             run_epochs(job)
-    except BaseException as error:
-        at_once = isinstance(error, DivergenceError) and not error.epochs and run is None
-        if accelerator.is_main_process and (at_once or not folder.checkpoint.exists()):
-            folder.discard()  # nothing in it could be gone on with
-        raise
     _tell_end(job, dataset)
     return Run(folder.path, resolved, state.progress.history, state.progress.best_epoch)
+
+
+@contextmanager
+def _at_work_in(folder: RunFolder, *, new: bool) -> Iterator[None]:
+    """Be alone in a run folder, and leave none behind that nobody could go on with."""
+    try:
+        with alone_in(folder.path):
+            yield
+    except BaseException as error:
+        if not folder.checkpoint.exists() or (new and isinstance(error, DivergenceError) and not error.epochs):
+            folder.discard()
+        raise
 
 
 def _load_state(run: RunFolder, state: TrainingState, settings: TrainSettings, accelerator: Accelerator) -> None:
