@@ -10,10 +10,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from densekit.units import duration
 
@@ -65,7 +69,7 @@ class Screen:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            _Note(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -74,8 +78,23 @@ class Screen:
             disable=not self.draws_bars,
         )
         with progress:
-            task = progress.add_task(title, total=total, note=unit)
-            yield Bar(progress, task, unit, self.say if lines and not self.draws_bars else None)
+            task = progress.add_task(title, total=total, unit=unit, note=None)
+            yield Bar(progress, task, self.say if lines and not self.draws_bars else None)
+
+
+def _note(task: Task) -> str:
+    """What stands behind the count: what was noted last, or what is counted and how fast."""
+    unit, note, speed = task.fields["unit"], task.fields["note"], task.speed
+    if note is not None:
+        return note
+    return f"{unit} {speed:,.{1 if speed < 10 else 0}f}/s".lstrip() if speed else unit
+
+
+class _Note(ProgressColumn):
+    """Looked for when the bar is drawn, and not at every step: there can be thousands in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_note(task))
 
 
 @dataclass
@@ -83,20 +102,19 @@ class Bar:
     """A running progress bar, or in its place a line now and then."""
 
     progress: Progress
-    task: Any
-    unit: str
+    task: TaskID
     say: Callable[[str], None] | None
 
     def __post_init__(self) -> None:
         self.told = self.progress.get_time()
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Move on by ``steps``; ``note`` replaces the text behind the count, which tells the rate."""
-        (task,) = self.progress.tasks
-        rate = f"{self.unit} {task.speed:,.{1 if task.speed < 10 else 0}f}/s".lstrip() if task.speed else self.unit
-        self.progress.update(self.task, advance=steps, note=rate if note is None else note)
+        """Move on by ``steps``; ``note`` from now on replaces the text behind the count, which tells the rate."""
+        noted: dict[str, Any] = {} if note is None else {"note": note}
+        self.progress.update(self.task, advance=steps, **noted)
         if self.say and self.progress.get_time() - self.told >= _SECONDS_BETWEEN_LINES:
             self.told = self.progress.get_time()
+            (task,) = self.progress.tasks
             of = f" of {task.total:,.0f}" if task.total else ""
             left = f", {duration(task.time_remaining)} left" if task.time_remaining else ""
-            self.say(f"{task.description}: {task.completed:,.0f}{of} {task.fields['note']}".rstrip() + left)
+            self.say(f"{task.description}: {task.completed:,.0f}{of} {_note(task)}".rstrip() + left)

@@ -1,9 +1,12 @@
 import os
+import threading
+import time
 
 import pytest
 from PIL import Image
 
 from densekit.data.folders import check_headers, natural_key, read_table, scan_folder
+from densekit.data.pictures import picture_header
 from densekit.errors import DataError, PictureError
 
 
@@ -204,6 +207,22 @@ def test_headers_are_checked_in_order(make_folder, screen):
     assert [(skipped.path, skipped.reason) for skipped in bad] == [(root / "cat" / "3.png", "the file is empty")]
     with pytest.raises(PictureError, match=r"3\.png: the file is empty"):
         check_headers(listing, strict=True, screen=screen)
+
+
+def test_headers_from_a_slow_place_are_read_together(make_folder, screen, monkeypatch):
+    """As on another machine's disk, where each file takes its time and many take no longer than one."""
+    root = make_folder({"cat": 100, "dog": 100}, size=(5, 7))
+    threads: list[str] = []
+
+    def slowly(path):
+        threads.append(threading.current_thread().name)
+        time.sleep(0.002)
+        return picture_header(path)
+
+    monkeypatch.setattr("densekit.data.folders.picture_header", slowly)
+    good, _, bad = check_headers(listing := scan_folder(root), strict=False, screen=screen)
+    assert (good, bad) == (listing.entries, [])
+    assert len(set(threads)) > 2
 
 
 @pytest.mark.parametrize("names", ["training/testing/dev", "Training/Testing/Validation"])

@@ -3,9 +3,10 @@
 import csv
 import os
 import re
+import time
 import unicodedata
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ SPLIT_NAMES: dict[str, Split] = {
 # files that are in a folder together where that is a run, a classifier or a study
 _OURS = ({"settings.yaml", "checkpoints"}, {"model.json", "model.safetensors"}, {"study.yaml", "runs"})
 _LAYOUTS = "expected train/CLASS/*.jpg (val/ and test/ beside it if you like), or CLASS/*.jpg"
+_TRIED, _SLOW = 64, 1e-3  # so many pictures tell whether one takes longer than that, in seconds: then it is the disk
 NO_SPLIT = "not a split folder (train, val, test)"
 _IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _COLUMNS = {
@@ -181,7 +183,7 @@ def check_headers(
     good, headers, bad = [], [], []
     total = len(listing.entries)
     with ThreadPoolExecutor(8) as pool, screen.bar("checking pictures", total) as bar:
-        for entry, header in zip(listing.entries, pool.map(_try_header, listing.entries), strict=True):
+        for entry, header in zip(listing.entries, _headers(listing.entries, pool), strict=True):
             bar.advance()
             if isinstance(header, PictureHeader):
                 good.append(entry)
@@ -192,6 +194,14 @@ def check_headers(
             else:
                 bad.append(Skipped.because(entry.path, header))
     return good, headers, bad
+
+
+def _headers(entries: Sequence[Entry], pool: Executor) -> Iterator[PictureHeader | PictureError]:
+    """Open pictures one after the other, because threads of one Python are slower; from a slow place, together."""
+    started = time.perf_counter()
+    yield from map(_try_header, entries[:_TRIED])
+    slow = time.perf_counter() - started > _TRIED * _SLOW
+    yield from (pool.map if slow else map)(_try_header, entries[_TRIED:])
 
 
 def _try_header(entry: Entry) -> PictureHeader | PictureError:
