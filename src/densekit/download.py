@@ -3,6 +3,7 @@
 import hashlib
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,12 +29,15 @@ def download(
     request = urllib.request.Request(url, headers={"User-Agent": "densekit", **(headers or {})})
 
     def fetch(temporary: Path) -> None:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            size = answer.headers.get("Content-Length")
-            with screen.bar(f"downloading {path.name}", int(size) if size else None, "bytes") as bar:
-                _copy(answer, temporary, bar)
-            if size and temporary.stat().st_size != int(size):
-                raise OSError(f"cut short: {temporary.stat().st_size} of {size} bytes came")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                size = answer.headers.get("Content-Length")
+                with screen.bar(f"downloading {path.name}", int(size) if size else None, "bytes") as bar:
+                    _copy(answer, temporary, bar)
+        except HTTPException as error:
+            raise OSError(f"no proper answer of a server came ({error!r})") from None
+        if size and temporary.stat().st_size != int(size):
+            raise OSError(f"cut short: {temporary.stat().st_size} of {size} bytes came")
         if checksum is not None:
             check_file(temporary, checksum)
 

@@ -26,7 +26,7 @@ def choose_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device {name!r} cannot be used ({reason}): try auto or cpu") from None
     if device.type == "meta":

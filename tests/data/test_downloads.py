@@ -122,19 +122,28 @@ def test_the_next_mirror_is_tried(web, load, dead_url, trouble):
     assert len(arrays.train_pictures) == 20
 
 
-def test_a_file_cut_short_is_not_kept(tmp_path, screen):
-    """Without a checksum, too."""
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 10, "cut short: 10 of 100 bytes came"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc", "no proper answer .*IncompleteRead"),
+        (b"220 ftp.example ready\r\n", "no proper answer .*BadStatusLine"),
+    ],
+    ids=["length", "chunk", "no_http"],
+)
+def test_what_does_not_come_whole_is_not_kept(tmp_path, screen, answer, told):
+    """Without a checksum, too; as OSError, after which the next mirror is tried."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer():
+        def serve():
             connection, _ = server.accept()
             with connection:
                 connection.recv(4096)
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 10)
+                connection.sendall(answer)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(OSError, match="cut short: 10 of 100 bytes came"):
+        with pytest.raises(OSError, match=told):
             download(f"http://127.0.0.1:{server.getsockname()[1]}/file", tmp_path / "file", screen)
         thread.join()
     assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +85,17 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(red_finder, paint, 
     reasons = [prediction.error for prediction in done.predictions]
     assert reasons == ["not a picture of a known format", None, "no such file"]
     assert [path.name for path in done.folder.iterdir()] == ["001-0.png"]
+
+
+def test_a_picture_too_narrow_for_the_crop_is_named_and_left_out(red_finder, paint, tmp_path):
+    good = paint(tmp_path, "red", 1) / "0.png"
+    Image.new("L", (1_200_000, 1)).save(tmp_path / "narrow.png")
+    preprocessing = red_finder.preprocessing.model_copy(update={"resize": "crop"})
+    cropping = replace(red_finder, preprocessing=preprocessing)
+    done = explain_pictures(cropping, [tmp_path / "narrow.png", good], out=tmp_path / "out", screen=QUIET)
+    told, answered = done.predictions
+    assert (told.path, answered.error) == (str(tmp_path / "narrow.png"), None)
+    assert told.error.startswith("1x1200000 pixels are too narrow: enlarged to ")
 
 
 def test_nothing_readable_makes_no_folder(red_finder, tmp_path):

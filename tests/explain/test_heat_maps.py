@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torch import Tensor, nn
 
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.transforms import Preprocessing
 from densekit.errors import SettingsError, ShapeError
 from densekit.explain.cam import cam, grad_cam
+from densekit.explain.ending import run_to_ending
 from densekit.explain.heat_maps import METHODS, choose_method, heat_maps
 from densekit.models.catalogue import create_model
 
@@ -41,6 +43,38 @@ def test_default_is_exact_where_that_is_possible(corner_classifier, corner_world
     expected = torch.nn.functional.interpolate(grad_cam(vgg, some, wanted)[:, None], size=(32, 32), mode="bilinear")
     torch.testing.assert_close(heat_maps(classifier, some, wanted), expected[:, 0])
     assert not vgg.training
+
+
+class Rearranged(nn.Module):
+    """What is read last in four dimensions is no map: channels last, or attention's heads, tokens and channels."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind, self.convolution, self.head = kind, nn.Conv2d(3, 32, 4, stride=4), nn.Linear(32, 2)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.convolution(pictures)
+        if self.kind == "channels last":  # as ConvNeXt's last norm, (N, 1, 1, C)
+            return self.head(nn.functional.layer_norm(x.mean((2, 3), keepdim=True).permute(0, 2, 3, 1), (32,))[:, 0, 0])
+        tokens = x.flatten(2).transpose(1, 2).unflatten(2, (2, 16)).transpose(1, 2)  # (N, heads, 16 tokens, 16)
+        seen = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+        return self.head(seen.transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("kind", ["channels last", "attention"])
+def test_a_map_is_as_high_for_its_width_as_the_picture(kind):
+    torch.manual_seed(0)
+    network = Rearranged(kind).eval()
+    ending = run_to_ending(network, pictures := torch.rand(2, 3, 16, 16))
+    assert ending.features.shape == (2, 32, 4, 4)
+    torch.testing.assert_close(ending.features, network.convolution(pictures))
+    assert ending.weight is None  # what stands between them and the logits is not linear
+
+
+@pytest.mark.parametrize("size", [(33, 38), (20, 61), (96, 96), (40, 12)], ids=str)
+def test_maps_of_pictures_of_any_shape_are_found(size):
+    network = create_model("densenet_plain_4_4_4_4", num_classes=2, in_channels=3, stem="cifar").eval()
+    assert run_to_ending(network, torch.rand(1, 3, *size)).weight is not None
 
 
 def test_wrong_input(corner_classifier, corner_world):

@@ -27,6 +27,13 @@ def test_two_channels_on_paper():
     assert convolve(TWO_CHANNELS[None], np.array([[PLUS, LAPLACIAN]]), padding=3, stride=3)[0].tolist() == expected
 
 
+def test_small_types_do_not_wrap_around():
+    bright, ones = np.full((3, 3), 200, np.uint8), np.ones((3, 3), np.uint8)
+    assert convolve_channel(bright, ones).tolist() == [[1800]]
+    assert convolve_channels(bright[None], ones[None, None]).tolist() == [[[1800]]]
+    assert convolve(bright[None, None], ones[None, None]).tolist() == [[[[1800]]]]
+
+
 @pytest.mark.parametrize(
     ("padding", "stride", "expected"),
     [

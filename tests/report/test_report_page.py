@@ -3,6 +3,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +182,15 @@ def test_other_split_says_what_it_is(colour_run, tmp_path, read_page):
     assert "which the network has learned from: they say nothing about others" in text["train"]
     assert "so it cannot judge them" in text["train"]
     assert "which chose the epoch that was kept" in text["val"]
+
+
+def test_a_table_may_mix_whole_and_relative_paths(colour_run, colours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(colours / "test" / "red", tmp_path / "own")
+    red = sorted((colours / "test" / "red").iterdir())[0]
+    Path("table.csv").write_text(f"path,label\n{red},grün\nown/{red.name},grün\n", encoding="utf-8")
+    page = write_report(colour_run, "table.csv", out="report", device="cpu", screen=QUIET)
+    assert red.name in page.read_text("utf-8")
 
 
 def test_damaged_history_is_one_line(colour_run, tmp_path):

@@ -71,6 +71,36 @@ def test_a_picture_that_would_fill_the_memory_is_told_and_the_others_are_answere
         assert (explained.status_code, list(explained.json())) == (422, ["error"])
 
 
+def test_a_network_that_takes_pictures_as_they_are_gets_one_after_the_other(colour_classifier, upload):
+    """Where each stays in its own size until it is answered, a few kilobytes could become gigabytes."""
+
+    class Mean(nn.Module):
+        def forward(self, pictures):
+            return pictures.float().mean((1, 2))
+
+    own_size = colour_classifier.preprocessing.model_copy(update={"in_network": True})
+    app = create_app(replace(colour_classifier, network=Mean(), preprocessing=own_size))
+    predictor, together = app.state.predictor, []
+    ask = predictor.probabilities
+    predictor.probabilities = lambda pictures: together.append(len(pictures)) or ask(pictures)
+    files = [("pictures", upload("red")), ("pictures", ("x.png", b"none")), *[("pictures", upload("grün"))] * 2]
+    with TestClient(app) as client:
+        answers = client.post("/predict", files=files).json()
+    assert together == [1, 0, 1, 1]
+    labels = [answer.get("label") for answer in answers]
+    assert labels[1] is None
+    assert labels[2] == labels[3] != labels[0]
+
+
+def test_a_name_that_is_no_text_is_answered(client, upload):
+    _, content = upload("red")
+    head = b'--x\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\nunicode_escape\r\n'
+    head += b'--x\r\nContent-Disposition: form-data; name="pictures"; filename="\\ud800.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    answer = client.post("/predict", content=head + content + b"\r\n--x--\r\n", headers=kind)
+    assert (answer.status_code, answer.json()[0]["path"]) == (200, "?.png")
+
+
 def test_a_fault_of_ours_is_told_without_its_details(colour_classifier, upload):
     broken = replace(colour_classifier, network=nn.Sequential(nn.Flatten(), nn.Linear(1, 3)))  # fits no picture
     with TestClient(create_app(broken), raise_server_exceptions=False) as client:

@@ -1,7 +1,8 @@
 """Many threads ask at once: each gets its own answer, and those who wait are answered together."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,22 @@ def test_other_work_waits_for_its_turn(predictor, watched):
         watched.go.set()
         assert work.result() in watched.threads
         assert asked.result()
+
+
+def test_when_it_closes_nobody_waits_any_longer(predictor, watched):
+    with ThreadPoolExecutor(3) as pool:
+        begun = pool.submit(predictor.probabilities, [picture(0)])
+        while not watched.batches:
+            time.sleep(0.01)
+        waiting = [pool.submit(predictor.probabilities, [picture(1)]), pool.submit(predictor.run, lambda: None)]
+        while predictor._thread._work_queue.qsize() < 2:
+            time.sleep(0.01)
+        predictor.close()
+        for asked in waiting:
+            with pytest.raises(CancelledError):
+                asked.result(5)
+        watched.go.set()
+        assert begun.result(5)
 
 
 def test_pictures_of_any_size_go_one_by_one():

@@ -41,21 +41,25 @@ def run_to_ending(network: nn.Module, pictures: Tensor) -> Ending:
     Raises:
         SettingsError: the network has no feature map with positions.
     """
-    with _Watch(len(pictures)) as seen:
+    with _Watch(pictures) as seen:
         logits = network(pictures)
     if seen.features is None:
         raise SettingsError(f"{type(network).__name__} shows no feature map: use occlusion")
     return Ending(seen.features, logits, _weight_on(seen.features, seen.linear) if seen.logits is logits else None)
 
 
+# they read four dimensions of which the last two are tokens and channels
+_ATTENTION = (F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.transpose)
+
+
 class _Watch(TorchFunctionMode):
-    """Remembers the last feature map of ``count`` pictures that anything read, and the last linear layer."""
+    """Remembers the last feature map of the pictures that anything read, and the last linear layer."""
 
     may_miss_operations = True  # what a fused block computes in C++ is not the end of a network
 
-    def __init__(self, count: int):
+    def __init__(self, pictures: Tensor):
         super().__init__()
-        self.count = count
+        self.size = pictures.shape
         self.features: Tensor | None = None
         self.linear: tuple[Any, ...] = ()
         self.logits: Tensor | None = None
@@ -65,15 +69,26 @@ class _Watch(TorchFunctionMode):
         read = args[0] if args else None
         if func is F.linear:
             self.linear, self.logits = args, out
-        elif isinstance(read, Tensor) and not isinstance(read, nn.Parameter) and self._is_map(read):
+        elif isinstance(read, Tensor) and func not in _ATTENTION and self._is_map(read):
             self.features = read
         return out
 
     def _is_map(self, x: Tensor) -> bool:
-        # a gradient can only be asked for what is on the graph; inside custom functions nothing is
-        return (
-            x.dim() == 4 and len(x) == self.count and x[0, 0].numel() > 1 and x.requires_grad == torch.is_grad_enabled()
-        )
+        if isinstance(x, nn.Parameter) or x.dim() != 4 or len(x) != self.size[0]:
+            return False
+        if x.requires_grad != torch.is_grad_enabled():
+            return False  # a gradient can only be asked for what is on the graph; inside custom functions nothing is
+        return x[0, 0].numel() > 1 and _has_shape_of(self.size[2:], x.shape[2:])
+
+
+def _has_shape_of(picture: torch.Size, positions: torch.Size) -> bool:
+    """Whether positions are as high for their width as a picture: those of channels or tokens hardly are."""
+    (height, width), (h, w) = picture, positions
+    if h > height or w > width:
+        return False
+    stride = ((height * width) / (h * w)) ** 0.5
+    by_rounding = abs(h - height / stride) <= 1 and abs(w - width / stride) <= 1
+    return by_rounding or 2 / 3 <= (h * width) / (w * height) <= 3 / 2
 
 
 def _weight_on(features: Tensor, linear: tuple[Any, ...]) -> Tensor | None:

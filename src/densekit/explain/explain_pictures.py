@@ -106,18 +106,18 @@ class _Drawing:
                 bar.advance(self.top)
 
     def _open(self, path: Path) -> _Opened | PictureError:
+        preprocessing = self.classifier.preprocessing
         try:
             picture = read_picture(path)
+            return _Opened(
+                path,
+                note=f"{picture.width} x {picture.height}",
+                shown=fit(picture, _SIDE),
+                seen=preprocessing.seen_part(picture.height, picture.width),
+                pixels=preprocessing.transform()(picture),
+            )
         except PictureError as error:
             return error
-        preprocessing = self.classifier.preprocessing
-        return _Opened(
-            path,
-            note=f"{picture.width} x {picture.height}",
-            shown=fit(picture, _SIDE),
-            seen=preprocessing.seen_part(picture.height, picture.width),
-            pixels=preprocessing.transform()(picture),
-        )
 
     def _panels(self, pictures: list[_Opened], bar: Bar) -> Iterator[tuple[Prediction, list[Panel]]]:
         """Yield the prediction and the panels of each picture."""

@@ -64,6 +64,7 @@ def convolve_channel(image: np.ndarray, kernel: np.ndarray, *, padding: int = 0,
     """
     check_axes("image", image, "(H, W)")
     check_square(kernel, "(k, k)")
+    image, kernel = _roomy(image), _roomy(kernel)
     k = kernel.shape[0]
     height, width = (output_size(size, k, padding=padding, stride=stride) for size in image.shape)
     padded = np.pad(image, padding)
@@ -129,6 +130,7 @@ def convolve(
     check_axes("images", images, "(N, C_in, H, W)")
     check_axes("kernels", kernels, "(C_out, C_in / groups, kh, kw)")
     check_channels(images.shape[1], kernels, groups)
+    images, kernels = _roomy(images), _roomy(kernels)
     height, width = kernels.shape[2:]
     view = windows(images, (height, width), padding=padding, stride=stride)  # (N, C_in, H', W', kh, kw)
     output = np.concatenate(
@@ -143,6 +145,11 @@ def convolve(
     if bias.shape != kernels.shape[:1]:
         raise ShapeError(f"bias has shape {bias.shape}; {len(kernels)} output channels need ({len(kernels)},)")
     return output + bias[:, None, None]
+
+
+def _roomy(array: np.ndarray) -> np.ndarray:
+    """Return whole numbers as int64, in which sums of products of small types do not wrap around."""
+    return array.astype(np.int64) if array.dtype.kind in "iub" else array
 
 
 def windows(images: np.ndarray, kernel: Pair, *, padding: Pair = 0, stride: Pair = 1, fill: float = 0) -> np.ndarray:

@@ -112,8 +112,12 @@ def _short_names(evaluation: Evaluation, places: Sequence[int]) -> list[str]:
     names = [pictures.name(number) for number in evaluation.outcomes.index[places].tolist()]
     if isinstance(pictures.pictures, np.ndarray):
         return names
-    above = os.path.commonpath([path.parent for path in pictures.pictures])
-    return [Path(name).relative_to(above).as_posix() for name in names]
+    whole = [Path(name).absolute() for name in names]
+    try:
+        above = os.path.commonpath([path.absolute().parent for path in pictures.pictures])
+    except ValueError:  # on several drives
+        return [path.as_posix() for path in whole]
+    return [path.relative_to(above).as_posix() for path in whole]
 
 
 def _shrink(picture: Image.Image, side: int) -> Image.Image:

@@ -47,6 +47,7 @@ def create_app(
         )
     service = Service(classifier, metrics, batch_size)
     app = FastAPI(title="densekit", version=__version__, docs_url=None, redoc_url=None)  # whose pages load scripts
+    app.state.predictor = service.predictor
     app.add_middleware(UploadLimit, most=round(max_upload_mb * 1e6))
     for error in (DensekitError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, _tell)

@@ -43,6 +43,12 @@ class Predictor:
         """Let the thread that computes do something else with the network; waits for it."""
         return self._thread.submit(work).result()
 
+    def close(self) -> None:
+        """Answer nothing that has not been begun; who waits for it gets a CancelledError."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        while self._waiting:
+            self._waiting.popleft()[1].cancel()
+
     def _answer(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         if not batch:

@@ -75,8 +75,11 @@ def serve(
             access_log=not screen.quiet,
             timeout_graceful_shutdown=_LAST_ANSWERS,
         )
-        with suppress(KeyboardInterrupt):  # which ends it, after the requests that it had taken
-            uvicorn.Server(config).run(sockets=[listening])
+        try:
+            with suppress(KeyboardInterrupt):  # which ends it, after the requests that it had taken
+                uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            app.state.predictor.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -60,7 +60,7 @@ class Service:
         self.classifier, self.metrics = classifier, metrics
         self.predictor = Predictor(classifier, batch_size)
         self._prepare = classifier.preprocessing.transform()
-        self._room = BoundedSemaphore(os.cpu_count() or 1)
+        self._room, self._own_size = (BoundedSemaphore(os.cpu_count() or 1) for _ in range(2))
         self._threads = ThreadpoolController()  # one for each picture: a team for each would disturb the predictor's
 
     def predict(
@@ -69,14 +69,23 @@ class Service:
         top: Annotated[int, Query(ge=1, description="how many classes to name")] = 5,
     ) -> JSONResponse:
         """Name what is on pictures: a list of answers, in order. Status 422 if none of them could be read."""
+        if self.classifier.preprocessing.in_network:  # where pictures stay in their own size until they are answered
+            answers = []
+            for picture in pictures:
+                with self._own_size:
+                    answers += self._predict([picture], top)
+        else:
+            answers = self._predict(pictures, top)
+        all_failed = all(answer.error for answer in answers)
+        return JSONResponse([answer.to_dict() for answer in answers], 422 if all_failed else 200)
+
+    def _predict(self, pictures: list[UploadFile], top: int) -> list[Prediction]:
         opened = [self._open(picture) for picture in pictures]
-        readable = [pixels for pixels in opened if isinstance(pixels, Tensor)]
-        rows = iter(self.predictor.probabilities(readable))
-        answers = [
+        rows = iter(self.predictor.probabilities([pixels for pixels in opened if isinstance(pixels, Tensor)]))
+        return [
             found if isinstance(found, Prediction) else self.classifier.name_likeliest(_name(picture), next(rows), top)
             for picture, found in zip(pictures, opened, strict=True)
         ]
-        return JSONResponse([answer.to_dict() for answer in answers], 200 if readable else 422)
 
     def explain(
         self,
@@ -127,7 +136,7 @@ class Service:
 
 
 def _name(picture: UploadFile) -> str:
-    return picture.filename or "picture"
+    return (picture.filename or "picture").encode(errors="replace").decode()  # what is no text has no JSON
 
 
 def _explains(classifier: Classifier) -> bool:
