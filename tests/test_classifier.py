@@ -1,6 +1,8 @@
+import io
 import json
 import math
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 from densekit.classifier import Classifier, Prediction, find_pictures, load_classifier
 from densekit.data.pictures import read_picture
 from densekit.data.transforms import Preprocessing
-from densekit.errors import CheckpointError, SettingsError
+from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.hardware import choose_precision
 from densekit.models.catalogue import create_model
 from densekit.models.weights import save_model
@@ -114,7 +116,7 @@ def test_trained_classifier_keeps_its_answers(colour_run, colours):
 
 
 def test_run_folder_holds_no_pickle(colour_run):
-    files = [path for path in colour_run.rglob("*") if path.is_file()]
+    files = [path for path in colour_run.rglob("*") if path.is_file() and path.name != ".lock"]
     assert {"model.json", "model.safetensors", "settings.yaml", "last.safetensors"} <= {path.name for path in files}
     for path in files:
         assert path.suffix in {".json", ".safetensors", ".yaml", ".csv", ".png"}, path
@@ -177,6 +179,24 @@ class TestPredict:
         picture.save(tmp_path / "a.png", exif=exif)
         (file,), (memory,) = classifier.predict(tmp_path), classifier.predict_images([Image.open(tmp_path / "a.png")])
         assert dict(memory.top) == pytest.approx(dict(file.top), abs=1e-6)
+
+    def test_a_damaged_picture_in_memory_is_told_and_the_others_are_answered(self, classifier, photos):
+        whole = (photos / "red" / "0.png").read_bytes()
+        images = [Image.open(io.BytesIO(content)) for content in (whole, whole[:-30], whole)]
+        first, damaged, last = classifier.predict_images(images)
+        assert first.top == last.top != ()
+        assert damaged.error.startswith("damaged or cut short (")
+        assert damaged.path == "1"
+
+    def test_values_that_are_no_numbers_are_no_answer(self, classifier, photos):
+        broken = deepcopy(classifier)
+        next(broken.network.parameters()).data.fill_(math.nan)
+        with pytest.raises(CheckpointError, match="answers with values that are not finite: its weights are damaged"):
+            broken.predict(photos)
+
+    def test_an_empty_name_is_not_the_whole_folder(self, classifier):
+        with pytest.raises(DataError, match="an empty name"):
+            classifier.predict("")
 
     @pytest.mark.parametrize("wrong", ["a.png", b"x", np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8)], ids=str)
     def test_what_is_no_picture(self, classifier, wrong):

@@ -2,10 +2,11 @@
 
 import glob
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from densekit.data.folders import files_below
-from densekit.data.pictures import PICTURE_SUFFIXES, grey_or_rgb, read_picture
+from densekit.data.pictures import PICTURE_SUFFIXES, convert_picture, read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device, choose_precision
@@ -113,12 +114,20 @@ class Classifier:
         """How many pictures can go through at a time: one, where the network takes each in its own size."""
         return 1 if self.preprocessing.in_network else wanted
 
+    def check_finite(self, logits: Tensor) -> None:
+        """Raise CheckpointError where the network's answers are no numbers, from which some class would be named."""
+        if not logits.isfinite().all():
+            whole = self.precision == "fp32"
+            why = "its weights are damaged" if whole else f"they may be more than {self.precision} can hold"
+            raise CheckpointError(f"{self.model} answers with values that are not finite: {why}")
+
     @torch.inference_mode()
     def probabilities(self, pictures: Tensor) -> Tensor:
         """Class probabilities at this classifier's temperature, float32 (N, K), of preprocessed (N, C, H, W)."""
         self.network.eval()
         with self.autocast():
             logits = self.network(pictures.to(self.device)).float()
+        self.check_finite(logits)
         return (logits / self.temperature).softmax(1).cpu()
 
     def predict(
@@ -147,16 +156,19 @@ class Classifier:
         """Answer for pictures in memory, such as uploads: PIL pictures, or uint8 arrays (H, W) grey or (H, W, 3) RGB.
 
         Returns:
-            One prediction a picture; its ``path`` is the picture's number, from "0" on.
+            One prediction a picture; its ``path`` is the picture's number, from "0" on. One that is damaged carries its
+            ``error``.
 
         Raises:
             TypeError: something else, or an array of another type or shape.
         """
         _check_positive(top, batch_size)
-        pixels = [self.preprocessing.transform()(grey_or_rgb(_as_picture(image))) for image in images]
-        names, batch_size = [Path(str(number)) for number in range(len(pixels))], self.batch_size(batch_size)
-        parts = [slice(start, start + batch_size) for start in range(0, len(pixels), batch_size)]
-        return [answer for part in parts for answer in self._predict_batch(names[part], pixels[part], top)]
+        numbered, answers = enumerate(images), []
+        while chunk := list(islice(numbered, self.batch_size(batch_size))):
+            readers = [partial(convert_picture, _as_picture(image), str(number)) for number, image in chunk]
+            names = [Path(str(number)) for number, _ in chunk]
+            answers += self._predict_batch(names, list(map(self._prepared, readers)), top)
+        return answers
 
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Like `predict`, for files only, and as an iterator that keeps no more than a batch in memory."""
@@ -164,11 +176,12 @@ class Classifier:
         remaining, batch_size = iter(files), self.batch_size(batch_size)
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(remaining, batch_size)):
-                yield from self._predict_batch(chunk, list(pool.map(self._read, chunk)), top)
+                readers = [partial(read_picture, path) for path in chunk]
+                yield from self._predict_batch(chunk, list(pool.map(self._prepared, readers)), top)
 
-    def _read(self, path: Path) -> Tensor | PictureError:
+    def _prepared(self, read: Callable[[], Image.Image]) -> Tensor | PictureError:
         try:
-            return self.preprocessing.transform()(read_picture(path))
+            return self.preprocessing.transform()(read())
         except PictureError as error:
             return error
 
@@ -198,7 +211,8 @@ def _check_positive(top: int, batch_size: int) -> None:
 def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    if is_array and (image.ndim == 2 or image.shape[2:] == (3,)):
         return Image.fromarray(image)
     kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W) or (H, W, 3); files are for predict")
@@ -266,6 +280,8 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for source in sources:
+        if not str(source):
+            raise DataError("a picture or folder with an empty name: no pictures found")
         path = Path(source).expanduser()
         if path.is_dir():
             matches = [file for file in files_below(path) if _is_picture(file)]

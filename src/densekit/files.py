@@ -106,6 +106,12 @@ def new_folder(out: str | Path | None, default: Path, *, resumable: bool = False
     return free_path(default) if out is None else Path(out).expanduser()
 
 
+def whole_path(name: str) -> str:
+    """Return the whole path of a file or folder, or ``name`` as it is where there is none."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from the work in a folder while this one is at it.

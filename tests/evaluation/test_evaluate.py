@@ -177,7 +177,8 @@ def test_travelled_classifier_needs_data(travelled, flat):
 def test_metrics_json_holds_what_was_measured(colour_run, colours, tmp_path):
     evaluation = evaluate(colour_run, out=tmp_path)
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    about = {name: written.pop(name) for name in ("data", "model", "computed_in")}
+    about = {name: written.pop(name) for name in ("data", "model", "computed_in", "run")}
+    assert about.pop("run") == str(colour_run.resolve())
     assert about == {"data": str(colours.resolve()), "model": "simple_cnn", "computed_in": "fp32"}
     assert written == json.loads(json.dumps(evaluation.metrics.to_dict()))
     assert written["split"] == "test"
@@ -257,6 +258,25 @@ def test_run_whose_data_is_gone(trained_on, tmp_path):
 def test_data_without_a_test_split(trained_on, flat):
     with pytest.raises(DataError, match="has no test pictures: name others, evaluate RUN DATA"):
         evaluate(trained_on(data=str(flat), test_fraction=0.0))
+
+
+def test_folders_of_one_name_have_figures_of_their_own(trained_on, colours, flat, tmp_path, monkeypatch):
+    run = trained_on(data=str(colours))
+    for place in ("one", "other"):
+        shutil.copytree(flat, tmp_path / place / "pictures")
+        monkeypatch.chdir(tmp_path / place)
+        evaluate(run, "pictures", screen=Screen(quiet=True))
+    assert {path.name for path in run.glob("evaluation-*")} == {"evaluation-pictures", "evaluation-pictures-2"}
+
+
+def test_the_test_figures_of_a_run_are_those_of_its_test_split(trained_on, colours, tmp_path):
+    run, other = trained_on(data=str(colours)), tmp_path / "other"
+    with pytest.raises(SettingsError, match="is for the run's own test figures: choose another --out"):
+        evaluate(run, split="train", out=run)
+    evaluate(run, split="train", out=other)
+    shutil.copytree(run, copy := tmp_path / "copy")
+    with pytest.raises(SettingsError, match=r"has the figures of another run \(.*\): choose another --out"):
+        evaluate(copy, split="train", out=other)
 
 
 def test_out_of_other_pictures_is_refused(trained_on, colours, flat):

@@ -60,11 +60,9 @@ class Skipped:
         """The record of a picture that `read_picture` or `picture_header` refused."""
         return cls(path, str(error).removeprefix(f"{path}: "))
 
-    @classmethod
-    def from_line(cls, line: str) -> "Skipped":
-        """The record of a line ``path: reason``, as loaders and outcomes name unreadable pictures."""
-        path, _, reason = line.partition(": ")
-        return cls(Path(path), reason)
+    def __str__(self) -> str:
+        """Return ``path: reason``."""
+        return f"{self.path}: {self.reason}"
 
 
 def read_picture(path: str | Path) -> Image.Image:
@@ -80,8 +78,7 @@ def read_picture(path: str | Path) -> Image.Image:
             the message is ``path: reason``.
     """
     with _picture_errors(str(path)), _open(Path(path)) as picture:
-        picture.load()
-        return grey_or_rgb(picture)
+        return _grey_or_rgb(picture)
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:
@@ -91,13 +88,17 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
         PictureError: see `read_picture`.
     """
     with _picture_errors(name), _identify(io.BytesIO(content)) as picture:
-        picture.load()
-        return grey_or_rgb(picture)
+        return _grey_or_rgb(picture)
 
 
-def grey_or_rgb(picture: Image.Image) -> Image.Image:
-    """Turn a picture in memory into mode ``"L"`` or ``"RGB"``, upright, as `read_picture` does with a file's."""
-    return _as_grey_or_rgb(_upright(picture))
+def convert_picture(picture: Image.Image, name: str) -> Image.Image:
+    """Like `read_picture`, of a picture that somebody else has opened; ``name`` stands for the path in messages.
+
+    Raises:
+        PictureError: see `read_picture`.
+    """
+    with _picture_errors(name):
+        return _grey_or_rgb(picture)
 
 
 def picture_header(path: str | Path) -> PictureHeader:
@@ -113,6 +114,11 @@ def picture_header(path: str | Path) -> PictureHeader:
         if _orientation(picture) in _SIDEWAYS:
             width, height = height, width
         return PictureHeader(height, width, 1 if _is_grey(picture) else 3)
+
+
+def _grey_or_rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    return _as_grey_or_rgb(_upright(picture))
 
 
 def _upright(picture: Image.Image) -> Image.Image:

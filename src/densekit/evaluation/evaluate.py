@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from densekit.classifier import Classifier, classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
 from densekit.data.doubles import Pictures, find_doubles
+from densekit.data.downloads import NAMED_SETS
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.split_record import SplitRecord
@@ -21,7 +23,7 @@ from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.report import write_evaluation
-from densekit.files import check_writable
+from densekit.files import check_writable, whole_path
 from densekit.units import counted
 
 
@@ -93,12 +95,17 @@ def evaluate(
         raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
     else:
         pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
-        source, split, name = str(data), pictures.split, Path(data).stem
+        source = str(data) if str(data) in NAMED_SETS else whole_path(str(data))
+        split, name = pictures.split, Path(data).stem
     # the run's own test figures, and those of other pictures, are never overwritten by others
     own_test = dataset is not None and split == "test"
     folder = Path(out).expanduser() if out else run if own_test else _folder(run / f"evaluation-{name}", source)
-    if out and (there := _source(folder)) not in (None, source):
-        raise SettingsError(f"{folder} has the figures of other pictures ({there or 'unknown'}): choose another --out")
+    about = {"data": source, "model": classifier.model, "computed_in": classifier.precision}
+    if out:
+        about["run"] = str(run.resolve())
+        _check_free(folder, about)
+        if folder.resolve() == run.resolve() and not own_test:
+            raise SettingsError(f"{folder} is for the run's own test figures: choose another --out")
     check_writable(folder)
     loader = evaluation_loader(
         pictures,
@@ -112,11 +119,12 @@ def evaluate(
         outcomes = collect_outcomes(
             classifier.network, loader, device=classifier.device, autocast=classifier.autocast, bar=bar
         )
+    classifier.check_finite(outcomes.logits)
     outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     metrics = compute_metrics(outcomes, classifier.classes, split=split)
-    write_evaluation(folder, metrics, {"data": source, "model": classifier.model, "computed_in": classifier.precision})
+    write_evaluation(folder, metrics, about)
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
@@ -152,17 +160,26 @@ def _tell_doubles(learned: Pictures, tested: PictureSet, screen: Screen) -> None
 def _folder(wanted: Path, source: str) -> Path:
     """Return ``wanted``, or that with a number behind it: the first that is free or has the figures of this source."""
     numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
-    return next(folder for folder in chain([wanted], numbered) if _source(folder) in (None, source))
+    return next(folder for folder in chain([wanted], numbered) if _figures(folder).get("data", source) == source)
 
 
-def _source(folder: Path) -> str | None:
-    """Return which data a folder has the figures of; None where there are none."""
+def _check_free(folder: Path, about: dict[str, str]) -> None:
+    """Raise SettingsError where the figures of other pictures or of another run are."""
+    there = _figures(folder)
+    for name, kind in (("data", "other pictures"), ("run", "another run")):
+        if there.get(name, about[name]) != about[name]:
+            raise SettingsError(f"{folder} has the figures of {kind} ({there[name]}): choose another --out")
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """Return what a folder has the figures of; nothing where there are none."""
     try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["data"]
+        figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        return ""  # of whatever it was
+        return {}
+    except ValueError:
+        figures = None
+    return figures if isinstance(figures, dict) else {"data": "unknown"}
 
 
 def _same(one: str | Path, other: str) -> bool:
