@@ -190,6 +190,18 @@ def test_bad_tables_name_the_line(tmp_path, text, message):
         read_table(table)
 
 
+def test_a_quote_that_is_not_closed_is_told_and_swallows_nothing(tmp_path):
+    table = tmp_path / "table.csv"
+    lines = ["path,label", *[f"cat/{number}.png,cat" for number in range(20_000)]]
+    lines[4] = lines[4].replace(",", ',"')
+    for text in ("\n".join(lines), "\n".join(lines[:9])):
+        table.write_text(text)
+        with pytest.raises(
+            DataError, match=r"table\.csv, near line [45]: a quote that is not closed takes in the next"
+        ):
+            read_table(table)
+
+
 def test_a_picture_given_as_table(tmp_path):
     path = tmp_path / "picture.png"
     Image.new("L", (2, 2), 200).save(path)
@@ -207,6 +219,17 @@ def test_headers_are_checked_in_order(make_folder, screen):
     assert [(skipped.path, skipped.reason) for skipped in bad] == [(root / "cat" / "3.png", "the file is empty")]
     with pytest.raises(PictureError, match=r"3\.png: the file is empty"):
         check_headers(listing, strict=True, screen=screen)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"], ids=["latin_1", "line_break"])
+def test_a_class_whose_name_could_not_be_read_back_is_refused(make_folder, name):
+    """As archives from elsewhere unpack them: the run would be written, and never opened again."""
+    root = make_folder({"cat": 1, "dog": 1})
+    (root / "dog").rename(root / os.fsdecode(name))
+    with pytest.raises(DataError, match="no class can have the name"):
+        scan_folder(root)
+    (root / os.fsdecode(name)).rename(root / "sheep\u00a0dog\u200d🐕")  # joiners and no-break spaces are writing
+    assert {entry.label for entry in scan_folder(root).entries} == {"cat", "sheep\u00a0dog\u200d🐕"}
 
 
 def test_headers_from_a_slow_place_are_read_together(make_folder, screen, monkeypatch):

@@ -13,6 +13,7 @@ from densekit.data.batches import EpochBatches, OrderedBatches, class_weights, s
 from densekit.data.loaders import evaluation_loader, make_loader, worker_count
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import PictureSet
+from densekit.data.pictures import Skipped
 from densekit.data.transforms import Augmentation, Preprocessing, training_transform
 from densekit.errors import PictureError, SettingsError
 
@@ -180,8 +181,8 @@ def test_pictures_too_narrow_to_be_cropped_are_named(files):
     Image.new("L", (1, 1_200_000)).save(files.pictures[3])
     cropping = PREPROCESSING.model_copy(update={"resize": "crop", "size": (32, 32)})
     batches = list(evaluation_loader(files, cropping.transform(), 2, workers=0))
-    told = f"{files.pictures[3]}: 1200000x1 pixels are too narrow: enlarged to 38400000x32 for a cut of 32x32"
-    assert batches[1].unreadable == [told]
+    why = "1200000x1 pixels are too narrow: enlarged to 38400000x32 for a cut of 32x32"
+    assert batches[1].unreadable == [Skipped(files.pictures[3], why)]
     assert len(torch.cat([batch.index for batch in batches])) == 21
 
 
@@ -192,7 +193,7 @@ def test_unreadable_pictures_are_named(files, workers):
     batches = list(evaluation_loader(files, PREPROCESSING.transform(), 2, workers=workers))
     assert torch.cat([batch.index for batch in batches]).tolist() == [i for i in range(22) if i not in {3, 16, 17}]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [i % 3 for i in range(22) if i not in {3, 16, 17}]
-    assert batches[1].unreadable == [f"{files.pictures[3]}: the file is empty"]
+    assert batches[1].unreadable == [Skipped(files.pictures[3], "the file is empty")]
     assert batches[8].index.numel() == batches[8].pictures.numel() == 0
     assert len(batches[8].unreadable) == 2
     strict = evaluation_loader(files, PREPROCESSING.transform(), 2, workers=workers, strict=True)

@@ -98,7 +98,7 @@ def test_unreadable_pictures_are_named_and_left_out(network, tmp_path):
     assert outcomes.index.tolist() == [0, 2, 3, 4, 5]
     assert outcomes.labels.tolist() == [0, 0, 1, 1, 1]
     assert len(outcomes.unreadable) == 1
-    assert outcomes.unreadable[0].startswith(f"{damaged}: damaged")
+    assert str(outcomes.unreadable[0]).startswith(f"{damaged}: damaged")
 
     alone = collect_outcomes(network, load(pictures.select([1]), 1), device=CPU)
     assert (len(alone), len(alone.unreadable)) == (0, 1)

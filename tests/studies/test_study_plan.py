@@ -50,6 +50,22 @@ def test_choices_mistyped(text):
         parse_choices([text])
 
 
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"a": {"seed": 7}}, "variant 'a' cannot change seed: all are compared on the same pictures"),
+        ({"a": {"val_fraction": 0.5}}, "variant 'a' cannot change val_fraction"),
+        ({"a": {"model_options": None}}, "variant 'a': model_options must be a mapping"),
+        ({"a" * 300: {}}, "has too long a name for a folder"),
+        ({"Adam": {}, "adam": {"optimizer": "adam"}}, "variants 'Adam' and 'adam' would share a run folder"),
+    ],
+    ids=["seed", "pictures", "no_options", "long", "case"],
+)
+def test_variants_that_could_not_be_compared(variants, message):
+    with pytest.raises(SettingsError, match=message):
+        make_plan(variants=variants)
+
+
 def test_impossible_variant_is_named():
     plan = Plan(settings={"epochs": 2}, variants={"good": {}, "bad": {"lr": -1}})
     with pytest.raises(SettingsError, match=r"variant 'bad': lr=-1"):

@@ -108,6 +108,17 @@ def test_ctrl_c_puts_the_trial_back_where_it_was(finished, tiny, tmp_path, train
     assert again.intermediate_values == finished.trials[1].intermediate_values
 
 
+def test_a_search_that_was_killed_is_finished_when_it_goes_on(tiny, tmp_path, start_python, screen):
+    """At once: without a database that is shared nobody else can be at its last trial."""
+    out, settings = tmp_path / "s", {**tiny, "epochs": 2}
+    script = DOOMED + "from densekit.studies.search import search; search(out=out, trials=2, **settings)"
+    doomed = start_python(script, {"out": str(out), "settings": settings})
+    text, _ = doomed.communicate(timeout=280)
+    assert doomed.returncode == -signal.SIGKILL, text
+    states = sorted(trial.state.name for trial in search(out=out, resume=True, screen=screen).trials)
+    assert states == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
 def test_worker_whose_trial_was_given_up_goes_on_with_another(tiny, tmp_path, training_passes, screen):
     out = tmp_path / "s"
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch.nn import functional as F
 from densekit.classifier import load_classifier
 from densekit.data.batches import EpochBatches
 from densekit.data.datasets import open_data
-from densekit.errors import TrainingError
+from densekit.errors import DivergenceError, TrainingError
 from densekit.training.interruption import Interruption
 from densekit.training.loop import finish_epoch, run_epochs, train_epoch, train_step
 
@@ -111,6 +113,16 @@ def test_out_of_memory_splits_the_batch_and_goes_on(kind, make_job, screen):
     assert "out of memory with 8 pictures at once: every batch now goes through in 4 parts of 4" in text
 
 
+def test_no_part_is_a_single_picture(make_job):
+    """From which batch norm could not learn, at the end of a network that leaves one position."""
+    job, sizes = make_job(lr=0.1, accumulate=4), []
+    job.state.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    batch = next(iter(job.loader))
+    for count in (9, 5, 3, 2):
+        train_step(job, batch._replace(pictures=batch.pictures[:count], labels=batch.labels[:count]))
+    assert sizes == [2, 2, 2, 3, 2, 3, 3, 2]
+
+
 def test_no_room_for_one_picture_and_other_faults_are_not_hidden(make_job):
     job = make_job(lr=0.1)
     handle = job.state.network.register_forward_pre_hook(lambda *_: torch.empty(10**15))
@@ -134,6 +146,17 @@ def test_loss_that_explodes_is_an_error_and_the_last_good_state_is_kept(make_job
         run_epochs(job)
     assert {path: path.read_bytes() for path in job.run.path.rglob("*") if path.is_file()} == files
     assert all(value.isfinite().all() for value in weights_of(load_classifier(job.run.path).network))
+
+
+def test_a_network_that_answers_nothing_is_not_kept(make_job):
+    """The last step of an epoch can explode: its loss is from before, but not the validation's."""
+    job = make_job(lr=0.1)
+    train_epoch(job, Interruption())
+    next(job.state.network.parameters()).data.fill_(math.nan)
+    with pytest.raises(DivergenceError, match="the validation loss is nan after epoch 1: try a lower --lr than"):
+        finish_epoch(job)
+    assert not (job.run.path / "model.safetensors").exists()
+    assert not job.state.progress.history
 
 
 def test_explosion_in_the_first_epoch(train_tiny, tmp_path):

@@ -78,6 +78,28 @@ def uninterrupted(folder, settings, killed, interrupted):  # started first: they
     return train(out=folder / "whole", **settings)
 
 
+def test_a_recipe_may_name_places_from_where_it_stands(make_folder, tiny, tmp_path, monkeypatch):
+    photos = make_folder({"a": 20, "b": 20})
+    (tmp_path / "elsewhere").mkdir()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {photos.name}\ndata_root: root\nepochs: 1\nlr: 0.1\n")
+    monkeypatch.chdir(photos.parent)
+    run = train(out=tmp_path / "run", recipe=str(recipe), **{name: tiny[name] for name in tiny.keys() - {"data"}})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run.settings.data == str(photos)
+    assert run.settings.data_root == str(photos.parent / "root")
+    assert train(out=run.folder, resume=True).history == run.history
+
+
+def test_options_that_came_with_weights_do_not_change_what_goes_on(train_tiny, tiny):
+    first = train_tiny("first", epochs=1)
+    options = {**tiny["model_options"], "drop_rate": 0.1}
+    given = {"epochs": 1, "weights": str(first.folder), "model_options": {"drop_rate": 0.1}}
+    second = train_tiny("second", **given)
+    assert second.settings.model_options == {**second.settings.model_options, **options}
+    assert train(out=second.folder, resume=True, data="digits", **given).history == second.history
+
+
 def test_a_run_that_goes_on_elsewhere_is_left_alone(train_tiny):
     """Or both would write its checkpoints."""
     run = train_tiny(epochs=1)

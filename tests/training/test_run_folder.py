@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors import safe_open
 
 from densekit.data.pictures import Skipped
 from densekit.errors import SettingsError, TrainingError
+from densekit.files import alone_in
 from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
 from densekit.training.settings import make_settings
 
@@ -62,6 +64,23 @@ def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot make the run folder .*: Not a directory"):
         new_run_folder(tmp_path / "file" / "run", make_settings())
+
+
+@pytest.mark.parametrize(("still_there", "told"), [(True, "another process is at work in"), (False, "exists already")])
+def test_who_comes_second_deletes_nothing(still_there, told, train_tiny, tmp_path, monkeypatch):
+    """Two that begin at the same time can both find their folder free."""
+
+    def made_by_another(*args):
+        folder = new_run_folder(*args)
+        if still_there:
+            winner.enter_context(alone_in(folder.path))
+        folder.settings.write_text("the other's")
+        return folder
+
+    monkeypatch.setattr("densekit.training.train.new_run_folder", made_by_another)
+    with ExitStack() as winner, pytest.raises(SettingsError, match=told):
+        train_tiny()
+    assert (tmp_path / "run" / "settings.yaml").read_text() == "the other's"
 
 
 def test_a_run_leaves_the_files_it_promises_and_no_pickle(train_tiny):

@@ -1,10 +1,12 @@
 import csv
+import shutil
 
 import pytest
 
-from densekit.errors import PictureError
+from densekit.errors import DataError, PictureError, TrainingError
 from densekit.training.interruption import Interruption
-from densekit.training.loop import train_epoch
+from densekit.training.loop import finish_epoch, train_epoch
+from densekit.training.train import train
 
 
 @pytest.fixture
@@ -37,6 +39,39 @@ def test_damaged_pictures_are_named_and_left_out(memory_gib, normalisation, dama
 def test_strict_makes_them_an_error(memory_gib, damaged, train_tiny):
     with pytest.raises(PictureError, match=r"train/a/3\.png: damaged or cut short"):
         train_tiny(data=str(damaged), limit_per_class=None, memory_gib=memory_gib, strict=True, lr=0.1)
+
+
+def test_a_name_with_a_colon_is_not_cut(make_job, make_folder):
+    root = make_folder({"a: b/train/a": 4, "a: b/train/b": 4, "a: b/val/a": 2, "a: b/val/b": 2}) / "a: b"
+    job = make_job(data=str(root), limit_per_class=None, memory_gib=0.0, batch_size=4, lr=0.1)
+    lost = root / "val" / "b" / "1.png"
+    lost.unlink()
+    train_epoch(job, Interruption())
+    finish_epoch(job)
+    assert job.state.progress.unreadable == {str(lost): "no such file"}
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0], ids=["read_while_training", "decoded_before"])
+def test_no_validation_picture_that_can_be_read_is_told(memory_gib, make_folder, train_tiny):
+    root = make_folder({"train/a": 8, "train/b": 8, "val/a": 1, "val/b": 1}, size=(16, 16))
+    for name in ("a", "b"):
+        (path := root / "val" / name / "0.png").write_bytes(path.read_bytes()[:80])
+    with pytest.raises((DataError, TrainingError), match=r"validation pictures? can be read.*val/a/0\.png: damaged"):
+        train_tiny(data=str(root), limit_per_class=None, memory_gib=memory_gib, lr=0.1)
+
+
+def test_an_epoch_without_pictures_does_not_count(make_folder, train_tiny, tmp_path):
+    """A disk that is gone: when it is back, the run goes on."""
+    root = make_folder({"train/a": 8, "train/b": 8, "val/a": 2, "val/b": 2}, size=(16, 16))
+    elsewhere = tmp_path / "elsewhere"
+    settings = {"data": str(root), "limit_per_class": None, "memory_gib": 0.0, "lr": 0.1, "epochs": 2}
+    lose = lambda row: row["epoch"] == 1 and shutil.move(root / "train", elsewhere)  # noqa: E731
+    with pytest.raises(
+        TrainingError, match=r"no picture could be learned from in epoch 2: .*: no such file; when they"
+    ):
+        train_tiny(**settings, out=tmp_path / "run", on_epoch=lose)
+    shutil.move(elsewhere, root / "train")
+    assert [row["epoch"] for row in train(out=tmp_path / "run", resume=True).history] == [1, 2]
 
 
 def test_pictures_that_vanish_while_training(make_job, make_folder, screen):

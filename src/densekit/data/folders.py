@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from densekit.console import Screen
 from densekit.data.picture_set import Split
@@ -143,11 +144,11 @@ def read_table(table: Path) -> Listing:
     except OSError as error:
         raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
     first = text.partition("\n")[0]
-    rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
     seen: dict[str, Entry] = {}
     lines = 0
     columns: dict[str, int] | None = None
-    for row in rows:
+    for number, row in _numbered(table, reader):
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
@@ -161,15 +162,27 @@ def read_table(table: Path) -> Listing:
                     f"that are known: {', '.join(_COLUMNS['path'])}; {', '.join(_COLUMNS['label'])}; split"
                 )
             columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
-        entry = _table_entry(f"{table}, line {rows.line_num}", table.parent, cells, columns)
+        entry = _table_entry(f"{table}, line {number}", table.parent, cells, columns)
         before = seen.setdefault(os.path.normpath(entry.path), entry)
         if (before.label, before.split) != (entry.label, entry.split):
-            raise DataError(f"{table}, line {rows.line_num}: {entry.path} was already given another label or split")
+            raise DataError(f"{table}, line {number}: {entry.path} was already given another label or split")
         lines += 1
     listing = Listing(list(seen.values()), repeated=lines - len(seen))
     if not listing.entries:
         raise DataError(f"{table}: no lines of path,label[,split] found")
     return listing
+
+
+def _numbered(table: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of a table with their numbers; neither a path nor a label goes over several."""
+    number = 0
+    try:
+        for number, row in enumerate(reader, start=1):
+            if reader.line_num != number:
+                raise csv.Error
+            yield number, row
+    except csv.Error:  # the field has grown too long, or to several lines
+        raise DataError(f"{table}, near line {number}: a quote that is not closed takes in the next lines") from None
 
 
 def check_headers(
@@ -246,6 +259,8 @@ def _scan_class(folder: Path, name: str, split: Split | None, listing: Listing) 
         raise DataError(f"{folder} and {other} are the same folder: a picture has one class and one split")
     # a link from a class to the folder of all classes would make every picture one of that class
     above = frozenset(os.path.realpath(parent) for parent in [folder.parent, *folder.parent.parents])
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):  # control signs, halves of some
+        raise DataError(f"{folder}: no class can have the name {name!r}, rename the folder (names are UTF-8)")
     label = unicodedata.normalize("NFC", name)  # a Mac writes "é" as two characters, others as one
     files = list(files_below(folder, above))
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]

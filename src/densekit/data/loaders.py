@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from densekit.data.batches import OrderedBatches, Place
 from densekit.data.picture_set import PictureSet
+from densekit.data.pictures import Skipped
 from densekit.data.seeding import seeded
 from densekit.data.transforms import PictureTransform
 from densekit.errors import PictureError, SettingsError
@@ -29,7 +31,7 @@ class Batch(NamedTuple):
     pictures: Tensor  # float32 (N, C, H, W)
     labels: Tensor  # int64 (N,)
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # int64 (N,): numbers in the picture set
-    unreadable: list[str]  # "path: reason" of pictures that are missing from this batch
+    unreadable: list[Skipped]  # pictures that are missing from this batch
 
 
 class PictureLoader(DataLoader[Any]):
@@ -45,15 +47,19 @@ class PictureLoader(DataLoader[Any]):
             if self.strict and batch.unreadable:
                 # Stop the processes here: if the garbage collector finds them it waits 5 s for each, in vain.
                 self._iterator = None
-                raise PictureError(batch.unreadable[0])
+                raise PictureError(str(batch.unreadable[0]))
             yield batch
+
+    def close(self) -> None:
+        """End the processes, which wait for the next epoch for as long as anything, a traceback even, knows this."""
+        self._iterator = None
 
 
 class _Item(NamedTuple):
-    pixels: Tensor | None  # None: unreadable, for the reason given
+    pixels: Tensor | None
     label: int
     number: int
-    reason: str
+    unreadable: Skipped | None = None
 
 
 class _Items(Dataset[_Item]):
@@ -67,10 +73,10 @@ class _Items(Dataset[_Item]):
         try:
             picture = self.pictures.read(place.number)
             with seeded(self.seed, place.epoch, place.position):
-                return _Item(self.transform(picture), label, place.number, "")
-        except PictureError as error:
-            path = f"{self.pictures.pictures[place.number]}: "  # a transform does not know it
-            return _Item(None, label, place.number, path + str(error).removeprefix(path))
+                return _Item(self.transform(picture), label, place.number)
+        except PictureError as error:  # of a file, as what is in memory has been read
+            path = Path(str(self.pictures.pictures[place.number]))
+            return _Item(None, label, place.number, Skipped.because(path, error))
 
 
 def _collate(items: list[_Item]) -> Batch:
@@ -80,7 +86,7 @@ def _collate(items: list[_Item]) -> Batch:
         torch.stack(pixels) if pixels else torch.empty(0),
         torch.tensor([item.label for item in good], dtype=torch.int64),
         torch.tensor([item.number for item in good], dtype=torch.int64),
-        [item.reason for item in items if item.pixels is None],
+        [item.unreadable for item in items if item.unreadable is not None],
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from densekit.console import Bar
 from densekit.data.loaders import PictureLoader
+from densekit.data.pictures import Skipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Outcomes:
     logits: Tensor
     labels: Tensor
     index: Tensor
-    unreadable: tuple[str, ...] = ()
+    unreadable: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

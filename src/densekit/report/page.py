@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from densekit.console import Screen
-from densekit.data.pictures import Skipped
 from densekit.evaluation.calibration import calibration_error, confidence_bins
 from densekit.evaluation.evaluate import Evaluation
 from densekit.report.charts import PLOT, reliability_bars, share_ticks, training_curves
@@ -126,7 +125,7 @@ def _data(evaluation: Evaluation, run: RunFolder) -> dict[str, Any]:
     splits = (dataset.train, dataset.val, dataset.test) if dataset else (evaluation.pictures,)
     balance = {part.split: part.counts(count).tolist() for part in splits if part is not None}
     skipped = [*dataset.skipped, *run.read_skipped()] if dataset else evaluation.pictures.skipped
-    skipped = dict.fromkeys([*skipped, *map(Skipped.from_line, evaluation.outcomes.unreadable)])
+    skipped = dict.fromkeys([*skipped, *evaluation.outcomes.unreadable])
     return {
         "balance": balance,
         "most_of_a_class": max(max(counts) for counts in balance.values()),

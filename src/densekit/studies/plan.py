@@ -15,6 +15,8 @@ from densekit.training.settings import TrainSettings, make_settings, one_line, r
 
 _FIXED = {"data", "seed", "data_root", "val_fraction", "test_fraction", "limit_per_class", "limit_test_per_class"}
 
+_LONGEST = 150  # characters of a variant's name, which folders and their files begin with
+
 
 class PlannedRun(NamedTuple):
     """One training run of a study."""
@@ -50,7 +52,14 @@ class Plan(BaseModel):
     def _distinct(self) -> "Plan":
         names: dict[str, str] = {}
         for variant in self.variants:
-            twin = names.setdefault(_as_file_name(variant), variant)
+            name = _as_file_name(variant)
+            if len(name) > _LONGEST:
+                raise ValueError(f"variant {variant[:30]!r}... has too long a name for a folder: rename it")
+            if fixed := sorted(_FIXED & self.variants[variant].keys()):
+                raise ValueError(f"variant {variant!r} cannot change {fixed[0]}: all are compared on the same pictures")
+            if not isinstance(self.variants[variant].get("model_options", {}), dict):
+                raise ValueError(f"variant {variant!r}: model_options must be a mapping")
+            twin = names.setdefault(name.casefold(), variant)  # as some file systems compare
             if twin != variant:
                 raise ValueError(f"variants {twin!r} and {variant!r} would share a run folder: rename one")
         return self

@@ -16,7 +16,7 @@ from densekit.optional import require
 from densekit.studies.runs import fitting_network, network_cost
 from densekit.studies.search_space import SPACES, check_space
 from densekit.studies.study_folder import StudyFolder, write_yaml
-from densekit.studies.trial_storage import open_trials, quiet_optuna, without_password
+from densekit.studies.trial_storage import open_trials, quiet_optuna, take_back_running, without_password
 from densekit.studies.trial_worker import Worker
 from densekit.studies.trials import ranked, trials_table
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
@@ -135,7 +135,7 @@ def search(
         dataset = open_chosen(plan.base(), screen=screen)
     else:
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
-        base = make_settings(recipe, **from_anywhere(data, settings))
+        base = make_settings(**from_anywhere(data, settings, recipe))
         dataset = open_chosen(base, screen=screen)
         base = base.model_copy(update={"model": fitting_network(base, dataset, screen).model})
         default = Path("studies") / f"{Path(base.data).stem}-search"
@@ -156,11 +156,13 @@ def _carry_out(
     plan: SearchPlan, folder: StudyFolder, storage: str | None, val_pictures: int, test: bool, screen: Screen
 ) -> Search:
     base = plan.base()
-    write_yaml(folder.plan, plan.model_dump(mode="json"))
     url, seed = (storage, None) if storage else (f"sqlite:///{folder.database.resolve()}", base.seed)
     opened = open_trials(url, plan.name, seed=seed, warmup=base.epochs // 3, heartbeat=plan.heartbeat)
     try:
         with alone_in(folder.path), quiet_optuna(), opened as trials:
+            write_yaml(folder.plan, plan.model_dump(mode="json"))
+            if storage is None:  # then nobody else is at work on them
+                take_back_running(trials)
             Worker(trials, plan.trials, base, SPACES[plan.space], folder, screen).work()
             found = trials.trials
     except KeyboardInterrupt:

@@ -132,7 +132,7 @@ def _new_plan(
     file = read_plan(Path(what).expanduser()) if what is not None and is_plan_file(what) else None
     if file is not None and choices:
         raise SettingsError(f"{what} has variants of its own: leave out what else to vary")
-    base = make_settings(recipe, **{**(file.settings if file else {}), **given})
+    base = make_settings(**from_anywhere(None, {**(file.settings if file else {}), **given}, recipe))
     dataset = open_chosen(base, screen=screen)
     base = base.model_copy(update={"model": fitting_network(base, dataset, screen).model})
     shared = base.model_dump(mode="json")

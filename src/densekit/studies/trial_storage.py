@@ -75,6 +75,14 @@ def try_again(trials: "Study", number: int) -> None:
         _retry(None)(trials, trials.trials[number])
 
 
+def take_back_running(trials: "Study") -> None:
+    """Queue the trials of a process that was killed again, without waiting for its signs of life to be missed."""
+    state = require("optuna", extra="study").trial.TrialState
+    for trial in trials.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        trials.tell(trial.number, state=state.FAIL)
+        try_again(trials, trial.number)
+
+
 def _retry(most: int | None) -> "Callable[[Study, FrozenTrial], None]":
     storages = require("optuna", extra="study").storages
     return storages.RetryHeartbeatStaleTrialCallback(most, inherit_intermediate_values=True)

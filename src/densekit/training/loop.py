@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from densekit.classifier import Classifier
 from densekit.console import Bar, Screen
 from densekit.data.batches import EpochBatches
 from densekit.data.loaders import Batch, PictureLoader
+from densekit.data.pictures import Skipped
 from densekit.data.transforms import mix_batch
 from densekit.errors import DivergenceError, TrainingError
 from densekit.evaluation.calibration import fit_temperature
@@ -54,6 +56,11 @@ class Job:
     reporter: Reporter
     screen: Screen
     on_epoch: OnEpoch | None = None
+
+    def close(self) -> None:
+        """End the processes that load pictures."""
+        for loader in filter(None, (self.loader, self.val_loader)):
+            loader.close()
 
     @property
     def num_classes(self) -> int:
@@ -113,6 +120,8 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
             if time.monotonic() - saved > _CHECKPOINT_SECONDS and not last:
                 _checkpoint(job)
                 saved = time.monotonic()
+    if not progress.pictures:
+        raise TrainingError(f"no picture could be learned from in epoch {progress.epoch + 1}: {_first_lost(job)}")
 
 
 def train_step(job: Job, batch: Batch) -> Tensor:
@@ -159,10 +168,10 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
             pictures, labels, job.num_classes, settings, seed=settings.seed, rank=rank, **place
         )
     totals = torch.zeros(3, device=device)
-    size = math.ceil(len(labels) / parts)
-    for begin in range(0, len(labels), size):
-        part = slice(begin, begin + size)
-        last = begin + size >= len(labels)  # when gradients are exchanged, once a step, however many parts there are
+    parts = max(1, min(parts, len(labels) // 2))  # batch norm cannot learn from one picture
+    for begin, end in pairwise(len(labels) * number // parts for number in range(parts + 1)):
+        part = slice(begin, end)
+        last = end == len(labels)  # when gradients are exchanged, once a step, however many parts there are
         with nullcontext() if last else job.accelerator.no_sync(job.forward), job.accelerator.autocast():
             logits = job.forward(pictures[part])
         loss = F.cross_entropy(
@@ -196,6 +205,8 @@ def set_learning_rate(job: Job, epochs_done: float) -> None:
 def finish_epoch(job: Job) -> None:
     """Validate, report, keep the network if it is the best, and write a checkpoint."""
     progress, settings = job.state.progress, job.settings
+    outcomes = None if job.val_loader is None else _validate(job, job.val_loader)
+    progress.unreadable = all_unreadable(progress.unreadable, job.accelerator)
     progress.epoch += 1
     row = {
         "epoch": progress.epoch,
@@ -207,11 +218,7 @@ def finish_epoch(job: Job) -> None:
         "seconds": round(progress.seconds, 3),
         "pictures_per_s": round(progress.pictures / max(progress.seconds, 1e-9), 1),
     }
-    keep, outcomes = True, None
-    if job.val_loader is not None:
-        outcomes = _validate(job, job.val_loader)
-        _note_unreadable(job, outcomes.unreadable)
-    progress.unreadable = all_unreadable(progress.unreadable, job.accelerator)
+    keep = True
     if outcomes is not None:
         row |= {"val_loss": outcomes.loss, "val_accuracy": outcomes.accuracy}
         best = (progress.best_accuracy, -progress.best_loss)
@@ -245,7 +252,24 @@ def _validate(job: Job, loader: PictureLoader) -> Outcomes:
             channels_last=job.settings.channels_last,
             bar=bar,
         )
-    return joined(outcomes, job.accelerator)
+    outcomes = joined(outcomes, job.accelerator)
+    _note_unreadable(job, outcomes.unreadable)
+    if not len(outcomes):
+        raise TrainingError(f"no validation picture can be read any more: {_first_lost(job)}")
+    if not math.isfinite(outcomes.loss):
+        raise _diverged(job, f"the validation loss is {outcomes.loss} after epoch {job.state.progress.epoch + 1}")
+    return outcomes
+
+
+def _first_lost(job: Job) -> str:
+    first = next((f"{path}: {reason}; " for path, reason in job.state.progress.unreadable.items()), "")
+    return f"{first}when they are back, go on with --out {job.run.path} --resume"
+
+
+def _diverged(job: Job, what: str) -> DivergenceError:
+    epoch = job.state.progress.epoch
+    kept = f"; the state before epoch {epoch + 1} is kept in {job.run.path}" if epoch else ""
+    return DivergenceError(f"{what}: try a lower --lr than {job.settings.lr}, or --clip 1{kept}", epoch)
 
 
 def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
@@ -254,17 +278,13 @@ def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
     Returns:
         Whether to stop: ``asked``, of this process or of any that trains with it.
     """
-    progress, settings = job.state.progress, job.settings
+    progress = job.state.progress
     everyone = summed(torch.cat([totals, totals.new_tensor([asked])]), job.accelerator)
     loss, correct, pictures, asks = everyone.tolist()
     totals.zero_()
     if not math.isfinite(loss):
-        kept = f"; the state before epoch {progress.epoch + 1} is kept in {job.run.path}" if progress.epoch else ""
-        raise DivergenceError(
-            f"the loss is {loss / max(pictures, 1)} in epoch {progress.epoch + 1}, step {progress.step}: "
-            f"try a lower --lr than {settings.lr}, or --clip 1{kept}",
-            progress.epoch,
-        )
+        where = f"epoch {progress.epoch + 1}, step {progress.step}"
+        raise _diverged(job, f"the loss is {loss / max(pictures, 1)} in {where}")
     progress.loss_sum += loss
     progress.correct += correct
     progress.pictures += int(pictures)
@@ -272,12 +292,12 @@ def _read_totals(job: Job, totals: Tensor, asked: bool, bar: Bar) -> bool:
     return asks > 0
 
 
-def _note_unreadable(job: Job, lines: Iterable[str]) -> None:
-    for line in lines:
-        path, _, reason = line.partition(": ")
-        if path not in job.state.progress.unreadable:
-            job.state.progress.unreadable[path] = reason
-            job.screen.warn(f"{path} is left out: {reason}")
+def _note_unreadable(job: Job, unreadable: Iterable[Skipped]) -> None:
+    noted = job.state.progress.unreadable
+    for skipped in unreadable:
+        if str(skipped.path) not in noted:
+            noted[str(skipped.path)] = skipped.reason
+            job.screen.warn(f"{skipped.path} is left out: {skipped.reason}")
 
 
 def _stopped_improving(job: Job) -> bool:

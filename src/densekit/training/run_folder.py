@@ -119,12 +119,15 @@ def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder
     """
     data = Path(settings.data)
     name = re.sub(r"[^\w.-]+", "_", f"{data.stem or data.resolve().name}-{settings.model}")
-    path = new_folder(out, Path("runs") / name, resumable=True)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"cannot make the run folder {path}: {error.strerror}") from None
-    return RunFolder(path)
+    while True:
+        path = new_folder(out, Path("runs") / name, resumable=True)
+        try:
+            path.mkdir(parents=True, exist_ok=out is not None)
+        except OSError as error:
+            if out is None and isinstance(error, FileExistsError):
+                continue  # another process has made it just now
+            raise SettingsError(f"cannot make the run folder {path}: {error.strerror}") from None
+        return RunFolder(path)
 
 
 def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:

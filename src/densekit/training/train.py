@@ -20,8 +20,8 @@ from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.pictures import Skipped
 from densekit.data.seeding import kept_random_numbers, seed_from
 from densekit.data.split_record import write_split_record
-from densekit.errors import DivergenceError, SettingsError
-from densekit.files import alone_in, refuse_used
+from densekit.errors import DataError, DivergenceError, SettingsError
+from densekit.files import alone_in, refuse_used, whole_path
 from densekit.hardware import choose_device, choose_precision
 from densekit.models.catalogue import count_parameters, model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
@@ -84,11 +84,11 @@ def train(
         KeyboardInterrupt: Ctrl-C; everything is saved and ``resume`` goes on.
     """
     screen = screen or Screen()
-    given = from_anywhere(data, settings)
+    given = from_anywhere(data, settings, recipe)
     if resume:
-        run, chosen = _resume(out, recipe, given)
+        run, chosen = _resume(out, given)
     else:
-        run, chosen = None, make_settings(recipe, **given)
+        run, chosen = None, make_settings(**given)
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
         if chosen.model is not None:
             model_options(chosen.model)
@@ -118,8 +118,11 @@ def _train(
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
     train_set, val_set, damaged = _load(dataset, resolved, screen)
-    folder = run or _new_run(out, resolved, dataset, accelerator)
+    folder = run or _new_run(out, resolved, accelerator)
     with _at_work_in(folder, new=run is None) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process and run is None:
+            folder.write_settings(resolved)
+            write_split_record(folder.splits, dataset)
         state = new_state(classifier, resolved, accelerator)
         if run is not None:
             _load_state(run, state, resolved, accelerator)
@@ -138,7 +141,7 @@ def _train(
             folder.write_settings(resolved)
             if taken:
                 folder.write_weights(taken)
-        with closing(reporter):
+        with closing(reporter), closing(job):
             run_epochs(job)
     _tell_end(job, dataset)
     return Run(folder.path, resolved, state.progress.history, state.progress.best_epoch)
@@ -147,13 +150,20 @@ def _train(
 @contextmanager
 def _at_work_in(folder: RunFolder, *, new: bool) -> Iterator[None]:
     """Be alone in a run folder, and leave none behind that nobody could go on with."""
+    useless = False
     try:
         with alone_in(folder.path):
-            yield
-    except BaseException as error:
-        if not folder.checkpoint.exists() or (new and isinstance(error, DivergenceError) and not error.epochs):
+            if new and folder.settings.exists():
+                raise SettingsError(f"{folder.path} exists already: choose another --out")
+            try:
+                yield
+            except BaseException as error:
+                at_once = new and isinstance(error, DivergenceError) and not error.epochs
+                useless = at_once or not folder.checkpoint.exists()
+                raise
+    finally:
+        if useless:
             folder.discard()
-        raise
 
 
 def _load_state(run: RunFolder, state: TrainingState, settings: TrainSettings, accelerator: Accelerator) -> None:
@@ -171,13 +181,14 @@ def _load_state(run: RunFolder, state: TrainingState, settings: TrainSettings, a
         accelerator.scaler.load_state_dict(progress.scaler)
 
 
-def _resume(out: str | Path | None, recipe: str | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
+def _resume(out: str | Path | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
     """Open a run to go on with; settings that would make another run of it are refused."""
     if out is None:
         raise SettingsError("resume needs the run folder: --out RUN --resume")
     run, stored = open_run_folder(out)
-    asked = {**(load_recipe(recipe) if recipe else {}), **given}
-    asked = {name: value for name, value in asked.items() if name in _MAY_CHANGE or value not in (None, "auto")}
+    asked = {name: value for name, value in given.items() if name in _MAY_CHANGE or value not in (None, "auto")}
+    if "model_options" in asked:  # others may have come with the weights
+        asked["model_options"] = {**stored.model_options, **asked["model_options"]}
     wanted = make_settings(**{**stored.model_dump(), **asked})  # without what was left open, and is decided by now
     for name in asked:
         before, now = getattr(stored, name), getattr(wanted, name)
@@ -209,46 +220,43 @@ def _load(
         return train_set, None, damaged
     room -= int(train_set.shapes.prod(axis=1).sum())
     val_set, more = load_into_memory(dataset.val, max_bytes=max(room, 0), strict=settings.strict, screen=screen)
+    if not len(val_set):
+        raise DataError(f"none of the {len(dataset.val)} validation pictures can be read, first {more[0]}")
     return train_set, val_set, damaged + more
 
 
-def _new_run(out: str | Path | None, settings: TrainSettings, dataset: DataSet, accelerator: Accelerator) -> RunFolder:
+def _new_run(out: str | Path | None, settings: TrainSettings, accelerator: Accelerator) -> RunFolder:
     """Let the main process make the run folder, and tell the others its name."""
     made: list[Any] = [None]
     if accelerator.is_main_process:
-        folder = new_run_folder(out, settings)
-        folder.write_settings(settings)
-        write_split_record(folder.splits, dataset)
-        made = [folder]
+        made = [new_run_folder(out, settings)]
     return broadcast_object_list(made)[0]
 
 
-def from_anywhere(data: str | Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as a run remembers them: files and folders by whole paths, so that they are found again."""
-    given = settings if data is None else {"data": data, **settings}
+def from_anywhere(data: str | Path | None, settings: dict[str, Any], recipe: str | None = None) -> dict[str, Any]:
+    """Return settings, over a recipe's, as a run remembers them: by whole paths, which are found from anywhere."""
+    given = {**(load_recipe(recipe) if recipe else {}), **settings, **({} if data is None else {"data": data})}
+    if given.get("data_root") is not None:
+        given["data_root"] = str(Path(given["data_root"]).expanduser().resolve())
     published = {"data": lambda name: name in NAMED_SETS, "weights": is_published}
     paths = {name: str(given[name]) for name in published if given.get(name) is not None}
-    return {**given, **{name: path if published[name](path) else _whole(path) for name, path in paths.items()}}
-
-
-def _whole(name: str) -> str:
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    return {**given, **{name: path if published[name](path) else whole_path(path) for name, path in paths.items()}}
 
 
 @contextmanager
 def _own_state(settings: TrainSettings, device: torch.device) -> Iterator[None]:
     """Leave the caller's random numbers, determinism and current GPU as they were."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other switch
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()  # NCCL talks through that one
     with current, kept_random_numbers(device):
-        torch.use_deterministic_algorithms(settings.deterministic or before)
+        strict = settings.deterministic or (before and not warns)
+        torch.use_deterministic_algorithms(settings.deterministic or before, warn_only=not strict)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
 def _tell_start(job: Job, dataset: DataSet, precision: str) -> None:
