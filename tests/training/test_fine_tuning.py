@@ -15,8 +15,9 @@ from densekit.models.catalogue import create_model
 from densekit.models.densenet import DenseNet
 from densekit.models.weights import load_model, save_model
 from densekit.training.interruption import Interruption
-from densekit.training.loop import finish_epoch, train_epoch, train_step
+from densekit.training.loop import finish_epoch, train_epoch
 from densekit.training.settings import make_settings
+from densekit.training.step import train_step
 from densekit.training.train import train
 
 STEPS = 4  # an epoch: 50 pictures in batches of 16

@@ -5,7 +5,7 @@ import torch
 
 from densekit.errors import SettingsError, TrainingError
 from densekit.hardware import choose_device, choose_precision
-from densekit.training.loop import train_step
+from densekit.training.step import train_step
 
 CPU = torch.device("cpu")
 

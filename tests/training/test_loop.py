@@ -10,7 +10,8 @@ from densekit.data.batches import EpochBatches
 from densekit.data.datasets import open_data
 from densekit.errors import DivergenceError, TrainingError
 from densekit.training.interruption import Interruption
-from densekit.training.loop import finish_epoch, run_epochs, train_epoch, train_step
+from densekit.training.loop import finish_epoch, run_epochs, train_epoch
+from densekit.training.step import train_step
 
 STEPS, VAL_BATCHES = 4, 1  # 50 pictures in batches of 16; 10 to validate in one of 32
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from densekit.console import Screen
 from densekit.data.downloads import NAMED_SETS, load_named
-from densekit.data.folders import NO_SPLIT, Entry, Listing, check_headers, natural_key, read_table, scan_folder
+from densekit.data.folders import NO_SPLIT, Entry, Listing, check_headers, natural_key, scan_folder
 from densekit.data.picture_set import DataSet, PictureSet, Split
 from densekit.data.pictures import PictureHeader, Skipped
 from densekit.data.seeding import seed_from
@@ -16,6 +16,7 @@ from densekit.data.settings import DataSettings
 from densekit.data.split_record import SplitRecord
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
+from densekit.data.tables import read_table
 from densekit.errors import DataError, SettingsError
 from densekit.units import counted, some
 

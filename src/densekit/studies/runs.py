@@ -19,7 +19,7 @@ from densekit.studies.plan import Plan, PlannedRun
 from densekit.studies.plots import draw_study
 from densekit.studies.results import Result, read_results, summarise, write_results
 from densekit.studies.study_folder import StudyFolder
-from densekit.training.loop import OnEpoch
+from densekit.training.job import OnEpoch
 from densekit.training.resolve import resolve_network
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings

@@ -16,7 +16,7 @@ from densekit.data.transforms import training_transform
 from densekit.engine.swap import fuse_where_faster
 from densekit.training.checkpoint import Progress, TrainingState
 from densekit.training.freezing import parameter_groups
-from densekit.training.loop import Job
+from densekit.training.job import Job
 from densekit.training.reporting import Reporter
 from densekit.training.run_folder import RunFolder
 from densekit.training.schedules import make_schedule

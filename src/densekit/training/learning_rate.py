@@ -9,8 +9,9 @@ from densekit.data.seeding import kept_random_numbers
 from densekit.errors import TrainingError
 from densekit.files import write_atomically
 from densekit.training.freezing import begin_epoch
-from densekit.training.loop import Job, train_step
+from densekit.training.job import Job
 from densekit.training.processes import fill_up, summed
+from densekit.training.step import train_step
 
 _LOWEST, _HIGHEST, _STEPS = 1e-6, 10.0, 100
 _SMOOTHING = 0.9

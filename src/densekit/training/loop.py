@@ -2,70 +2,26 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
-from torch.nn import functional as F
 
-from densekit.classifier import Classifier
-from densekit.console import Bar, Screen
-from densekit.data.batches import EpochBatches
-from densekit.data.loaders import Batch, PictureLoader
+from densekit.console import Bar
+from densekit.data.loaders import PictureLoader
 from densekit.data.pictures import Skipped
-from densekit.data.transforms import mix_batch
 from densekit.errors import DivergenceError, TrainingError
 from densekit.evaluation.calibration import fit_temperature
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.training.checkpoint import TrainingState, save_checkpoint
+from densekit.training.checkpoint import save_checkpoint
 from densekit.training.freezing import begin_epoch
 from densekit.training.interruption import Interruption
+from densekit.training.job import Job
 from densekit.training.processes import all_unreadable, fill_up, joined, share_buffers, summed
-from densekit.training.reporting import Reporter
-from densekit.training.run_folder import RunFolder
-from densekit.training.schedules import Schedule
-from densekit.training.settings import TrainSettings
-
-OnEpoch = Callable[[dict[str, Any]], object]
-"""Called with the figures of each finished epoch, a line of history.csv; what it raises ends the run."""
+from densekit.training.step import set_learning_rate, train_step
 
 _CHECKPOINT_SECONDS = 600  # most work that a power cut can cost, even in a very long epoch
-
-
-@dataclass
-class Job:
-    """What stays the same while one run trains."""
-
-    settings: TrainSettings
-    state: TrainingState
-    forward: Callable[[Tensor], Tensor]  # the network, possibly compiled or distributed
-    batches: EpochBatches
-    loader: PictureLoader
-    val_loader: PictureLoader | None
-    schedule: Schedule
-    class_weights: Tensor | None  # (K,) of the loss
-    accelerator: Accelerator
-    classifier: Classifier  # of the network to keep
-    run: RunFolder
-    reporter: Reporter
-    screen: Screen
-    on_epoch: OnEpoch | None = None
-
-    def close(self) -> None:
-        """End the processes that load pictures."""
-        for loader in filter(None, (self.loader, self.val_loader)):
-            loader.close()
-
-    @property
-    def num_classes(self) -> int:
-        """Number of logits."""
-        return len(self.classifier.classes)
 
 
 def run_epochs(job: Job) -> None:
@@ -122,84 +78,6 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
                 saved = time.monotonic()
     if not progress.pictures:
         raise TrainingError(f"no picture could be learned from in epoch {progress.epoch + 1}: {_first_lost(job)}")
-
-
-def train_step(job: Job, batch: Batch) -> Tensor:
-    """Take one step of the optimizer; returns loss sum, right answers and pictures, (3,), on the device.
-
-    Runs out of memory? Then the batch is worked through in twice as many parts, from there on. Several processes,
-    which would have to do so together, stop with that advice instead.
-    """
-    progress = job.state.progress
-    while True:
-        try:
-            return _step_in_parts(job, batch, progress.accumulate)
-        except RuntimeError as error:
-            smaller = math.ceil(len(batch.labels) / (2 * progress.accumulate))
-            if not should_reduce_batch_size(error) or smaller < 2:
-                raise
-            if job.accelerator.num_processes > 1:
-                raise TrainingError(
-                    f"out of memory with {2 * smaller} pictures at once: go on with --resume "
-                    f"--accumulate {2 * progress.accumulate}"
-                ) from error
-        job.state.optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        progress.accumulate *= 2
-        job.screen.warn(
-            f"out of memory with {2 * smaller} pictures at once: every batch now goes through in "
-            f"{progress.accumulate} parts of {smaller}"
-        )
-
-
-def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
-    settings, state = job.settings, job.state
-    device = job.accelerator.device
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    pictures = batch.pictures.to(device, non_blocking=True, memory_format=layout)
-    labels = batch.labels.to(device, non_blocking=True)
-    targets = labels
-    weights = None if job.class_weights is None else job.class_weights[labels]  # (N,)
-    if settings.mixes:
-        place = {"epoch": state.progress.epoch, "step": state.progress.step}
-        rank = job.accelerator.process_index
-        pictures, targets = mix_batch(
-            pictures, labels, job.num_classes, settings, seed=settings.seed, rank=rank, **place
-        )
-    totals = torch.zeros(3, device=device)
-    parts = max(1, min(parts, len(labels) // 2))  # batch norm cannot learn from one picture
-    for begin, end in pairwise(len(labels) * number // parts for number in range(parts + 1)):
-        part = slice(begin, end)
-        last = end == len(labels)  # when gradients are exchanged, once a step, however many parts there are
-        with nullcontext() if last else job.accelerator.no_sync(job.forward), job.accelerator.autocast():
-            logits = job.forward(pictures[part])
-        loss = F.cross_entropy(
-            logits.float(), targets[part], weight=job.class_weights, label_smoothing=settings.label_smoothing
-        )
-        count = len(logits)
-        share = count / len(labels) if weights is None else weights[part].sum() / weights.sum()
-        job.accelerator.backward(loss * share)
-        with torch.no_grad():
-            right = (logits.argmax(1) == labels[part]).sum()
-            totals += torch.stack([loss.detach() * share * len(labels), right, torch.full_like(loss, count)])
-    if settings.clip is not None:
-        job.accelerator.clip_grad_norm_(state.network.parameters(), settings.clip)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.average is not None:
-        state.average.update_parameters(state.network)
-    return totals
-
-
-def set_learning_rate(job: Job, epochs_done: float) -> None:
-    """Set the learning rate for the step about to be taken, from its position alone."""
-    lr = job.settings.lr
-    assert isinstance(lr, float)
-    # the middle of the step: a warm-up then does not begin, nor a decay end, with a wasted step at rate 0
-    factor = job.schedule(epochs_done + 0.5 / job.batches.steps)
-    for group in job.state.optimizer.param_groups:
-        group["lr"] = lr * factor * group["lr_share"]
 
 
 def finish_epoch(job: Job) -> None:

@@ -28,8 +28,9 @@ from densekit.models.pretrained import Weights, find_weights, is_published, load
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import TrainingState, load_checkpoint
+from densekit.training.job import Job, OnEpoch
 from densekit.training.learning_rate import find_learning_rate
-from densekit.training.loop import Job, OnEpoch, run_epochs
+from densekit.training.loop import run_epochs
 from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder

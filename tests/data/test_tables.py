@@ -1,0 +1,116 @@
+import pytest
+from PIL import Image
+
+from densekit.data.tables import read_table
+from densekit.errors import DataError
+
+
+def listed(listing, root):
+    return [(str(entry.path.relative_to(root)), entry.label, entry.split) for entry in listing.entries]
+
+
+TABLES = {
+    "no_header": "a.png,cat\nb.png,dog\n",
+    "header": "path,label\na.png,cat\nb.png,dog\n",
+    "header_other_order": "Label,Other,File\ncat,1,a.png\ndog,2,b.png\n",
+    "semicolons": "path;label\na.png;cat\nb.png;dog\n",
+    "tabs": "a.png\tcat\nb.png\tdog\n",
+    "byte_order_mark_and_windows_lines": "\ufeffpath,label\r\na.png,cat\r\n\r\nb.png,dog\r\n",
+    "spaces_and_quotes": '"a.png", cat\n"b.png" ,dog',
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_tables(tmp_path, text):
+    table = tmp_path / "table.csv"
+    table.write_text(text, encoding="utf-8", newline="")
+    assert listed(read_table(table), tmp_path) == [("a.png", "cat", None), ("b.png", "dog", None)]
+
+
+@pytest.mark.parametrize("header", ["", "path,label,split\n"])
+def test_table_with_splits(tmp_path, header):
+    table = tmp_path / "table.csv"
+    table.write_text(header + "a.png,cat,Train\nb.png,cat,validation\nc.png,cat,test\nd.png,cat,\n")
+    assert [entry.split for entry in read_table(table).entries] == ["train", "val", "test", "train"]
+
+
+def test_a_picture_listed_twice_is_one(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a.png,cat\nb.png,dog\na.png,cat\na.png,cat\n")
+    listing = read_table(table)
+    assert listed(listing, tmp_path) == [("a.png", "cat", None), ("b.png", "dog", None)]
+    assert listing.repeated == 2
+
+
+BAD_TABLES = {
+    "no_label": ("a.png,cat\nb.png\n", r"line 2: expected path,label\[,split\], got 'b\.png'"),
+    "unknown_split": (
+        "a.png,cat,training set\n",
+        "line 1: unknown split 'training set'; use one of train, val",
+    ),
+    "two_labels": ("a.png,cat\na.png,dog\n", r"line 2: .*a\.png was already given another label"),
+    "two_splits": (
+        "a.png,cat,train\na.png,cat,test\n",
+        r"line 2: .*a\.png was already given another label or split",
+    ),
+    "nothing": ("path,label\n", "no lines of path,label"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_bad_tables_name_the_line(tmp_path, text, message):
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_table(table)
+
+
+def test_a_quote_that_is_not_closed_is_told_and_swallows_nothing(tmp_path):
+    table = tmp_path / "table.csv"
+    lines = ["path,label", *[f"cat/{number}.png,cat" for number in range(20_000)]]
+    lines[4] = lines[4].replace(",", ',"')
+    for text in ("\n".join(lines), "\n".join(lines[:9])):
+        table.write_text(text)
+        with pytest.raises(
+            DataError, match=r"table\.csv, near line [45]: a quote that is not closed takes in the next"
+        ):
+            read_table(table)
+
+
+def test_a_picture_given_as_table(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("L", (2, 2), 200).save(path)
+    with pytest.raises(DataError, match="is a picture: name a folder of pictures"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("header", ["path,label,target", "target,path,file,label", "label,class,path"])
+def test_of_two_names_for_a_column_the_usual_one_counts(tmp_path, header):
+    cells = {"path": "a.png", "file": "b.png", "label": "cat", "target": "x0", "class": "y0"}
+    (tmp_path / "list.csv").write_text(f"{header}\n{','.join(cells[name] for name in header.split(','))}\n")
+    (entry,) = read_table(tmp_path / "list.csv").entries
+    assert (entry.path.name, entry.label) == ("a.png", "cat")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_that_is_no_utf_8_says_so(tmp_path, encoding):
+    (tmp_path / "list.csv").write_bytes("path,label\ngrün.png,grün\n".encode(encoding))
+    with pytest.raises(DataError, match=r"list.csv is no text in UTF-8: save it as CSV UTF-8$"):
+        read_table(tmp_path / "list.csv")
+
+
+def test_a_header_that_is_not_known_is_no_picture(tmp_path):
+    (tmp_path / "list.csv").write_text("image_path,category\na.png,cat\n")
+    with pytest.raises(
+        DataError, match=r"its first line, 'image_path,category', neither begins with a picture nor names"
+    ):
+        read_table(tmp_path / "list.csv")
+
+
+def test_a_picture_is_one_however_its_path_is_written(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("i/0.png,cat\ni/../i/0.png,cat\n")
+    assert (len(read_table(table).entries), read_table(table).repeated) == (1, 1)
+    table.write_text("i/0.png,cat\n./i/0.png,dog\n")
+    with pytest.raises(DataError, match="was already given another label or split"):
+        read_table(table)
