@@ -256,7 +256,9 @@ def test_there_must_be_a_run_to_resume(tmp_path):
     (tmp_path / "settings.yaml").write_text("epochs: 3\n")
     with pytest.raises(CheckpointError, match="has no checkpoint yet: delete the folder and start it again"):
         train(out=tmp_path, resume=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
+    with alone_in(tmp_path), pytest.raises(SettingsError, match="another process is at work in"):
+        train(out=tmp_path, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"settings.yaml"}
 
 
 @pytest.mark.parametrize("damage", ["cut_short", "overwritten", "emptied", "of_another_network", "without_progress"])

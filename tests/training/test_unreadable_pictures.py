@@ -35,6 +35,21 @@ def test_damaged_pictures_are_named_and_left_out(memory_gib, normalisation, dama
     assert {round(row["val_accuracy"] * 5, 6) % 1 for row in run.history} == {0.0}
 
 
+def test_damaged_pictures_do_not_tell_whether_a_set_fits_into_memory(damaged, train_tiny, tmp_path):
+    """Else a run that goes on where there is less memory would be another run."""
+    settings = {"data": str(damaged), "limit_per_class": None, "lr": 0.1, "batch_size": 4, "class_balance": "loss"}
+    whole = [train_tiny(out=f"{gib}", memory_gib=gib, **settings).history for gib in (0.0, 1.0)]
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(out="resumed", memory_gib=1.0, on_epoch=stop, **settings)
+    whole.append(train(out=tmp_path / "resumed", resume=True, memory_gib=0.0).history)
+    figures = [[(row["train_loss"], row["train_accuracy"], row["val_loss"]) for row in rows] for rows in whole]
+    assert figures[0] == figures[1] == figures[2]
+
+
 @pytest.mark.parametrize("memory_gib", [0.0, 1.0], ids=["read_while_training", "decoded_before"])
 def test_strict_makes_them_an_error(memory_gib, damaged, train_tiny):
     with pytest.raises(PictureError, match=r"train/a/3\.png: damaged or cut short"):

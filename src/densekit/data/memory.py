@@ -15,7 +15,7 @@ from densekit.units import counted
 def load_into_memory(
     pictures: PictureSet, *, max_bytes: int = 2**30, strict: bool = False, screen: Screen | None = None
 ) -> tuple[PictureSet, list[Skipped]]:
-    """Decode all pictures into memory if they fit, and leave out those that turn out to be damaged.
+    """Decode all pictures into memory if they fit; those that turn out to be damaged are PictureErrors when read.
 
     Call it before loader processes start, so that they share the memory.
 
@@ -26,7 +26,7 @@ def load_into_memory(
         screen: where progress goes.
 
     Returns:
-        The set without the damaged pictures, and those.
+        The set, and its damaged pictures.
 
     Raises:
         PictureError: the first picture that cannot be decoded, if ``strict``.
@@ -35,7 +35,8 @@ def load_into_memory(
     if pictures.in_memory or sizes.sum() > max_bytes:
         return pictures, []
     flat = np.empty(int(sizes.sum()), np.uint8)
-    packed = PackedPictures(flat, np.cumsum(sizes) - sizes, pictures.shapes)
+    damaged: dict[int, str] = {}
+    packed = PackedPictures(flat, np.cumsum(sizes) - sizes, pictures.shapes, damaged)
 
     def decode(i: int) -> PictureError | None:
         try:
@@ -47,19 +48,18 @@ def load_into_memory(
             return error
         return None
 
-    good, bad = [], []
-    screen = screen or Screen()
+    bad, screen = [], screen or Screen()
     with ThreadPoolExecutor(8) as pool, screen.bar("decoding pictures", len(pictures)) as bar:
         for i, error in enumerate(pool.map(decode, range(len(pictures)))):
             bar.advance()
             if error is None:
-                good.append(i)
-            elif strict:
+                continue
+            if strict:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise error
-            else:
-                bad.append(Skipped.because(pictures.pictures[i], error))
+            damaged[i] = str(error)
+            bad.append(Skipped.because(pictures.pictures[i], error))
     if bad:
         which = counted(len(bad), "picture is", "pictures are")
         screen.warn(f"{which} damaged and left out, first {bad[0].path}: {bad[0].reason}")
-    return replace(pictures, decoded=packed).select(good), bad
+    return replace(pictures, decoded=packed), bad

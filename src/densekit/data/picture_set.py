@@ -1,7 +1,7 @@
 """PictureSet and DataSet: labelled pictures, on disk or in memory, and the splits of a data set."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -9,17 +9,33 @@ import numpy as np
 from PIL import Image
 
 from densekit.data.pictures import Skipped, read_picture
+from densekit.errors import PictureError
 
 Split = Literal["train", "val", "test", "all"]  # all: pictures of data that names no splits
 
 
 @dataclass(frozen=True, eq=False)
 class PackedPictures:
-    """Decoded pictures of any sizes in one flat array, which forked loader processes share."""
+    """Decoded pictures of any sizes in one flat array, which forked loader processes share.
+
+    Those that are damaged keep their places, so that an epoch is the same one in memory and from the disk.
+    """
 
     flat: np.ndarray  # uint8 (total bytes,)
     starts: np.ndarray  # int64 (N,): where each picture begins in flat
     shapes: np.ndarray  # int64 (N, 3): height, width, channels
+    damaged: Mapping[int, str] = field(default_factory=dict)  # place -> what is wrong with which file
+
+    def read(self, i: int) -> Image.Image:
+        """Picture ``i`` in mode "L" or "RGB"; PictureError where it is damaged."""
+        if i in self.damaged:
+            raise PictureError(self.damaged[i])
+        return Image.fromarray(self[i])
+
+    def select(self, chosen: np.ndarray) -> "PackedPictures":
+        """The pictures at the places ``chosen``, int64, in that order."""
+        damaged = {new: self.damaged[old] for new, old in enumerate(chosen.tolist()) if old in self.damaged}
+        return PackedPictures(self.flat, self.starts[chosen], self.shapes[chosen], damaged)
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Picture ``i`` as a view, uint8 (H, W) or (H, W, 3)."""
@@ -71,7 +87,7 @@ class PictureSet:
     def read(self, i: int) -> Image.Image:
         """Picture ``i`` in mode "L" or "RGB"; PictureError where its file cannot be read."""
         if self.decoded is not None:
-            return Image.fromarray(self.decoded[i])
+            return self.decoded.read(i)
         picture = self.pictures[i]
         return Image.fromarray(picture) if isinstance(picture, np.ndarray) else read_picture(picture)
 
@@ -83,13 +99,12 @@ class PictureSet:
         """The pictures at ``indices`` (integers), in that order; renamed to ``split`` where given."""
         chosen = np.asarray(indices, np.int64)
         pictures = self.pictures
-        packed = self.decoded
         return PictureSet(
             pictures[chosen] if isinstance(pictures, np.ndarray) else [pictures[i] for i in chosen],
             self.labels[chosen],
             split or self.split,
             self.shapes[chosen],
-            packed and replace(packed, starts=packed.starts[chosen], shapes=packed.shapes[chosen]),
+            self.decoded and self.decoded.select(chosen),
         )
 
     def counts(self, num_classes: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 from densekit.data.pictures import Skipped
 from densekit.data.split_record import SPLIT_RECORD
 from densekit.errors import CheckpointError, SettingsError
-from densekit.files import new_folder, write_csv, write_text
+from densekit.files import alone_in, new_folder, write_csv, write_text
 from densekit.models.transfer import Transfer
 from densekit.training.settings import TrainSettings, read_settings
 
@@ -135,13 +135,15 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
 
     Raises:
         CheckpointError: the folder holds no run, or the run has not reached its first checkpoint.
+        SettingsError: another process is about to write that.
     """
     run = RunFolder(Path(path).expanduser())
     if not run.settings.exists():
         why = f"there is no {run.settings.name} in it" if run.path.exists() else "nothing has been saved there yet"
         raise CheckpointError(f"{run.path} holds no run: {why}")
     if not run.checkpoint.exists():
-        raise CheckpointError(f"{run.path} has no checkpoint yet: delete the folder and start it again")
+        with alone_in(run.path):  # else somebody may be about to write it
+            raise CheckpointError(f"{run.path} has no checkpoint yet: delete the folder and start it again")
     return run, read_settings(run.settings)
 
 

@@ -131,7 +131,8 @@ def _train(
             place = (accelerator.process_index, state.progress.epoch, state.progress.step)
             torch.manual_seed(seed_from(resolved.seed, *place))
         classifier = Classifier(state.result, classifier.classes, classifier.preprocessing, classifier.record)
-        reporter = Reporter(folder, resolved, [*dataset.skipped, *damaged], screen, state.progress.epoch)
+        state.progress.unreadable |= {str(picture.path): picture.reason for picture in damaged}
+        reporter = Reporter(folder, resolved, dataset.skipped, screen, state.progress.epoch)
         job = new_job(resolved, state, classifier, train_set, val_set, accelerator, folder, reporter, screen)
         job.on_epoch = on_epoch
         _tell_start(job, dataset, precision)
@@ -221,7 +222,7 @@ def _load(
         return train_set, None, damaged
     room -= int(train_set.shapes.prod(axis=1).sum())
     val_set, more = load_into_memory(dataset.val, max_bytes=max(room, 0), strict=settings.strict, screen=screen)
-    if not len(val_set):
+    if len(more) == len(val_set):
         raise DataError(f"none of the {len(dataset.val)} validation pictures can be read, first {more[0]}")
     return train_set, val_set, damaged + more
 
