@@ -12,6 +12,8 @@ import pytest
         pytest.param("evaluate RUN --split tset", 'Choose from: "test", "val", "train"', id="bad_choice"),
         pytest.param("evaluate RUN --batch-size x", 'unable to convert "x" into int', id="bad_number"),
         pytest.param("evaluate RUN --batch-size 0", "use a batch size of at least 1", id="no_batch"),
+        pytest.param("evaluate RUN --workers -1", "workers=-1: use 0 or more, or auto", id="no_workers"),
+        pytest.param("report RUN --workers -1", "workers=-1: use 0 or more, or auto", id="no_workers_for_a_report"),
         pytest.param("evaluate RUN --device gpu", "device 'gpu' cannot be used", id="no_device"),
         pytest.param("evaluate RUN nowhere", "nowhere: no such folder or table, and no data set's name", id="no_data"),
         pytest.param("evaluate RUN digits", "the classifier has no class '0'", id="other_classes"),

@@ -273,3 +273,13 @@ def test_fashion_mnist_of_the_system(tmp_path, screen):
         plain = tmp_path / kind
         plain.write_bytes(gzip.decompress(packed.read_bytes()))
         torch.testing.assert_close(torch.from_numpy(getattr(data.test, ours).copy()), read(str(plain)))
+
+
+def test_a_folder_that_is_called_like_a_set_is_told(tmp_path, monkeypatch, screen):
+    monkeypatch.chdir(tmp_path)
+    load_named("digits", screen=screen)
+    (tmp_path / "digits").mkdir()
+    load_named("digits", data_root=tmp_path, screen=screen)  # it is the set's own
+    assert not screen.console.export_text()
+    load_named("digits", screen=screen)
+    assert "digits means the published data set; the folder of this name is ./digits" in screen.console.export_text()

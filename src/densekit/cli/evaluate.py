@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict
+from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict, Workers
 
 Out = Annotated[
     Path | None,
@@ -27,6 +27,7 @@ def evaluate(
     batch_size: int = 128,
     device: Device = "auto",
     precision: Precision = "fp32",
+    workers: Workers = "auto",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,6 +59,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         precision=precision,
+        workers=workers,
         strict=strict,
         screen=Screen(quiet=quiet),
     )

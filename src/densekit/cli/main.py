@@ -28,7 +28,7 @@ TABLE = {
 
 _LOADER_ENDED = (
     "a process that loads pictures was killed, by somebody or because memory ran out: "
-    "try again (train and study with --resume, and with --workers 0 if it was memory)"
+    "try again (train and study with --resume), with --workers 0 if it was memory"
 )
 
 app = App(

@@ -3,7 +3,7 @@
 Help of more than one line stands beside the type, because line breaks of a docstring would show in the help page.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,6 +14,7 @@ DataRoot = Annotated[str | None, Parameter(help="Where named data sets are kept.
 Recipe = Annotated[
     str | None, Parameter(help="Settings to start from: a name (see `densekit recipes`) or a YAML file.")
 ]
+Workers = Annotated[int | Literal["auto"], Parameter(help="Processes that load pictures; 0: this one does it.")]
 Strict = Annotated[bool, Parameter(negative="", help="A picture that cannot be read is an error.")]
 Several = Parameter(consume_multiple=True)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import DataRoot, Device, Quiet, Strict
+from densekit.cli.options import DataRoot, Device, Quiet, Strict, Workers
 
 Out = Annotated[
     Path | None,
@@ -26,6 +26,7 @@ def report(
     data_root: DataRoot = None,
     batch_size: int = 128,
     device: Device = "auto",
+    workers: Workers = "auto",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,6 +54,7 @@ def report(
         data_root=data_root,
         batch_size=batch_size,
         device=device,
+        workers=workers,
         strict=strict,
         screen=Screen(quiet=quiet),
     )

@@ -52,11 +52,14 @@ def load_named(
     """
     if name not in NAMED_SETS:
         raise UnknownNameError("data set", name, list(NAMED_SETS))
+    screen = screen or Screen()
+    if (folder := Path(name)).is_dir() and (data_root is None or folder.resolve().parent != Path(data_root).resolve()):
+        screen.say(f"{name} means the published data set; the folder of this name is ./{name}")
     if name == "digits":
         return _load_digits()
     root = user_cache_path("densekit") if data_root is None else Path(data_root).expanduser()
     folders = [root / name, system_root / name]
-    files = _find_or_download(name, source or published_source(name), folders, screen or Screen())
+    files = _find_or_download(name, source or published_source(name), folders, screen)
     if name in {"mnist", "fashion-mnist"}:
         return read_mnist(files, _mnist_classes(name))
     return read_cifar(*files.values())
