@@ -38,7 +38,7 @@ def steps(ops: TorchOps, batch: int, side: int, c: int, channels: int) -> Iterat
     weight = torch.randn(m, c, dtype=TYPE, device="cuda")
     of_x, of_z, of_all = ([torch.ones(n, device="cuda") for _ in range(3)] for n in (c, m, channels))
     terms = torch.zeros(2, m, device="cuda")
-    onto = {"source": g, "out": g}
+    onto = {"source": g, "out": g, "wants_weight": True}
     yield "tile_moments", 2 * P * GROWTH * size, lambda: ops.batch_moments(new, features[:, -GROWTH:])
     yield "bnrelu_product", P * (c + m) * size, lambda: ops.bnrelu_product(x, *of_x[:2], weight, measure=True)
     yield "bnrelu", 2 * P * m * size, lambda: ops.bnrelu(z, *of_z[:2], out=dz)

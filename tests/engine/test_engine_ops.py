@@ -112,8 +112,9 @@ def test_bn_gradient_is_its_formula(ops):
 
 
 @pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
+@pytest.mark.parametrize("weighed", ["weighed", "not_weighed"])
 @PRODUCTS
-def test_product_backward_is_autograds(ops, size, onto):
+def test_product_backward_is_autograds(ops, size, onto, weighed):
     rows, c, m = size
     x, scale, shift, mean, source = matrix(rows, c), vector(c), vector(c), vector(c), matrix(rows, c)
     weight, dz = torch.randn(m, c, dtype=torch.float64), matrix(rows, m)
@@ -121,11 +122,14 @@ def test_product_backward_is_autograds(ops, size, onto):
     (normalised.relu() @ w.t()).backward(dz)
     before = source.clone()
     out = {"in_place": source, "into_another": torch.empty_like(source), "nowhere": None}[onto]
-    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
-    assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
+    onto, wants_weight = {"source": source, "out": out}, weighed == "weighed"
+    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
+    assert (dweight is not None) == wants_weight
+    if dweight is not None:
+        assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
     assert_allclose(sums[0], normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
     assert_allclose(sums[1], (normalised.grad * (x - mean)).sum(0), rtol=1e-12, atol=1e-13)
-    expected = before + (onto != "nowhere") * scale * normalised.grad
+    expected = before + (out is not None) * scale * normalised.grad
     assert_allclose(source if out is None else out, expected, rtol=1e-12, atol=1e-13)
 
 
@@ -219,7 +223,7 @@ def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
 def test_no_rows_are_no_product(ops):
     one, weight = torch.ones(6), torch.ones(4, 6)
     assert ops.bnrelu_product(torch.empty(0, 6), one, one, weight, measure=False)[0].shape == (0, 4)
-    nothing = {"source": torch.empty(0, 6), "out": torch.empty(0, 6)}
+    nothing = {"source": torch.empty(0, 6), "out": torch.empty(0, 6), "wants_weight": True}
     dweight, sums = ops.product_backward(torch.empty(0, 4), weight, torch.empty(0, 6), one, one, one, **nothing)
     assert not dweight.any()
     assert not sums.any()

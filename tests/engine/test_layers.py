@@ -11,6 +11,7 @@ from densekit.engine.ops import Bottleneck, TorchOps
 C, M, K = 6, 5, 3
 SIZES = pytest.mark.parametrize("size", [(3, 4, 5), (1, 1, 2), (2, 9, 7)], ids=["small", "two_pixels", "odd"])
 WIDE = 149, 33, 17  # a slice of columns and more, whole vectors and more
+ALL = {"wants_weight": True, "wants_weight2": True}
 TYPES = pytest.mark.parametrize(
     ("dtype", "stored"),
     [
@@ -157,7 +158,7 @@ def assert_gradients(
     source_before = source.clone()
     terms = before.clone()
     onto = {"source": source, "out": out, "terms": terms[:, :C] if trains else None}
-    gradients = ops.layer_backward(layer, dy, x, z, trains=trains2, **onto, wants_weight2=True)
+    gradients = ops.layer_backward(layer, dy, x, z, trains=trains2, **onto, **ALL)
     stored = (*layer.norm[:2], layer.weight, *layer.norm2[:2], layer.weight2)
     for seen, expected, parameter in zip(gradients, parameters, stored, strict=True):
         assert seen is not None
@@ -175,13 +176,14 @@ def test_backward_of_what_is_wanted(ops: TorchOps, dtype, stored):
     layer, size = bottleneck(stored, torch.channels_last), (2, 5, 4)
     x, dy, z, source = (images(size, c, dtype).contiguous() for c in (C, K, M, C))
     common = {"trains": True, "source": source}
-    all_of_it = ops.layer_backward(layer, dy, x, z, **common, out=torch.empty_like(x), terms=None, wants_weight2=True)
+    all_of_it = ops.layer_backward(layer, dy, x, z, **common, out=torch.empty_like(x), terms=None, **ALL)
     before = source.clone()
-    some = ops.layer_backward(layer, dy, x, z, **common, out=None, terms=None, wants_weight2=False)
-    assert torch.equal(source, before)
-    assert some[5] is None
-    for one, other in zip(some[:5], all_of_it[:5], strict=True):
-        assert torch.equal(one, other)
+    for unwanted in ({2}, {5}, {2, 5}):
+        wants = {"wants_weight": 2 not in unwanted, "wants_weight2": 5 not in unwanted}
+        some = ops.layer_backward(layer, dy, x, z, **common, out=None, terms=None, **wants)
+        assert torch.equal(source, before)
+        for number, (one, other) in enumerate(zip(some, all_of_it, strict=True)):
+            assert one is None if number in unwanted else torch.equal(one, other)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 50])
@@ -200,7 +202,7 @@ def test_any_number_of_threads(ops: TorchOps, threads):
             seen,
             d,
             terms,
-            *ops.layer_backward(layer, dy, x, z, trains=True, **onto, wants_weight2=True),
+            *ops.layer_backward(layer, dy, x, z, trains=True, **onto, **ALL),
         ]
 
     before, expected = torch.get_num_threads(), compute()
@@ -219,5 +221,5 @@ def test_frozen_moments_take_nothing_back(ops: TorchOps, dtype):
     x, dy, z, source = (images(size, c, dtype).contiguous() for c in (C, K, M, C))
     z[0, 2, 2, 1] = torch.inf if layer.norm2.weight[1] < 0 else -torch.inf  # behind the ReLU it is zero
     out = torch.empty_like(x)
-    ops.layer_backward(layer, dy, x, z, trains=False, source=source, out=out, terms=None, wants_weight2=False)
+    ops.layer_backward(layer, dy, x, z, trains=False, source=source, out=out, terms=None, **ALL)
     assert out.isfinite().all()

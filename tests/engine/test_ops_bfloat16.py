@@ -44,7 +44,7 @@ def test_products_of_bfloat16(ops, size):
     exact = product.double()  # moments are those of the rounded values
     assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
     before, out = source.double(), torch.empty_like(source)
-    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
+    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, source=source, out=out, wants_weight=True)
     assert dweight.dtype == sums.dtype == torch.float32
     assert_rounded(dweight, g.t() @ activated, g.abs().t() @ activated)
     d, magnitudes = g @ w * on, g.abs() @ w.abs() * on
@@ -98,7 +98,7 @@ def test_nothing_of_one_step_is_left_for_the_next(ops):
         few, v, w, k = x[..., :c], one[:c], weight[:c, :c].contiguous(), kernels[:c, :c].contiguous()
         rows, out, d = few.reshape(-1, c), torch.empty(2, 4, 4, c, dtype=x.dtype), torch.empty(32, c, dtype=x.dtype)
         product, _ = ops.bnrelu_product(rows, v, v, w, measure=True)
-        dweight, sums = ops.product_backward(product, w, rows, v, v, v, source=rows, out=d)
+        dweight, sums = ops.product_backward(product, w, rows, v, v, v, source=rows, out=d, wants_weight=True)
         ops.bnrelu_convolve(few, v, v, k, out, measure=True)
         back = ops.bnrelu_convolve_backward(out, few, v, v, v, k, out=torch.empty_like(out), wants_weight=True)
         return [product, dweight, sums, d, out, *back]

@@ -140,17 +140,23 @@ def test_product(ops, dtype, rows, columns, outputs, measure):
 
 
 @PRODUCTS
-@pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
-def test_product_backward(ops, dtype, rows, columns, outputs, onto):
+@pytest.mark.parametrize(
+    ("onto", "wants_weight"), [("in_place", True), ("into_another", False), ("nowhere", True)], ids=str
+)
+def test_product_backward(ops, dtype, rows, columns, outputs, onto, wants_weight):
     x, source = matrix(rows, columns, dtype), matrix(rows, columns, dtype)
     dz, weight = matrix(rows, outputs, dtype), matrix(outputs, columns, dtype)
     vectors = [vector(columns) for _ in range(3)]
     out = {"in_place": source, "into_another": matrix(rows, columns, dtype), "nowhere": None}[onto]
     exact = torch.empty(source.shape, dtype=torch.float64, device=DEVICE)
-    exacts = EXACT.product_backward(*double(dz, weight, x, *vectors), source=source.double(), out=exact)
+    exacts = EXACT.product_backward(
+        *double(dz, weight, x, *vectors), source=source.double(), out=exact, wants_weight=True
+    )
     before = source.clone()
-    dweight, sums = ops.product_backward(dz, weight, x, *vectors, source=source, out=out)
-    close(dweight, exacts[0], dtype)  # activations are rounded before they are multiplied
+    dweight, sums = ops.product_backward(dz, weight, x, *vectors, source=source, out=out, wants_weight=wants_weight)
+    assert (dweight is not None) == wants_weight
+    if dweight is not None:
+        close(dweight, exacts[0], dtype)  # activations are rounded before they are multiplied
     close(sums, exacts[1])
     if out is not None:
         close(out, exact)
@@ -163,8 +169,10 @@ def assert_products(ops: TorchOps, x: Tensor, weight: Tensor, dz: Tensor, *round
     exact, _ = EXACT.bnrelu_product(*double(x, *vectors[:2], weight), measure=False)
     close(ops.bnrelu_product(x, *vectors[:2], weight, measure=True)[0], exact, *rounded)
     out, exact_out = torch.empty_like(x), torch.empty(x.shape, dtype=torch.float64, device=DEVICE)
-    exacts = EXACT.product_backward(*double(dz, weight, x, *vectors), source=x.double(), out=exact_out)
-    for seen, true in zip(ops.product_backward(dz, weight, x, *vectors, source=x, out=out), exacts, strict=True):
+    onto, exact_onto = {"source": x, "out": out}, {"source": x.double(), "out": exact_out}
+    exacts = EXACT.product_backward(*double(dz, weight, x, *vectors), **exact_onto, wants_weight=True)
+    seens = ops.product_backward(dz, weight, x, *vectors, **onto, wants_weight=True)
+    for seen, true in zip(seens, exacts, strict=True):
         close(seen, true, *rounded)
     close(out, exact_out, *rounded)
 
@@ -196,8 +204,9 @@ def test_rows_that_stick_out_of_a_tile_add_nothing(ops):
     x, dz, weight = matrix(131, 6, torch.float16) / 100 - 400, matrix(131, 20, torch.float16), matrix(20, 6, SINGLE)
     scale, mean = torch.full((6,), 300.0, device=DEVICE), torch.full((6,), -400.0, device=DEVICE)
     operands = (dz, weight.half(), x, scale, -mean * scale, mean)
-    dweight, _ = ops.product_backward(*operands, source=x, out=None)
-    close(dweight, EXACT.product_backward(*double(*operands), source=x.double(), out=None)[0], torch.float16)
+    dweight, _ = ops.product_backward(*operands, source=x, out=None, wants_weight=True)
+    exact, _ = EXACT.product_backward(*double(*operands), source=x.double(), out=None, wants_weight=True)
+    close(dweight, exact, torch.float16)
 
 
 def test_rows_far_apart(ops):
@@ -224,8 +233,9 @@ def test_rows_far_apart(ops):
     close(ops.bn_gradient(gradient, x, *vectors[:2], moments.float(), out=out), exact)
     product, _ = EXACT.bnrelu_product(*double(x, *vectors[:2], weight), measure=False)
     close(ops.bnrelu_product(x, *vectors[:2], weight, measure=False)[0], product)
-    exacts = EXACT.product_backward(*double(gradient, weight, x, *vectors), **onto)
-    for seen, true in zip(ops.product_backward(gradient, weight, x, *vectors, source=x, out=out), exacts, strict=True):
+    exacts = EXACT.product_backward(*double(gradient, weight, x, *vectors), **onto, wants_weight=True)
+    seens = ops.product_backward(gradient, weight, x, *vectors, source=x, out=out, wants_weight=True)
+    for seen, true in zip(seens, exacts, strict=True):
         close(seen, true, half)
     close(out, exact)
 
@@ -235,7 +245,7 @@ def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
     x, vectors = matrix(20, 6, torch.float64), double(*(vector(6) for _ in range(3)))
     close(ops.bnrelu(x, *vectors[:2], out=torch.empty_like(x)), EXACT.bnrelu(x, *vectors[:2], out=torch.empty_like(x)))
     x, vectors, dz = x.float(), [v.float() for v in vectors], matrix(20, 300, SINGLE)
-    onto = {"source": x, "out": torch.empty_like(x)}
+    onto = {"source": x, "out": torch.empty_like(x), "wants_weight": True}
     weight = matrix(300, 6, SINGLE)
     for one, exact in zip(
         ops.product_backward(dz, weight, x, *vectors, **onto),
@@ -297,7 +307,9 @@ def test_nan_passes_and_zero_does_not(ops, dtype):
     assert moments.isnan().all()
     assert ops.batch_moments(x).isnan().all()
     out = torch.zeros_like(x)
-    dweight, sums = ops.product_backward(gradient.fill_(1), x[3:4] / 2, x, one, zero, zero, source=out, out=out)
+    dweight, sums = ops.product_backward(
+        gradient.fill_(1), x[3:4] / 2, x, one, zero, zero, source=out, out=out, wants_weight=True
+    )
     assert out.flatten().tolist() == expected
     assert dweight.isnan().all()
     assert sums[1].isnan()
@@ -310,7 +322,7 @@ def test_same_bits_twice(ops, dtype):
     for _ in range(2):
         out = torch.empty(x.shape, dtype=dtype, device=DEVICE)
         results = [ops.batch_moments(x), *ops.bnrelu_product(x, *vectors[:2], weight, measure=True)]
-        results += [*ops.product_backward(dz, weight, x, *vectors, source=x, out=out), out]
+        results += [*ops.product_backward(dz, weight, x, *vectors, source=x, out=out, wants_weight=True), out]
         results += [ops.drelu_sums(x, x, *vectors, out=torch.empty_like(out))]
         runs.append(results)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

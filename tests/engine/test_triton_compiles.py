@@ -33,7 +33,8 @@ def compile_products(P, c, m, dtype):
     x, weight, dz = (torch.zeros(size, dtype=dtype) for size in ((P, c), (m, c), (P, m)))
     v = torch.zeros(c)
     ops.bnrelu_product(x, v, v, weight, measure=True)
-    ops.product_backward(dz, weight, x, v, v, v, source=x, out=x)
+    for wanted in (True, False):
+        ops.product_backward(dz, weight, x, v, v, v, source=x, out=x, wants_weight=wanted)
 
 def compile_all(N, H, W, c, m, dtype):
     pictures, v = torch.zeros(N, H, W, c, dtype=dtype), torch.zeros(c)

@@ -156,8 +156,9 @@ def _bottleneck_backward(
         source=gradient.source[..., :c],
         out=gradient.buffer[..., :c] if upstream else None,
         terms=gradient.defer(c) if upstream and layer[0].norm.trains else None,
+        wants_weight=wants[2],
         wants_weight2=wants[5],
     )
     if upstream:
         gradient.source = gradient.buffer
-    return list(gradients)
+    return gradients

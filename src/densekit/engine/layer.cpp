@@ -112,7 +112,7 @@ void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixe
   if (moments) std::copy(seen.begin(), seen.end(), moments);
 }
 
-// Where the gradients of the parameters go; that of the kernels may be null.
+// Where the gradients of the parameters go; those of the matrix and of the kernels may be null.
 template <class A>
 struct Gradients {
   A *weight, *bias, *matrix, *weight2, *bias2;

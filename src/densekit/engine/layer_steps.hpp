@@ -54,6 +54,7 @@ void bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matrix<const T>
 template <class T>
 void bnrelu_product(const ProductSize& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
                     double* moments);
+// Without `dweights` their gradient is not computed.
 template <class T>
 void product_backward(const ProductSize& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
                       Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,

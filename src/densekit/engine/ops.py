@@ -26,8 +26,9 @@ class Bottleneck(NamedTuple):
     weight2: Tensor
 
 
-BottleneckGradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]
-"""Of the first norm's scale and shift and its weight, and of the second's: each of the type that it is stored in."""
+BottleneckGradients = list[Tensor | None]
+"""Of the first norm's scale and shift, the 1x1 convolution's weight, the second norm's two, and the 3x3 convolution's
+weight: each of the type that it is stored in, and None of a weight that nobody wants it of."""
 
 
 class TorchOps(TileSteps, PoolSteps):
@@ -73,6 +74,7 @@ class TorchOps(TileSteps, PoolSteps):
         source: Tensor,
         out: Tensor | None,
         terms: Tensor | None,
+        wants_weight: bool,
         wants_weight2: bool,
     ) -> BottleneckGradients:
         """Differentiate `layer`, and add the gradient of ``x`` to what there is of it.
@@ -87,7 +89,8 @@ class TorchOps(TileSteps, PoolSteps):
             out: (N, H, W, c), becomes the gradient with this layer's part; None where nobody wants it.
             terms: (2, c), to which what the moments of ``x`` take back is added, see `RowSteps.bn_gradient`; None
                 where they are not those of the batch.
-            wants_weight2: whether the gradient of the 3x3 convolution's weight is wanted.
+            wants_weight: whether the gradient of the 1x1 convolution's weight is wanted.
+            wants_weight2: whether that of the 3x3 convolution's is.
         """
         norm, norm2, count = affine(*layer.norm), affine(*layer.norm2), dy[..., 0].numel()
         mean, mean2 = layer.norm.mean.to(norm.scale.dtype), layer.norm2.mean.to(norm2.scale.dtype)
@@ -102,15 +105,15 @@ class TorchOps(TileSteps, PoolSteps):
             dz.mul_(norm2.scale)
         vectors, matrix = (norm.scale, norm.shift, mean), layer.weight.to(dy.dtype).flatten(1)
         onto = {"source": flat(source), "out": None if out is None else flat(out)}
-        dmatrix, sums = self.product_backward(dz, matrix, flat(x), *vectors, **onto)
+        dmatrix, sums = self.product_backward(dz, matrix, flat(x), *vectors, **onto, wants_weight=wants_weight)
         if terms is not None:
             terms += moment_terms(sums, norm, count)
-        return (
+        return [
             *norm_gradients(sums, norm, layer.norm.weight),
-            kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),
+            None if dmatrix is None else kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),
             *norm_gradients(sums2, norm2, layer.norm2.weight),
             None if dweight2 is None else dweight2.to(layer.weight2.dtype),
-        )
+        ]
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
         """Compute a layer with fixed statistics, keeping nothing; arguments are those of `layer`.

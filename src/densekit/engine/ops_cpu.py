@@ -43,13 +43,15 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         *,
         source: Tensor,
         out: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        wants_weight: bool,
+    ) -> tuple[Tensor | None, Tensor]:
         """As `TileSteps.product_backward`."""
         matrix = weight.contiguous()
         step = self._find("product_backward", dz, matrix, x, source, out)
         if step is None:
-            return super().product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
-        dweight, sums = mean.new_empty(matrix.shape), mean.new_empty(2, len(mean))
+            onto = {"source": source, "out": out}
+            return super().product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
+        dweight, sums = mean.new_empty(matrix.shape) if wants_weight else None, mean.new_empty(2, len(mean))
         vectors, onto = map(vector_of, (scale, shift, mean)), (*matrix_of(source), *matrix_of(out))
         results = (vector_of(dweight), vector_of(sums), *x.shape, len(matrix), torch.get_num_threads())
         step(*matrix_of(dz), vector_of(matrix), *matrix_of(x), *vectors, *onto, *results)
@@ -135,23 +137,25 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         source: Tensor,
         out: Tensor | None,
         terms: Tensor | None,
+        wants_weight: bool,
         wants_weight2: bool,
     ) -> BottleneckGradients:
         """As `TorchOps.layer_backward`."""
         step = self._find("layer_backward", dy, x, z, source, out)
         if step is None:
             onto = {"source": source, "out": out, "terms": terms}
-            return super().layer_backward(layer, dy, x, z, trains=trains, **onto, wants_weight2=wants_weight2)
+            wanted = {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
+            return super().layer_backward(layer, dy, x, z, trains=trains, **onto, **wanted)
         wide, d, stored = accumulation_dtype(dy.dtype), torch.empty_like(z), _stored(layer, dy.dtype)
-        tensors = (*stored.norm[:2], stored.weight, *stored.norm2[:2], stored.weight2)
-        *gradients, dweight2 = (torch.empty_like(tensor, dtype=wide) for tensor in tensors)
-        kernels = kernels_of(dweight2) if wants_weight2 else (None, 0, 0, 0, 0)
-        results = (*map(vector_of, gradients), *kernels, *matrix_of(terms), trains)
+        wants = (True, True, wants_weight, True, True, wants_weight2)
+        gradients = [
+            torch.empty_like(tensor, dtype=wide) if wanted else None
+            for tensor, wanted in zip(_tensors(stored), wants, strict=True)
+        ]
+        results = (*map(vector_of, gradients[:5]), *kernels_of(gradients[5]), *matrix_of(terms), trains)
         buffers = (vector_of(z), vector_of(d), *pixels_of(source), *pixels_of(out))
         step(*pixels_of(dy), *pixels_of(x), *_parameters(stored), *buffers, *results, *_layer_size(stored, x))
-        parameters = (*layer.norm[:2], layer.weight, *layer.norm2[:2])
-        dnorm, dbias, dweight, dnorm2, dbias2 = (g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
-        return dnorm, dbias, dweight, dnorm2, dbias2, dweight2.to(layer.weight2.dtype) if wants_weight2 else None
+        return [None if g is None else g.to(p.dtype) for g, p in zip(gradients, _tensors(layer), strict=True)]
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
         """As `TorchOps.infer_layer`."""
@@ -186,6 +190,11 @@ def _vectors(norm: Norm, dtype: torch.dtype) -> Norm:
         return norm  # at once: for one small picture, calls that change nothing take longer than a layer
     weight, bias, mean, var = (vector.to(dtype).contiguous() for vector in norm[:4])
     return Norm(weight, bias, mean, var, norm.eps)
+
+
+def _tensors(layer: Bottleneck) -> tuple[Tensor, ...]:
+    """Return what a layer learns, in the order of `BottleneckGradients`."""
+    return *layer.norm[:2], layer.weight, *layer.norm2[:2], layer.weight2
 
 
 def _parameters(layer: Bottleneck) -> tuple[Any, ...]:

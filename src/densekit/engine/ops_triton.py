@@ -112,7 +112,8 @@ class TritonOps(TorchOps):
         *,
         source: Tensor,
         out: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        wants_weight: bool,
+    ) -> tuple[Tensor | None, Tensor]:
         """As `TileSteps.product_backward`; both products share one pass over ``x`` and ``dz``.
 
         Where a program could not hold its part of the weight's gradient, PyTorch multiplies instead: of more than 256
@@ -121,9 +122,10 @@ class TritonOps(TorchOps):
         m, c = weight.shape
         holds = m <= 256 and (weight.dtype != torch.float32 or _precision() == "tf32")
         if not (holds and dz.dtype == weight.dtype and _fits(dz, weight, x, source, out)):
-            return super().product_backward(dz, weight, x, scale, shift, mean, source=source, out=out)
+            onto = {"source": source, "out": out}
+            return super().product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
         sums = _parts(x, _STRIPE)
-        dweight = sums.new_empty(len(sums), m, c)
+        dweight = sums.new_empty(len(sums), m, c) if wants_weight else None
         sizes: dict[str, Any] = {
             "ROWS": _STRIPE,
             "COLS": min(64 if m <= 128 else 32, _power(c)),
@@ -136,7 +138,7 @@ class TritonOps(TorchOps):
         _launch(
             kernels.product_backward, x.shape, *matrices, dweight, sums, *x.shape, m, PRECISION=_precision(), **sizes
         )
-        return dweight.sum(0), sums.sum(0)
+        return None if dweight is None else dweight.sum(0), sums.sum(0)
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """As `PoolSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""

@@ -76,7 +76,7 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
   Packed<Operand<T>> packed(operands<T>(size.out), size.in);
   const int64_t own_width = spread<A>(size.in);
   const int64_t own_rows = whole_tiles<T>(size.out);
-  const Scratch<A> products(size.threads * own_rows * own_width);  // every thread's gradient of the weights
+  const Scratch<A> products(dweights ? size.threads * own_rows * own_width : 0);  // every thread's gradient of the weights
   Sums<A> totals(size.in, size.threads);
 #pragma omp parallel num_threads(size.threads)
   {
@@ -92,7 +92,7 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
     const Strided<Operand<T>> dz_over_rows =
         kTiles<T> ? Strided<Operand<T>>{dz_pairs.data(), over_width, 1}
                   : Strided<Operand<T>>{kPairs<T> ? dz_pairs.data() : dz_along_rows.data, 1, over_width};
-    A* own = &products[thread * own_rows * own_width];
+    A* own = dweights ? &products[thread * own_rows * own_width] : nullptr;
     bool begun = false;
 #pragma omp for schedule(static)
     for (int64_t d = 0; d < operands<T>(size.out); ++d)
@@ -104,22 +104,25 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
       const Matrix<Value<T>> into{dz_rows.data(), dz_width};
       copy_rows(incoming, into, rows, size.out);
       finish_operands<T>(into, rows, size.out);
-      if constexpr (kTiles<T>)
-        transpose_rows(incoming, Matrix<Pair>{dz_pairs.data(), over_width}, rows, operands<T>(rows), size.out);
-      else if (kPairs<T>)
+      if constexpr (kTiles<T>) {
+        if (dweights)
+          transpose_rows(incoming, Matrix<Pair>{dz_pairs.data(), over_width}, rows, operands<T>(rows), size.out);
+      } else if (kPairs<T> && dweights)
         activate_over_rows<T>(incoming, {}, {dz_pairs.data(), over_width}, rows, size.out);
       A* plain = totals.chunk(thread);
       for (int64_t c = 0; c < size.in; c += kSlice) {
         const int64_t columns = std::min(kSlice, size.in - c), n = whole_vectors<A>(columns);
         const Matrix<const T> from{x.row(first) + c, x.stride};
         const Activation<T> here = activation.from(c);
-        activate_over_rows<T>(from, here, {activated, width}, rows, columns);
-        const auto panels = Panels<Operand<T>>::of({activated, width});
-        const Matrix<A> sum{own + c, own_width};
-        if (begun)
-          multiply<true>(dz_over_rows, panels, sum, size.out, n, operands<T>(rows));
-        else
-          multiply<false>(dz_over_rows, panels, sum, size.out, n, operands<T>(rows));
+        if (dweights) {
+          activate_over_rows<T>(from, here, {activated, width}, rows, columns);
+          const auto panels = Panels<Operand<T>>::of({activated, width});
+          const Matrix<A> sum{own + c, own_width};
+          if (begun)
+            multiply<true>(dz_over_rows, panels, sum, size.out, n, operands<T>(rows));
+          else
+            multiply<false>(dz_over_rows, panels, sum, size.out, n, operands<T>(rows));
+        }
         multiply<false>(dz_along_rows, packed.panels(c), Matrix<A>{buffer.data(), width}, rows, n,
                         operands<T>(size.out));
         const Matrix<const T> onto{out.data ? source.row(first) + c : nullptr, source.stride};
@@ -130,10 +133,10 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
       totals.add(thread);
       begun = true;
     }
-    if (!begun) std::fill_n(own, size.out * own_width, A(0));
+    if (!begun && dweights) std::fill_n(own, size.out * own_width, A(0));
 #pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < size.out; ++row) {
+    for (int64_t row = 0; row < (dweights ? size.out : 0); ++row) {
       A* to = dweights + row * size.in;
       std::copy_n(&products[row * own_width], size.in, to);
       for (int other = 1; other < omp_get_num_threads(); ++other)

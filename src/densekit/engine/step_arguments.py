@@ -82,9 +82,9 @@ def pixels_of(x: Tensor | None) -> tuple[int | None, int]:
     return matrix_of(None if x is None else flat(x))
 
 
-def kernels_of(weight: Tensor) -> tuple[int, ...]:
+def kernels_of(weight: Tensor | None) -> tuple[int | None, ...]:
     """Return address and strides of (k, c, 3, 3)."""
-    return weight.data_ptr(), *weight.stride()
+    return (None, 0, 0, 0, 0) if weight is None else (weight.data_ptr(), *weight.stride())
 
 
 def vector_of(x: Tensor | None) -> int | None:

@@ -54,7 +54,8 @@ class TileSteps(RowSteps):
         *,
         source: Tensor,
         out: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        wants_weight: bool,
+    ) -> tuple[Tensor | None, Tensor]:
         """Differentiate `bnrelu_product`, and add the gradient of ``x`` to what there is of it.
 
         Args:
@@ -66,19 +67,21 @@ class TileSteps(RowSteps):
             mean: (c,), what batch norm subtracted.
             source: (P, c) gradient of ``x`` so far.
             out: (P, c), becomes ``source + scale * D``; may be ``source``; None where nobody wants it.
+            wants_weight: whether the weight's gradient is wanted.
 
         Returns:
-            The weight's gradient (m, c), of the accumulation type, and the sums of `drelu_sums`.
+            The weight's gradient (m, c), of the accumulation type, if it is wanted, and the sums of `drelu_sums`.
         """
         transposed = torch.zeros(weight.shape[::-1], dtype=mean.dtype, device=mean.device)
         sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
         for rows in self.tiles(x):
-            activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
-            transposed += activated.t() @ dz[rows]
-            gradient = torch.mm(dz[rows], weight, out=activated)
+            tile = weight.new_empty(x[rows].shape)
+            if wants_weight:
+                transposed += self.bnrelu(x[rows], scale, shift, out=tile).t() @ dz[rows]
+            gradient = torch.mm(dz[rows], weight, out=tile)
             onto = {"out": gradient} if out is None else {"source": source[rows], "out": out[rows]}
             sums += self.drelu_sums(gradient, x[rows], scale, shift, mean, **onto)
-        return transposed.t(), sums
+        return transposed.t() if wants_weight else None, sums
 
     def bnrelu_convolve(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool

@@ -202,7 +202,8 @@ def product_backward(
 ):  # fmt: skip
     """Differentiate `bnrelu_product`: each tile of rows has its part of ``dweight`` (tiles, m, c) and of the sums.
 
-    The rows pass in steps, ``x`` and ``dz`` are read once for all that becomes of them; ``out`` is written if given.
+    The rows pass in steps, ``x`` and ``dz`` are read once for all that becomes of them; ``dweight`` and ``out`` are
+    written if given.
     """
     tile, _, cols, _ = _tile(P, c, ROWS, COLS)
     outputs = tl.arange(0, DEPTH)
@@ -218,9 +219,10 @@ def product_backward(
         gradient = tl.load(_at(dz, dz_stride, rows, outputs), mask=inner, other=0.0)
         values = _load(x, x_stride, rows, cols, mask)
         before = _affine(values, factors, shifts)
-        # where rows stick out the gradient is zero, but zero times what float16 cannot hold would be NaN
-        activated = tl.where(mask, _where_on(before, before), 0.0).to(matrix.dtype)
-        transposed = tl.dot(tl.trans(gradient), activated, transposed, input_precision=PRECISION)
+        if dweight is not None:
+            # where rows stick out the gradient is zero, but zero times what float16 cannot hold would be NaN
+            activated = tl.where(mask, _where_on(before, before), 0.0).to(matrix.dtype)
+            transposed = tl.dot(tl.trans(gradient), activated, transposed, input_precision=PRECISION)
         d = _where_on(before, tl.dot(gradient, matrix, input_precision=PRECISION))
         sum0 += tl.sum(d, 0)
         sum1 += tl.sum(d * (values - means), 0)
@@ -228,5 +230,6 @@ def product_backward(
             onto = _load(source, source_stride, rows, cols, mask)
             tl.store(_at(out, out_stride, rows, cols), onto + d * factors, mask=mask)
     _store_sums(sums, tile, sum0, sum1, cols, c)
-    parts = dweight + tile.to(tl.int64) * m * c
-    tl.store(_at(parts, c, outputs, cols), transposed, mask=own)
+    if dweight is not None:
+        parts = dweight + tile.to(tl.int64) * m * c
+        tl.store(_at(parts, c, outputs, cols), transposed, mask=own)
