@@ -143,9 +143,9 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         """As `TorchOps.layer_backward`."""
         step = self._find("layer_backward", dy, x, z, source, out)
         if step is None:
-            onto = {"source": source, "out": out, "terms": terms}
-            wanted = {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
-            return super().layer_backward(layer, dy, x, z, trains=trains, **onto, **wanted)
+            more: dict[str, Any] = {"source": source, "out": out, "terms": terms}
+            more |= {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
+            return super().layer_backward(layer, dy, x, z, trains=trains, **more)
         wide, d, stored = accumulation_dtype(dy.dtype), torch.empty_like(z), _stored(layer, dy.dtype)
         wants = (True, True, wants_weight, True, True, wants_weight2)
         gradients = [
