@@ -223,6 +223,9 @@ def test_programs_find_the_description(client):
     assert answers["413"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Failure"}
     assert "image/png" in paths["/explain"]["post"]["responses"]["200"]["content"]
     assert client.get("/health").json() == {"status": "ok"}
+    for path in ("/health", "/"):  # as monitors ask
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,15 @@ def test_resuming_takes_as_many_processes(two_processes):
     out, _ = two_processes
     with pytest.raises(SettingsError, match=r"was begun by 2 processes.* resume it with as many, not 1"):
         train(out=out, resume=True, epochs=1, screen=Screen(quiet=True))
+
+
+def test_saving_memory_changes_nothing_for_several_processes(tiny, run_in_two_processes, tmp_path):
+    """What is computed again in the backward pass is not exchanged, nor counted in the statistics, a second time."""
+    settings = {**tiny, "epochs": 1, "limit_per_class": 7, "batch_size": 8, "lr": 0.1, "fused": False}
+    seen = []
+    for saving in (False, True):
+        out = tmp_path / f"run-{saving}"
+        options = {**tiny["model_options"], "memory_efficient": saving}
+        run_in_two_processes(SCRIPT, {"settings": {**settings, "model_options": options}, "out": str(out)})
+        seen.append([load_file(f"{out}-{rank}.safetensors") for rank in (0, 1)])
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)

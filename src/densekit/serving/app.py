@@ -59,6 +59,8 @@ def create_app(
     app.get("/model")(service.model)
     app.get("/health")(service.health)
     app.get("/", include_in_schema=False)(_show_page)
+    app.head("/health", include_in_schema=False)(service.health)  # as some monitors ask
+    app.head("/", include_in_schema=False)(_show_page)
     app.mount("/page", StaticFiles(directory=_PAGE))
     return app
 
