@@ -1,10 +1,13 @@
+import io
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, TiffImagePlugin
 
@@ -263,3 +266,29 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(PictureError, match=r"pipe\.png: a pipe or device, not a file"):
         read_picture(tmp_path / "pipe.png")
+
+
+def heic(values, **options):
+    """A picture as iPhones write it."""
+    pillow_heif.register_heif_opener()
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, format="HEIF", quality=100, chroma=444, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["photo.HEIC", "photo.jpg"])
+def test_heic(tmp_path, name):
+    values = np.zeros((16, 24, 3), np.uint8)
+    values[:, :12], values[8:, 12:] = (200, 30, 90), (20, 180, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    (path := tmp_path / name).write_bytes(heic(values, exif=exif.tobytes()))
+    assert picture_header(path) == (24, 16, 3)
+    np.testing.assert_allclose(np.asarray(read_picture(path), int), np.rot90(values, -1).astype(int), atol=4)
+
+
+def test_heic_says_what_it_needs(tmp_path, monkeypatch):
+    (path := tmp_path / "photo.heic").write_bytes(heic(np.zeros((16, 16, 3), np.uint8)))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PictureError, match=r'photo.heic: HEIC: .* pip install "densekit\[heic\]"'):
+        read_picture(path)

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from densekit.errors import PictureError
+from densekit.errors import MissingPartError, PictureError
+from densekit.optional import require
 
 PICTURE_SUFFIXES = frozenset(
     {
@@ -31,6 +32,9 @@ PICTURE_SUFFIXES = frozenset(
         ".tiff",
         ".jp2",
         ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
     }
     | {".pbm", ".pgm", ".ppm", ".pnm"}
 )
@@ -184,10 +188,21 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def _identify(file: BinaryIO) -> Image.Image:
-    if not file.read(1):
+    beginning = file.read(64)
+    if not beginning:
         raise _EmptyFileError
     file.seek(0)
+    if _is_heic(beginning):  # of iPhones, whatever the name says
+        require("pillow_heif", extra="heic").register_heif_opener()
+        return Image.open(file, formats=("HEIF",))
     return Image.open(file, formats=_formats())
+
+
+def _is_heic(beginning: bytes) -> bool:
+    """Whether the box that begins a file, its length, b"ftyp", brands of four bytes, names one of HEVC's brands."""
+    end = int.from_bytes(beginning[:4])
+    brands = (beginning[place : place + 4] for place in range(8, min(end, len(beginning)), 4))
+    return beginning[4:8] == b"ftyp" and any(brand[:3] in {b"hei", b"hev"} for brand in brands)
 
 
 @contextmanager
@@ -213,6 +228,8 @@ def _reason(error: Exception) -> str:
         return f"larger than the limit of {Image.MAX_IMAGE_PIXELS} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
     if isinstance(error, _NotAFileError):
         return "a pipe or device, not a file"
+    if isinstance(error, MissingPartError):
+        return f"HEIC: {error}"
     if isinstance(error, _EmptyFileError):
         return "the file is empty"
     if isinstance(error, FileNotFoundError):

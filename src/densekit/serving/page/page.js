@@ -1,7 +1,7 @@
 // Sends each picture that is chosen, dropped or pasted to the server, and shows what it answers.
 
 const AT_ONCE = 4; // requests under way: the server answers together what comes in while it computes
-const PICTURE = /\.(jpe?g|jpe|jfif|png|gif|bmp|dib|webp|tiff?|jp2|avif|p[bgpn]m)$/i;
+const PICTURE = /\.(jpe?g|jpe|jfif|png|gif|bmp|dib|webp|tiff?|jp2|avif|hei[cf]|hif|p[bgpn]m)$/i;
 
 const find = (selector, root = document) => root.querySelector(selector);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
