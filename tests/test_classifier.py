@@ -171,6 +171,9 @@ class TestPredict:
             for answer, top in zip(answers, expected, strict=True):
                 assert dict(answer.top) == pytest.approx(dict(top), abs=1e-6)
         assert classifier.predict_images([]) == []
+        for one in (opened[0], arrays[0], np.stack(arrays[:1])):  # one picture, not its lines
+            (answer,) = classifier.predict_images(one)
+            assert dict(answer.top) == pytest.approx(dict(expected[0]), abs=1e-6)
 
     def test_a_transparent_picture_that_lies_sideways(self, classifier, tmp_path):
         picture = Image.new("RGBA", (9, 5), (200, 30, 30, 128))

@@ -76,6 +76,12 @@ class Classifier:
     temperature: float = 1.0
     precision: str = "fp32"
 
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it."""
+        channels, (height, width) = self.preprocessing.channels, self.preprocessing.size
+        what = f"{len(self.classes)} classes, pictures {channels}x{height}x{width}, {self.device} {self.precision}"
+        return f"Classifier({self.model}: {what})"
+
     def save(self, folder: str | Path) -> None:
         """Write model.json and model.safetensors, which together are the whole classifier."""
         save_model(Path(folder), self.network, **self._entries())
@@ -151,9 +157,18 @@ class Classifier:
         return list(self.predict_each(find_pictures(pictures), top=top, batch_size=batch_size))
 
     def predict_images(
-        self, images: Iterable[Image.Image | np.ndarray], *, top: int = 5, batch_size: int = 32
+        self,
+        images: Image.Image | np.ndarray | Iterable[Image.Image | np.ndarray],
+        *,
+        top: int = 5,
+        batch_size: int = 32,
     ) -> list[Prediction]:
         """Answer for pictures in memory, such as uploads: PIL pictures, or uint8 arrays (H, W) grey or (H, W, 3) RGB.
+
+        Args:
+            images: one picture, several, or an array of several: (N, H, W, 3), or (N, H, W) where W is not 3.
+            top: how many classes to name.
+            batch_size: pictures at a time.
 
         Returns:
             One prediction a picture; its ``path`` is the picture's number, from "0" on. One that is damaged carries its
@@ -163,6 +178,10 @@ class Classifier:
             TypeError: something else, or an array of another type or shape.
         """
         _check_positive(top, batch_size)
+        if isinstance(images, Image.Image) or (
+            isinstance(images, np.ndarray) and (images.ndim == 2 or images.shape[2:] == (3,))
+        ):
+            images = [images]
         numbered, answers = enumerate(images), []
         while chunk := list(islice(numbered, self.batch_size(batch_size))):
             readers = [partial(convert_picture, _as_picture(image), str(number)) for number, image in chunk]

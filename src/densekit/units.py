@@ -1,5 +1,6 @@
 """Numbers with units, as people write them, and names on one line."""
 
+import shlex
 from collections.abc import Iterable
 
 
@@ -46,6 +47,15 @@ def duration(seconds: float) -> str:
     if not minutes:
         return f"{seconds} s"
     return f"{minutes}:{seconds:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def in_shell(path: object) -> str:
+    """Write a path or name as a shell takes it for one word.
+
+    >>> in_shell("my run"), in_shell("runs/a")
+    ("'my run'", 'runs/a')
+    """
+    return shlex.quote(str(path))
 
 
 def on_one_line(name: str) -> str:

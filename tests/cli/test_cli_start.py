@@ -69,3 +69,14 @@ threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 main()
 """
     assert shell(code, "sleep") == (130, "", "densekit: interrupted\n")
+
+
+def test_what_was_saved_says_how_to_go_on(shell):
+    code = """
+from densekit.cli.main import app
+def work():
+    raise KeyboardInterrupt("go on with densekit work --resume")
+app.command(work, name="work")
+main()
+"""
+    assert shell(code, "work") == (130, "", "densekit: interrupted; go on with densekit work --resume\n")

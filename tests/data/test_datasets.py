@@ -225,5 +225,8 @@ def test_into_memory(make_folder, screen):
                 np.testing.assert_array_equal(np.asarray(part.read(i)), np.asarray(Image.open(part.name(i))))
     with pytest.raises(PictureError, match=r"1\.png: damaged"):
         load_into_memory(train, strict=True, screen=screen)
+    Image.new("RGB", (1, 1)).save(root / "train/a/0.png")  # since its header was read
+    first, _ = load_into_memory(train, screen=screen)[1]
+    assert first.reason == "changed while it was being read"
     assert load_into_memory(train, max_bytes=100, screen=screen) == (train, [])
     assert load_into_memory(cached, screen=screen) == (cached, [])

@@ -229,3 +229,11 @@ def test_worker_count(arrays):
     assert 0 <= worker_count("auto", many) <= 8
     with pytest.raises(SettingsError, match="workers=-1"):
         worker_count(-1, arrays)
+
+
+def test_one_processor_is_left_for_training(files, monkeypatch):
+    many = files.select(np.zeros(500, np.int64))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert worker_count("auto", many) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert worker_count("auto", many) == 1

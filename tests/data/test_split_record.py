@@ -40,8 +40,10 @@ def test_a_changed_folder_changes_no_split(root, record, make_folder, screen):
     assert [picture.parent.name for picture in train.pictures] == [dataset.classes[label] for label in train.labels]
     text = screen.console.export_text()
     # 60 + 5 + 30 are there, one of 48 recorded is gone; 12 were beyond the limit
-    assert "47 pictures are in no split of this run, new or beyond its limits: left out" in text
+    assert "47 pictures are newer than this run: left out" in text
     assert "1 picture of this run is gone or cannot be read" in text
+    open_data(root, record=path, limit_per_class=20, screen=screen)
+    assert "newer than this run" not in screen.console.export_text()  # nor are those beyond a limit
 
 
 def test_a_table_of_pictures_anywhere(root, tmp_path, screen):

@@ -215,3 +215,30 @@ def test_unreadable_pictures_are_passed_over(make_folder, screen):
     assert after == before
     with pytest.raises(DataError, match="none of 1 training pictures"):
         normalisation_for(DataSet("x", ("a", "b"), train.select([5])), preprocessing)
+
+
+def test_crop_scale_bounds_the_part_that_is_left():
+    """Of a picture whose values are its columns: how many of them a cut still shows."""
+    ramp = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8), (100, 1)))
+    augmentation = Augmentation(random_resized_crop=True, crop_scale=(0.9, 1.0))
+    transform = training_transform(Preprocessing(channels=1, size=(50, 50)), augmentation)
+    for seed in range(50):
+        with seeded(seed):
+            cut = transform(ramp)[0, 0] * 255
+        assert cut.max() - cut.min() > 75  # 0.9 of the area, at most 4/3 as high as wide
+
+
+def test_erasing_is_as_frequent_as_was_asked():
+    transform = training_transform(Preprocessing(channels=1, size=(8, 8)), Augmentation(random_erasing=0.1))
+    image, erased = Image.new("L", (8, 8), 200), 0
+    for seed in range(400):
+        with seeded(seed):
+            erased += bool((transform(image) == 0).any())
+    assert 18 < erased < 66  # 40, and four standard deviations
+
+
+def test_known_normalisations_are_the_published_ones():
+    """Those of CIFAR-100 as everybody computes them from its pixels, to three digits."""
+    known = KNOWN_NORMALISATIONS["cifar100"]
+    np.testing.assert_allclose(known.mean, (0.507, 0.487, 0.441), atol=6e-4)
+    np.testing.assert_allclose(known.std, (0.267, 0.256, 0.276), atol=6e-4)

@@ -1,5 +1,6 @@
 """Pictures that a run learned from, where it is tested on them all the same."""
 
+import csv
 import shutil
 
 import pytest
@@ -49,3 +50,37 @@ def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
     assert evaluate(run).metrics == before
     with pytest.raises(SettingsError, match="resume goes on with data="):  # it is where it is
         train(colours, out=run, resume=True, screen=screen)
+
+
+def test_what_the_weights_learned_from_is_told(colours, tmp_path, screen):
+    """Another seed makes other splits of the same folder."""
+    settings = {"model": "simple_cnn", "epochs": 1, "device": "cpu", "workers": 0, "tensorboard": False}
+    runs = [tmp_path / name for name in ("first", "same", "other", "third")]
+    train(colours / "train", out=runs[0], **settings)
+    train(colours / "train", out=runs[1], weights=runs[0], screen=screen, **settings)
+    evaluate(runs[1], screen=screen)
+    assert "learned from" not in screen.console.export_text()
+
+    def places(run, split):
+        with (run / "splits.csv").open() as file:
+            return {row["path"] for row in csv.DictReader(file) if row["split"] == split}
+
+    train(colours / "train", out=runs[2], weights=runs[0] / "model.safetensors", seed=1, screen=screen, **settings)
+    text, learned = screen.console.export_text(), places(runs[0], "train")
+    for split in ("val", "test"):
+        own = places(runs[2], split)
+        assert f"{len(own & learned)} of the {len(own)} {split} pictures are among those that {runs[0]}" in text
+    train(colours / "train", out=runs[3], weights=runs[2], seed=1, **settings)
+    for run in runs[2:]:  # of the third run's weights, the weights
+        evaluate(run, screen=screen)
+        both = places(run, "test") & learned
+        assert f"{len(both)} pictures are among what {runs[0 if run == runs[2] else 2]}" in screen.console.export_text()
+
+
+def test_validation_pictures_that_were_learned_from(trained_on, colours, tmp_path, screen):
+    root = shutil.copytree(colours, tmp_path / "colours")
+    for colour in (root / "train").iterdir():
+        (root / "val" / colour.name).mkdir(parents=True)
+        shutil.copy(colour / "3.png", root / "val" / colour.name / "copy.png")
+    evaluate(trained_on(data=str(root)), split="val", out=tmp_path / "out", screen=screen)
+    assert "3 pictures are among the training pictures too, byte for byte" in screen.console.export_text()

@@ -4,8 +4,10 @@ import io
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
+from sklearn.metrics import confusion_matrix
 
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes
@@ -75,3 +77,18 @@ def test_table_has_a_dash_where_there_is_no_figure():
     rows = [line.split() for line in show(compute_metrics(outcomes, tuple("abc"), split="val")).splitlines()]
     assert ["a", "2", "100.0%", "100.0%", "100.0%"] in rows
     assert ["b", "0", "-", "-", "-"] in rows
+
+
+def test_colours_are_shares_of_the_true_class(tmp_path, monkeypatch):
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    logits = torch.eye(2)[torch.tensor([0, 0, 0, 1, 1, 0])]
+    metrics = compute_metrics(Outcomes(logits, labels, torch.arange(6)), ("a", "b"), split="test")
+    drawn, draw = [], Axes.imshow
+
+    def note(axes, values, **options):
+        drawn.append(values)
+        return draw(axes, values, **options)
+
+    monkeypatch.setattr(Axes, "imshow", note)
+    draw_confusion(tmp_path / "confusion.png", ["a", "b"], metrics)
+    np.testing.assert_allclose(drawn[0], confusion_matrix(labels, logits.argmax(1), normalize="true"))

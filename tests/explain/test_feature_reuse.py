@@ -1,13 +1,15 @@
 import csv
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch import nn
 
 from densekit.data.pictures import read_picture
 from densekit.engine.swap import fuse
 from densekit.errors import SettingsError
-from densekit.explain.feature_reuse import feature_reuse, write_feature_reuse
+from densekit.explain.feature_reuse import draw_feature_reuse, feature_reuse, write_feature_reuse
 from densekit.models.catalogue import create_model
 
 
@@ -101,3 +103,18 @@ def test_files(tmp_path):
     assert (last["block"], last["source"], last["reader"]) == ("features.denseblock2", "3", "classifier")
     assert float(last["mean_absolute_weight"]) == pytest.approx(blocks[1].weights[3, 3].item(), rel=1e-5)
     assert read_picture(tmp_path / "feature-reuse.png").size == (990, 506)
+
+
+def test_colours_are_shares_of_the_largest_that_each_layer_reads(tmp_path, monkeypatch):
+    drawn, draw = [], Axes.imshow
+
+    def note(axes, values, **options):
+        drawn.append(values)
+        return draw(axes, values, **options)
+
+    monkeypatch.setattr(Axes, "imshow", note)
+    blocks = feature_reuse(small())
+    draw_feature_reuse(tmp_path / "feature-reuse.png", blocks)
+    for values, block in zip(drawn, blocks, strict=True):
+        largest = np.nanmax(block.weights.numpy(), axis=0)
+        np.testing.assert_allclose(values, block.weights.numpy() / largest, rtol=1e-6)

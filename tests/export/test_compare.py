@@ -99,3 +99,14 @@ def test_tolerance_widens_with_the_options():
     exact, baked, int8 = (target.tolerance_for(each) for each in (Options(), Options(False, True), Options(True, True)))
     assert exact == target.tolerance
     assert exact.probability < baked.probability < int8.probability
+
+
+def test_answers_that_changed_are_out_of_tolerance_however_close_they_are(pictures):
+    found = run(pictures, (0.0, 0.0), Tolerance(1.0, 0.9))  # as of 8 bits
+    assert found.within_tolerance
+    assert not replace(found, agreement=0.5).within_tolerance
+
+
+def test_each_accuracy_is_of_its_own_network(pictures):
+    found = compare(classifier((10.0, 0.0)), classifier((0.0, 10.0)), pictures, STRICT, workers=0, screen=QUIET)
+    assert (found.accuracy_trained, found.accuracy_exported) == (1, 0)  # all are "bright"

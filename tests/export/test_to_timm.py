@@ -33,6 +33,8 @@ def test_timm_computes_the_logits(name, options, make, tmp_path):
     theirs = open_exported(tmp_path, {"target": "timm", "file": file.name})
     pictures = torch.randn(2, 3, 37, 45)
     torch.testing.assert_close(theirs(pictures), ours.network(pictures), atol=1e-5, rtol=1e-5)
+    layer = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).features.denseblock1.denselayer1
+    assert layer.drop_rate == options.get("drop_rate", 0.0)  # for those who train on with it
 
 
 @torch.no_grad()
@@ -50,8 +52,9 @@ def test_grey_pictures(make, tmp_path):
     [
         Preprocessing(size=(40, 33), mean=(0.4,), std=(0.2,)),
         Preprocessing(size=(35, 35), resize="crop", crop_fraction=0.875, interpolation="bicubic", mean=(0.1, 0.2, 0.3)),
+        *(Preprocessing(size=(35, 35), resize="crop", crop_fraction=fraction) for fraction in (1.0, 0.9, 0.8, 0.77)),
     ],
-    ids=["squash", "crop"],
+    ids=["squash", "crop", "crop_of_all", "crop_0.9", "crop_0.8", "crop_0.77"],
 )
 def test_timms_own_transform_sees_what_ours_sees(preprocessing, make, tmp_path):
     write_timm(replace(make("densenet121", **SMALL), preprocessing=preprocessing), tmp_path, Options())

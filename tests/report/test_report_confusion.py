@@ -17,6 +17,7 @@ def test_cells_hold_the_mistakes_first():
 def test_classes_with_the_most_mistakes_given_or_got():
     assert most_confused(CONFUSION, 2) == [0, 2]  # 5, 2 and 3 mistakes
     assert most_confused(CONFUSION, 10) == [0, 1, 2]
+    assert most_confused(((50, 1, 0), (0, 3, 2), (0, 0, 9)), 2) == [1, 2]  # right answers are no mistakes
 
 
 class TestPlacesBehind:

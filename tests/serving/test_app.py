@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from torch import nn
 
 from densekit.data.pictures import read_picture
+from densekit.data.transforms import Preprocessing
 from densekit.errors import SettingsError
 from densekit.explain.heat_maps import heat_maps
 from densekit.explain.overlay import overlay
@@ -235,3 +236,16 @@ def test_programs_find_the_description(client):
 def test_settings_that_cannot_be_are_refused(colour_classifier, setting):
     with pytest.raises(SettingsError, match="both must be above 0 and finite"):
         create_app(colour_classifier, **setting)
+
+
+def test_the_reason_lies_over_the_part_that_was_seen(colour_classifier):
+    """Of a wide picture, whose middle is cut out."""
+    cut = Preprocessing(size=(12, 12), resize="crop", mean=(0.5,), std=(0.25,))
+    classifier = replace(colour_classifier, preprocessing=cut)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 36, 3), dtype=np.uint8))
+    (file := io.BytesIO()), picture.save(file, "PNG")
+    files = {"picture": ("wide.png", file.getvalue(), "image/png")}
+    answer = TestClient(create_app(classifier)).post("/explain", files=files, data={"label": "red"})
+    pixels, place = cut.transform()(picture)[None], torch.tensor([classifier.classes.index("red")])
+    expected = overlay(fit(picture, 448), heat_maps(classifier, pixels, place)[0], (1 / 3, 0.0, 2 / 3, 1.0))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))

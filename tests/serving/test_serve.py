@@ -1,11 +1,13 @@
 """The port that a server listens on."""
 
+import json
+import shutil
 import socket
 
 import pytest
 
 from densekit.errors import SettingsError
-from densekit.serving.serve import _address, _listen
+from densekit.serving.serve import _address, _listen, serve
 
 
 def test_an_answer_goes_out_at_once():
@@ -36,3 +38,22 @@ def test_the_address_can_be_opened(host, shown):
 def test_a_host_that_cannot_be_is_told(host):
     with pytest.raises(SettingsError, match=f"cannot listen on {host}"):
         _listen(host, 0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_asked_for_reaches_the_application(fused, colour_run, tmp_path, monkeypatch):
+    copy = shutil.copytree(colour_run, tmp_path / "run")
+    figures = {"split": "test", "accuracy": 0.5}
+    (copy / "metrics.json").write_text(json.dumps(figures))
+    seen, asked = {}, []
+
+    def note(classifier, **given):
+        seen.update(given)
+        raise SettingsError("seen")
+
+    monkeypatch.setattr("densekit.serving.app.create_app", note)
+    monkeypatch.setattr("densekit.serving.serve.fuse_where_faster", asked.append)
+    with pytest.raises(SettingsError, match="seen"):
+        serve(copy, port=0, device="cpu", fused=fused, batch_size=7, max_upload_mb=0.5)
+    assert seen == {"metrics": figures, "batch_size": 7, "max_upload_mb": 0.5}
+    assert len(asked) == fused

@@ -51,3 +51,20 @@ def test_a_network_that_cannot_learn_gets_no_rate(make_job):
         parameter.data.zero_()
     with pytest.raises(TrainingError, match="no learning rate makes the loss fall"):
         find_learning_rate(job)
+
+
+def test_the_rate_is_a_tenth_of_the_one_with_the_lowest_loss(make_job, monkeypatch):
+    """The loss falls for 40 steps and explodes in the next, which ends the sweep from 1e-6 to 10 in 100 steps."""
+    job, rates = make_job(lr="auto", limit_per_class=None), []
+    job.state.optimizer.param_groups[0]["lr_share"] = 0.1  # as of a backbone that is to learn slower
+
+    def step(job, batch):
+        backbone, head = (group["lr"] for group in job.state.optimizer.param_groups)
+        assert backbone == pytest.approx(0.1 * head)
+        rates.append(head)
+        mean = 3 - 0.05 * len(rates) if len(rates) <= 40 else 1e4
+        return torch.tensor([mean * len(batch.labels), 0, len(batch.labels)])
+
+    monkeypatch.setattr("densekit.training.learning_rate.train_step", step)
+    assert find_learning_rate(job) == pytest.approx(1e-6 * 1e7 ** (39 / 99) / 10)
+    assert rates == pytest.approx([1e-6 * 1e7 ** (k / 99) for k in range(41)])

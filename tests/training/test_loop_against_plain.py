@@ -5,13 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from densekit.data.batches import EpochBatches
 from densekit.data.datasets import open_data
 from densekit.data.loaders import make_loader
-from densekit.data.transforms import Preprocessing
+from densekit.data.transforms import Preprocessing, mix_batch
 from densekit.models.catalogue import create_model
 from densekit.training.interruption import Interruption
 from densekit.training.loop import train_epoch
@@ -174,3 +175,47 @@ def test_sampler_draws_classes_equally_often(make_job, make_folder):
         drawn += np.bincount(np.concatenate([batch.labels for batch in job.loader]), minlength=2)
     assert drawn.sum() == 30 * 36
     assert drawn[0] / drawn.sum() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / drawn.sum()))
+
+
+def test_every_step_and_every_seed_mixes_otherwise(make_job):
+    job = make_job(mixup=0.4, seed=1, lr=0.1, batch_size=BATCH)
+    expected = [
+        mix_batch(batch.pictures, batch.labels, 10, job.settings, seed=1, epoch=0, step=step)[0]
+        for step, batch in enumerate(job.loader)
+    ]
+    seen = []
+    job.state.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    train_epoch(job, Interruption())
+    for actual, wanted in zip(seen, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
+
+
+def test_augmentation_follows_the_seed(make_job):
+    """At the same places of an epoch other pictures are mirrored."""
+
+    def mirrored(seed):
+        job = make_job(out=f"seed{seed}", flip=True, seed=seed, lr=0.1, limit_per_class=None, epochs=1)
+        plain = job.classifier.preprocessing.transform()
+        (pictures, _, numbers, _), *_ = job.loader
+        return [
+            not torch.equal(one, plain(job.loader.dataset.pictures.read(int(number))))
+            for one, number in zip(pictures, numbers, strict=True)
+        ]
+
+    first, second = mirrored(0), mirrored(1)
+    assert 0 < sum(first) < len(first)
+    assert first != second
+
+
+def test_crop_is_what_is_trained_on(make_job, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        for number in range(6):
+            noise = np.random.default_rng(number).integers(0, 256, (8, 24), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "wide" / name / f"{number}.png")
+    job = make_job(data=str(tmp_path / "wide"), limit_per_class=None, resize="crop", size=8, mean=(0.0,), std=(1.0,))
+    assert job.classifier.preprocessing.resize == "crop"  # and so in model.json
+    for pictures, _, numbers, _ in job.loader:
+        for one, number in zip(pictures, numbers, strict=True):
+            whole = np.asarray(job.loader.dataset.pictures.read(int(number)))
+            np.testing.assert_allclose(one[0], whole[:, 8:16] / 255, atol=1e-6)

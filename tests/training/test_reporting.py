@@ -85,3 +85,11 @@ def test_curves_are_drawn(epochs, val, tmp_path):
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     blue, orange = ((pixels == colour).all(1).any() for colour in ((0x5B, 0x7F, 0xB5), (0xD1, 0x60, 0x3D)))
     assert (blue, orange) == (True, val)
+
+
+def test_the_time_that_is_left_is_that_of_an_epoch_on_average(make_job, screen):
+    job = make_job(epochs=4)
+    row = {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "pictures_per_s": 9.0}
+    history = [{**row, "epoch": 1, "seconds": 2.0}, {**row, "seconds": 4.0}]
+    job.reporter.report_epoch(history[-1], history)
+    assert "4.0 s  9 pictures/s  6 s left" in screen.console.export_text()

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from densekit.data.pictures import Skipped
-from densekit.errors import SettingsError, TrainingError
+from densekit.errors import CheckpointError, SettingsError, TrainingError
 from densekit.files import alone_in
 from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
 from densekit.training.settings import make_settings
@@ -138,3 +138,19 @@ def test_what_was_written_is_read_back(tmp_path):
     run.write_history(rows)
     run.write_skipped(skipped)
     assert (run.read_history(), run.read_skipped()) == (rows, skipped)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("history.csv", ",".join(HISTORY) + "\n1,2\n", RunFolder.read_history),
+        ("skipped.csv", "a,b\n1,2\n", RunFolder.read_skipped),
+        ("skipped.csv", "path,reason\nx.png\n", RunFolder.read_skipped),
+        ("skipped.csv", b"path,reason\n\xff\xfe,x\n", RunFolder.read_skipped),
+    ],
+    ids=["cut_history", "other_columns", "cut_line", "no_text"],
+)
+def test_files_that_are_damaged_are_told(name, text, read, tmp_path):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CheckpointError, match=f"{name} does not hold"):
+        read(RunFolder(tmp_path))

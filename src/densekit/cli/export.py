@@ -29,7 +29,7 @@ def export(
     to
         onnx, openvino or torch; DenseNets also keras, mxnet and timm.
     out
-        Folder to make, new or empty. [RUN/exports/TARGET]
+        Folder to make, new or empty. [RUN/exports/TARGET, numbered if it exists]
     int8
         Compute in whole numbers of 8 bits, calibrated on validation pictures (openvino).
     bake_preprocessing

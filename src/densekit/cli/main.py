@@ -4,7 +4,7 @@ import io
 import os
 import sys
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from densekit.cli.options import shown_default
 from densekit.errors import DensekitError
@@ -51,6 +51,10 @@ def main() -> None:
         status = app(sys.argv[1:], exit_on_error=False, print_error=False) or 0
         sys.stdout.flush()  # a closed pipe or a full disk must show here, not while Python shuts down
         sys.exit(status)
+    except UnusedCliTokensError as error:
+        more = ", ".join(error.unused_tokens or ())
+        print(f"densekit: too many arguments, {more}: what is one value goes in quotes", file=sys.stderr)
+        sys.exit(2)
     except (DensekitError, CycloptsError) as error:
         print(f"densekit: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -59,8 +63,8 @@ def main() -> None:
             raise
         print(f"densekit: {_LOADER_ENDED}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("densekit: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:  # what was saved says how to go on
+        print("; ".join(["densekit: interrupted", *map(str, interruption.args)]), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has gone, e.g. `| head`
         _forget_output()

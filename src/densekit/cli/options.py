@@ -9,7 +9,9 @@ from cyclopts import Parameter
 
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="No progress, results only.")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, Parameter(help="fp32, bf16, fp16, or auto: bf16 where the hardware computes in it.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"], Parameter(help="auto: bf16 where the hardware computes in it.")
+]
 DataRoot = Annotated[str | None, Parameter(help="Where named data sets are kept. [the platform's cache folder]")]
 Recipe = Annotated[
     str | None, Parameter(help="Settings to start from: a name (see `densekit recipes`) or a YAML file.")

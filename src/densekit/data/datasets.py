@@ -65,7 +65,8 @@ def open_data(
             "test": PictureSet(arrays.test_pictures, arrays.test_labels, "test"),
         }
     elif record is not None:
-        classes, parts, skipped = _open_recorded(Path(data).expanduser(), SplitRecord(record), strict, screen)
+        limited = limit_per_class is not None or limit_test_per_class is not None
+        classes, parts, skipped = _open_recorded(Path(data).expanduser(), SplitRecord(record), limited, strict, screen)
         return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
     else:
         classes, parts, skipped = _open_files(Path(data).expanduser(), test_fraction, seed, strict, screen)
@@ -152,10 +153,10 @@ def _open_files(
 
 
 def _open_recorded(
-    path: Path, record: SplitRecord, strict: bool, screen: Screen
+    path: Path, record: SplitRecord, limited: bool, strict: bool, screen: Screen
 ) -> tuple[tuple[str, ...], dict[Split, PictureSet], list[Skipped]]:
     entries, headers, skipped = _open_entries(path, strict, screen)
-    entries, headers = record.apply(path, entries, headers, screen)
+    entries, headers = record.apply(path, entries, headers, limited=limited, screen=screen)
     parts = _group(entries, headers, record.classes)
     if "train" not in parts:
         raise DataError(f"{path}: the training pictures of {record.path} are gone")

@@ -56,9 +56,16 @@ class SplitRecord:
             raise DataError(f"{path} does not hold the splits of a run ({error})") from None
 
     def apply(
-        self, data: Path, entries: Sequence[Entry], headers: Sequence[PictureHeader], screen: Screen
+        self, data: Path, entries: Sequence[Entry], headers: Sequence[PictureHeader], *, limited: bool, screen: Screen
     ) -> tuple[list[Entry], list[PictureHeader]]:
         """Return the pictures that were there, each in its split of then; tell how many are new, gone or relabelled.
+
+        Args:
+            data: folder or table.
+            entries: what is there now.
+            headers: of each.
+            limited: the run took a part of the pictures, so that others are no news.
+            screen: where that goes.
 
         Raises:
             DataError: none of them is there.
@@ -73,9 +80,8 @@ class SplitRecord:
                     relabelled.append(f"{place} was {self.labels[place]!r}, is {entry.label!r}")
         if not kept:
             raise DataError(f"{data}: none of the {len(self.splits)} pictures of {self.path} can be read there")
-        if others := len(entries) - len(kept):
-            which = counted(others, "picture is", "pictures are")
-            screen.say(f"{which} in no split of this run, new or beyond its limits: left out")
+        if (others := len(entries) - len(kept)) and not limited:
+            screen.say(f"{counted(others, 'picture is', 'pictures are')} newer than this run: left out")
         if relabelled:
             which = counted(len(relabelled), "picture has", "pictures have")
             screen.warn(f"{which} another class than when the run began, first {relabelled[0]}")

@@ -21,10 +21,10 @@ from densekit.engine.swap import fuse_where_faster
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.evaluation.own_data import OwnData, open_own_data, own_data
+from densekit.evaluation.own_data import OwnData, learned_before, open_own_data, own_data
 from densekit.evaluation.report import write_evaluation
 from densekit.files import check_writable, whole_path
-from densekit.units import counted
+from densekit.units import counted, in_shell
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +128,8 @@ def evaluate(
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
+    if own is not None and split != "train":
+        _tell_doubles(learned_before(own.weights), pictures, screen, f"what {own.weights} learned from")
     if dataset is not None and split != "train":
         _tell_doubles(dataset.train.pictures, pictures, screen)
     elif dataset is None and own is not None and own.record is not None:
@@ -143,16 +145,17 @@ def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested:
         which = counted(moved, "picture in it has", "pictures in it have")
         screen.warn(
             f"{name} is gone, and {which} the name of one that the run learned from: if its data moved to {data}, "
-            f"densekit train {data} --out {run} --resume tells the run, and densekit evaluate {run} tests it honestly"
+            f"densekit train {in_shell(data)} --out {in_shell(run)} --resume tells the run, and "
+            f"densekit evaluate {in_shell(run)} tests it honestly"
         )
 
 
-def _tell_doubles(learned: Pictures, tested: PictureSet, screen: Screen) -> None:
+def _tell_doubles(learned: Pictures, tested: PictureSet, screen: Screen, what: str = "the training pictures") -> None:
     if doubles := find_doubles(learned, tested.pictures):
         which = counted(len(doubles), "picture is", "pictures are")
         one, other = doubles[0]
         screen.warn(
-            f"{which} among the training pictures too, byte for byte, which flatters these figures; first "
+            f"{which} among {what} too, byte for byte, which flatters these figures; first "
             f"{tested.name(other)} = {f'train/{one}' if isinstance(learned, np.ndarray) else learned[one]}"
         )
 

@@ -11,8 +11,9 @@ from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.data.settings import DataSettings
-from densekit.data.split_record import SPLIT_RECORD
+from densekit.data.split_record import SPLIT_RECORD, SplitRecord
 from densekit.errors import CheckpointError, DataError
+from densekit.units import in_shell
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class OwnData:
 
     settings: DataSettings
     record: Path | None
+    weights: str | None  # that training started from
 
     @property
     def name(self) -> str:
@@ -45,10 +47,29 @@ def own_data(run: Path) -> OwnData | None:
     try:
         values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings = DataSettings(**{name: values[name] for name in DataSettings.model_fields})
-    except (yaml.YAMLError, TypeError, KeyError, ValidationError):
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValidationError):
         raise CheckpointError(f"{path} does not hold the settings of a run") from None
     record = path.with_name(SPLIT_RECORD)
-    return OwnData(settings, record if record.exists() else None)
+    return OwnData(settings, record if record.exists() else None, values.get("weights"))
+
+
+def learned_before(weights: str | None) -> list[Path]:
+    """Return the pictures that trained weights, and those before them, have learned from, as far as runs tell.
+
+    Args:
+        weights: as settings name them; published ones tell nothing.
+
+    Raises:
+        CheckpointError: settings.yaml of one of the runs is damaged.
+        DataError: its table of splits is.
+    """
+    learned: list[Path] = []
+    while weights is not None and Path(weights).exists():
+        own = own_data(Path(weights) if Path(weights).is_dir() else Path(weights).parent)
+        if own is not None and own.record is not None:
+            learned += SplitRecord(own.record).learned(Path(own.name))
+        weights = None if own is None else own.weights
+    return learned
 
 
 def open_own_data(
@@ -68,7 +89,7 @@ def open_own_data(
     if own.record is not None and not Path(own.name).exists():
         raise DataError(
             f"{own.name} is gone: where it has moved, "
-            f"densekit train NEW_PLACE --out {own.record.parent} --resume tells the run"
+            f"densekit train NEW_PLACE --out {in_shell(own.record.parent)} --resume tells the run"
         )
     here = {"strict": settings.strict or strict, "data_root": settings.data_root if data_root is None else data_root}
     dataset = open_chosen(settings.model_copy(update=here), record=own.record, screen=screen)

@@ -42,11 +42,11 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     path = folder / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
+        return metrics if metrics.get("split") == "test" else None
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:  # no JSON, or no object
         raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
-    return metrics if metrics.get("split") == "test" else None
 
 
 def _confusion_csv(names: list[str], confusion: tuple[tuple[int, ...], ...]) -> str:

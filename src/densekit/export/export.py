@@ -16,6 +16,7 @@ from densekit.export.real_pictures import real_pictures, samples
 from densekit.export.targets import Options, Target, find_target
 from densekit.files import check_writable, new_folder, write_json, write_text
 from densekit.runtimes.exported import ExportedNetwork
+from densekit.units import in_shell
 
 _UNCHANGED = 0.98  # share of the pictures; 8 bits, which the tolerance lets change more, commonly turn one of a hundred
 
@@ -89,9 +90,8 @@ def export_run(
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
     if comparison.agreement < _UNCHANGED:  # only where the target allows it
-        screen.warn(
-            f"{1 - comparison.agreement:.0%} of the answers changed: `densekit evaluate {folder}` tells the cost"
-        )
+        changed = f"{1 - comparison.agreement:.0%} of the answers changed"
+        screen.warn(f"{changed}: densekit evaluate {in_shell(folder)} tells the cost")
     return Export(folder, folder / file.name, comparison)
 
 

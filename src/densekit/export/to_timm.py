@@ -58,13 +58,19 @@ def _check(options: dict[str, Any]) -> None:
         raise SettingsError(f"timm's DenseNet does not have {', '.join(lacking)}: export it to another target")
 
 
+def _crop_pct(preprocessing: Preprocessing) -> float:
+    """Return the share of which timm, which rounds down, makes the size that pictures are scaled to here."""
+    share = min(size / covered for size, covered in zip(preprocessing.size, preprocessing.covered_size, strict=True))
+    return share * (1 - 1e-9)
+
+
 def _pretrained_cfg(preprocessing: Preprocessing, num_classes: int) -> dict[str, Any]:
     channels = preprocessing.channels
     return {
         "input_size": [channels, *preprocessing.size],
         "fixed_input_size": False,
         "interpolation": preprocessing.interpolation,
-        "crop_pct": preprocessing.crop_fraction if preprocessing.resize == "crop" else 1.0,
+        "crop_pct": _crop_pct(preprocessing) if preprocessing.resize == "crop" else 1.0,
         "crop_mode": "center" if preprocessing.resize == "crop" else "squash",
         "mean": list(preprocessing.mean) * (channels // len(preprocessing.mean)),
         "std": list(preprocessing.std) * (channels // len(preprocessing.std)),

@@ -21,6 +21,7 @@ from densekit.studies.trial_worker import Worker
 from densekit.studies.trials import ranked, trials_table
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
 from densekit.training.train import from_anywhere
+from densekit.units import in_shell
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -167,8 +168,9 @@ def _carry_out(
             found = trials.trials
     except KeyboardInterrupt:
         again = " --storage ..." if storage else ""
-        screen.say(f"stopped; go on with: densekit study search --out {folder.path} --resume{again}")
-        raise
+        raise KeyboardInterrupt(
+            f"go on with densekit study search --out {in_shell(folder.path)} --resume{again}"
+        ) from None
     finished = ranked(found)
     tested = _test(folder, finished[0], base.device, screen) if test and finished else None
     return Search(folder.path, plan, found, val_pictures, tested)

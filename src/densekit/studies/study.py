@@ -19,6 +19,7 @@ from densekit.studies.runs import fitting_network, network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.training.settings import make_settings
 from densekit.training.train import from_anywhere
+from densekit.units import in_shell
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +108,7 @@ def study(
             write_yaml(folder.plan, plan.model_dump(mode="json"))
             results = train_missing(folder, plan, costs, screen)
     except KeyboardInterrupt:
-        screen.say(f"stopped; go on with: densekit study --out {folder.path} --resume")
-        raise
+        raise KeyboardInterrupt(f"go on with densekit study --out {in_shell(folder.path)} --resume") from None
     return Study(folder.path, plan, results, len(dataset.val))
 
 

@@ -27,7 +27,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: in
                 axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
         axes.axvline(best_epoch, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch", title=kind)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.25)
         # "best" would try every place, and warn on a slow machine
         axes.legend(frameon=False, loc="upper right" if kind == "loss" else "lower right")

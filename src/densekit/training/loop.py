@@ -20,6 +20,7 @@ from densekit.training.interruption import Interruption
 from densekit.training.job import Job
 from densekit.training.processes import all_unreadable, fill_up, joined, share_buffers, summed
 from densekit.training.step import set_learning_rate, train_step
+from densekit.units import counted, in_shell
 
 _CHECKPOINT_SECONDS = 600  # most work that a power cut can cost, even in a very long epoch
 
@@ -39,12 +40,12 @@ def run_epochs(job: Job) -> None:
             train_epoch(job, interruption)
             if interruption.asked:
                 _checkpoint(job)
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"go on with {_resume(job)}")
             finish_epoch(job)
             if job.on_epoch is not None:
                 job.on_epoch(progress.history[-1])
         if interruption.asked:  # in the last validation
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"go on with {_resume(job)}")
 
 
 def train_epoch(job: Job, interruption: Interruption) -> None:
@@ -141,7 +142,11 @@ def _validate(job: Job, loader: PictureLoader) -> Outcomes:
 
 def _first_lost(job: Job) -> str:
     first = next((f"{path}: {reason}; " for path, reason in job.state.progress.unreadable.items()), "")
-    return f"{first}when they are back, go on with --out {job.run.path} --resume"
+    return f"{first}when they are back, go on with {_resume(job)}"
+
+
+def _resume(job: Job) -> str:
+    return f"densekit train --out {in_shell(job.run.path)} --resume"
 
 
 def _diverged(job: Job, what: str) -> DivergenceError:
@@ -182,7 +187,8 @@ def _stopped_improving(job: Job) -> bool:
     patience, progress = job.settings.early_stopping, job.state.progress
     if patience is None or progress.epoch - progress.best_epoch < patience:
         return False
-    job.screen.say(f"no better validation accuracy in {patience} epochs: stopped early after epoch {progress.epoch}")
+    epochs = counted(patience, "epoch", "epochs")
+    job.screen.say(f"no better validation accuracy in {epochs}: stopped early after epoch {progress.epoch}")
     return True
 
 

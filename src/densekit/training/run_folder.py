@@ -88,7 +88,8 @@ class RunFolder:
             CheckpointError: the file holds something else.
         """
         try:
-            return [{name: float(row[name]) if row[name] else None for name in HISTORY} for row in _rows(self._history)]
+            rows = _rows(self._history)
+            return [{name: float(row[name]) if row[name] else None for name in HISTORY} for row in rows]
         except (KeyError, ValueError):
             raise CheckpointError(f"{self._history} does not hold the history of a run") from None
 
@@ -103,8 +104,15 @@ class RunFolder:
             write_csv(self._skipped, ("path", "reason"), rows)
 
     def read_skipped(self) -> list[Skipped]:
-        """Read skipped.csv; empty where nothing was left out."""
-        return [Skipped(Path(row["path"]), row["reason"]) for row in _rows(self._skipped)]
+        """Read skipped.csv; empty where nothing was left out.
+
+        Raises:
+            CheckpointError: the file holds something else.
+        """
+        try:
+            return [Skipped(Path(row["path"]), row["reason"]) for row in _rows(self._skipped)]
+        except (KeyError, ValueError):
+            raise CheckpointError(f"{self._skipped} does not hold what a run left out") from None
 
 
 def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder:
@@ -148,8 +156,11 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a table that a run wrote; none where there is no such file."""
+    """The lines of a table that a run wrote; none where there is no such file. ValueError: one is cut, or it is no text."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if any(None in row.values() for row in rows):
+        raise ValueError(f"{path}: a line is cut")
+    return rows

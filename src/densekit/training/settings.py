@@ -1,6 +1,7 @@
 """Every choice of a training run, typed, described and checked; torch is not needed to read or check them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -97,7 +98,8 @@ class TrainSettings(Augmentation, DataSettings):
         "none", description="make up for rare classes by weights in the loss, or by drawing them more often"
     )
     early_stopping: PositiveInt | None = Field(
-        None, description="stop after so many epochs without a better validation accuracy"
+        None,
+        description="stop after so many epochs without a better validation accuracy, or as good a one with less loss",
     )
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -105,7 +107,9 @@ class TrainSettings(Augmentation, DataSettings):
         "auto", description="auto: bf16 where the hardware computes in it, else fp32"
     )
     channels_last: bool = Field(True, description="memory layout that is faster on most hardware")
-    compile: bool = Field(False, description="compile the network, with stock dense blocks (slow start, faster steps)")
+    compile: bool = Field(
+        False, description="compile the network, with stock dense blocks: faster on a GPU, slower on a CPU"
+    )
     fused: bool = Field(True, description="run dense blocks fused, where that is faster: same results, less memory")
     deterministic: bool = Field(False, description="only operations that give the same bits every time")
     workers: NonNegativeInt | Literal["auto"] = Field("auto", description="processes that load pictures")
@@ -116,7 +120,11 @@ class TrainSettings(Augmentation, DataSettings):
     @field_validator("size", mode="before")
     @classmethod
     def _height_by_width(cls, value: Any) -> Any:
-        return tuple(value.split("x")) if isinstance(value, str) and "x" in value else value
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"\d+(x\d+)?", value):
+            raise ValueError("give pixels, or HEIGHTxWIDTH such as 96x128")
+        return tuple(value.split("x")) if "x" in value else value
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_chosen
+from densekit.data.doubles import find_doubles
 from densekit.data.downloads import NAMED_SETS
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import DataSet, PictureSet
@@ -21,6 +22,7 @@ from densekit.data.pictures import Skipped
 from densekit.data.seeding import kept_random_numbers, seed_from
 from densekit.data.split_record import write_split_record
 from densekit.errors import DataError, DivergenceError, SettingsError
+from densekit.evaluation.own_data import learned_before
 from densekit.files import alone_in, refuse_used, whole_path
 from densekit.hardware import choose_device, choose_precision
 from densekit.models.catalogue import count_parameters, model_options
@@ -35,7 +37,7 @@ from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
-from densekit.units import counted
+from densekit.units import counted, in_shell, some
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
 
@@ -115,6 +117,9 @@ def _train(
     dataset = open_chosen(chosen, record=record, screen=screen)
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
+    if run is None:
+        _tell_small_splits(chosen, dataset, screen)
+        _tell_learned_before(chosen, dataset, screen)
     resolved, preprocessing = resolve(chosen, dataset, weights)
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
@@ -212,6 +217,29 @@ def _weights(settings: TrainSettings, accelerator: Accelerator, screen: Screen) 
         return find_weights(settings.weights, model=settings.model, screen=screen)
 
 
+def _tell_small_splits(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
+    """Warn where there is nothing to choose an epoch by, or to say how good the network is at a class."""
+    if dataset.val is None and settings.val_fraction > 0:
+        screen.warn(
+            "no pictures to validate on are left: the last epoch will be kept, and its probabilities not fitted"
+        )
+    for part in filter(None, (dataset.val, dataset.test)):
+        counts = part.counts(len(dataset.classes))
+        if without := [name for name, count in zip(dataset.classes, counts, strict=True) if not count]:
+            screen.warn(f"no {part.split} pictures of {some(without)}: too few to split off any")
+
+
+def _tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
+    """Warn where the weights to start from have learned from pictures to validate or test on."""
+    learned = learned_before(settings.weights)
+    for part in filter(None, (dataset.val, dataset.test)):
+        if doubles := find_doubles(learned, part.pictures):
+            screen.warn(
+                f"{len(doubles)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
+                "learned from, which flatters their accuracy: take its --seed and limits, or other pictures"
+            )
+
+
 def _load(
     dataset: DataSet, settings: TrainSettings, screen: Screen
 ) -> tuple[PictureSet, PictureSet | None, list[Skipped]]:
@@ -284,5 +312,6 @@ def _tell_end(job: Job, dataset: DataSet) -> None:
     if left_out := len(job.reporter.skipped) + len(progress.unreadable):
         which = counted(left_out, "file was", "files were")
         job.screen.say(f"{which} left out: {job.run.path / 'skipped.csv'}")
-    hint = f"densekit evaluate {job.run.path}" if dataset.test is not None else f"densekit predict {job.run.path} IMAGE"
+    run = in_shell(job.run.path)
+    hint = f"densekit evaluate {run}" if dataset.test is not None else f"densekit predict {run} IMAGE"
     job.screen.say(f"curves: {job.run.curves}   next: {hint}")
