@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from densekit.classifier import Classifier
 from densekit.console import Screen
@@ -17,13 +18,15 @@ from densekit.data.transforms import Preprocessing
 from densekit.engine.fused_block import Fused
 from densekit.engine.swap import fuse
 from densekit.errors import CheckpointError
+from densekit.evaluation.calibration import calibration_error, confidence_bins
 from densekit.evaluation.evaluate import Evaluation
 from densekit.evaluation.metrics import compute_metrics
 from densekit.evaluation.outcomes import Outcomes
 from densekit.export.export import export_run
 from densekit.models.catalogue import create_model
 from densekit.report.costs import count_costs
-from densekit.report.page import render_page
+from densekit.report.page import _calibration, render_page
+from densekit.report.pictures import least_certain
 from densekit.report.write import write_report
 from densekit.training.run_folder import RunFolder
 
@@ -214,3 +217,54 @@ def test_costs_of_a_fused_network_are_those_of_the_stock_one_and_nothing_is_said
     assert costs[0] == costs[1]
     assert not caplog.messages
     assert any(isinstance(module, Fused) for module in fused.modules())
+
+
+def test_costs_are_counted_by_hand():
+    """One 3x3 convolution of 8x8 pixels and one linear layer; backward costs twice the forward, but for the input's."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(256, 2, bias=False))
+    history = [{"seconds": 2.0, "pictures_per_s": 10.0}, {"seconds": 1.0, "pictures_per_s": 30.0}]
+    costs = count_costs(Classifier(network, ("a", "b"), Preprocessing(size=(8, 8))), history)
+    convolution, linear = 64 * 27 * 4, 256 * 2
+    assert (costs.parameters, costs.macs) == (108 + 512, convolution + linear)
+    assert (costs.seconds, costs.pictures) == (3, 50)
+    assert costs.flops == 50 * 2 * (2 * convolution + 3 * linear)
+
+
+def test_probabilities_are_shown_with_and_without_the_temperature(tmp_path):
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.5, 0.0]])  # as densekit answers
+    outcomes = Outcomes(logits, torch.tensor([0, 1, 1, 0]), torch.arange(4))
+    classifier = Classifier(nn.Identity(), ("a", "b"), Preprocessing(size=(4, 4)), temperature=2.0)
+    metrics = compute_metrics(outcomes, classifier.classes, split="test")
+    evaluation = Evaluation(metrics, outcomes, PictureSet([], [], "test"), tmp_path, classifier, None)
+    (_, raw, *_), (_, answered, *_) = _calibration(evaluation)["reliability"]
+    for error, values in ((raw, 2 * logits), (answered, logits)):
+        assert error == calibration_error(confidence_bins(values, outcomes.labels))
+    assert raw != answered
+
+
+def test_what_is_asked_for_reaches_the_evaluation(monkeypatch):
+    asked = {
+        "split": "val",
+        "out": "o",
+        "data_root": "d",
+        "batch_size": 7,
+        "device": "cpu",
+        "workers": 3,
+        "strict": True,
+        "screen": QUIET,
+    }
+    seen = []
+
+    def note(*given, **options):
+        seen.append((given, options))
+        raise CheckpointError("seen")
+
+    monkeypatch.setattr("densekit.report.write.evaluate", note)
+    with pytest.raises(CheckpointError, match="seen"):
+        write_report("run", "data", **asked)
+    assert seen == [(("run", "data"), asked)]
+
+
+def test_doubts_come_least_certain_first():
+    probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.45, 0.55]])
+    assert least_certain(probabilities, torch.tensor([0, 0, 1, 0]), 2) == [1, 2]  # the last one is wrong

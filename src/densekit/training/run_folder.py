@@ -156,7 +156,7 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a table that a run wrote; none where there is no such file. ValueError: one is cut, or it is no text."""
+    """The lines of a table that a run wrote, none where there is no such file; ValueError if it is damaged."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
