@@ -156,6 +156,7 @@ def test_ctrl_c_saves_and_resumes_in_the_middle_of_the_epoch(interrupted, uninte
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 130, text
     assert "Traceback" not in text
+    assert f"densekit: interrupted; go on with densekit train --out {out} --resume" in text
     run = train(out=out, resume=True, workers=0, screen=screen)
     assert "going on after epoch 1, step 3" in screen.console.export_text()
     assert sum(logits.requires_grad for _, _, logits in forwards) == STEPS - 3 + STEPS
