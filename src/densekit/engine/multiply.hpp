@@ -71,7 +71,7 @@ Operand<T> operand(const T* values, int64_t step, int64_t number, int64_t count)
 template <class T>
 struct VectorOf {
   typedef std::conditional_t<std::is_same_v<T, Pair>, uint32_t, T> type __attribute__((vector_size(kVectorBytes)));
-  typedef type in_memory __attribute__((aligned(alignof(T)), may_alias));  // where no vector need begin
+  typedef type in_memory __attribute__((aligned(sizeof(T)), may_alias));  // where no vector need begin
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
@@ -86,42 +86,6 @@ Vector<T> get(const T* from) {
 template <class T>
 void put(T* to, Vector<T> value) {
   *reinterpret_cast<typename VectorOf<T>::in_memory*>(to) = value;
-}
-
-// A vector of values, of the type of sums.
-template <class T>
-Vector<Acc<T>> get_wide(const T* values) {
-  if constexpr (std::is_same_v<T, Acc<T>>)
-    return get(values);
-  else {  // bfloat16: the upper half of a float
-    typedef uint16_t halves __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
-    return (Vector<float>)(__builtin_convertvector(*reinterpret_cast<const halves*>(values), Vector<uint32_t>) << 16);
-  }
-}
-
-// A vector of operands, of values that follow one another.
-template <class T>
-Vector<Operand<T>> get_operands(const T* values) {
-  if constexpr (kPairs<T>)
-    return get(reinterpret_cast<const Pair*>(values));
-  else
-    return get_wide(values);
-}
-
-// Two vectors with the squares beside the diagonal of one another: lanes of `half` of each are exchanged.
-template <int64_t half, class V, int64_t... lane>
-void exchange(V& one, V& other, std::integer_sequence<int64_t, lane...>) {
-  const V before = one;
-  one = V{(lane & half ? other[lane - half] : before[lane])...};
-  other = V{(lane & half ? other[lane] : before[lane + half])...};
-}
-
-// Transpose a square of vectors: its four quarters first, then those of each, down to single lanes.
-template <class T, int64_t half = kLanes<T> / 2>
-void transpose(Vector<T>* square) {
-  for (int64_t i = 0; i < kLanes<T>; ++i)
-    if (!(i & half)) exchange<half>(square[i], square[i + half], std::make_integer_sequence<int64_t, kLanes<T>>());
-  if constexpr (half > 1) transpose<T, half / 2>(square);
 }
 
 template <class T>
@@ -184,27 +148,6 @@ class Packed {
       std::fill(to + number, to + kPanel<T>, T{});
     }
   }
-
-  // Fill a vector's length of rows from a matrix that lies transposed, (columns, count), in squares: its columns are many
-  // cache lines apart, and each line is read once.
-  template <class V>
-  void pack_transposed(int64_t square, const V* matrix, int64_t count) {
-    const int64_t top = square * kLanes<T>, rows = std::min(kLanes<T>, depth_ - top);
-    for (int64_t first = 0; first < (columns_ + kPanel<T> - 1) / kPanel<T> * kPanel<T>; first += kLanes<T>) {
-      T* to = &values_[first / kPanel<T> * kPanel<T> * depth_ + top * kPanel<T> + first % kPanel<T>];
-      if ((top + kLanes<T>)*kDepth<V> <= count && first + kLanes<T> <= columns_) {
-        Vector<T> values[kLanes<T>];
-        for (int64_t j = 0; j < kLanes<T>; ++j) values[j] = get_operands(matrix + (first + j) * count + top * kDepth<V>);
-        transpose<T>(values);
-        for (int64_t i = 0; i < kLanes<T>; ++i) put(to + i * kPanel<T>, values[i]);
-      } else {
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < kLanes<T>; ++j)
-            to[i * kPanel<T> + j] = first + j < columns_ ? operand(matrix + (first + j) * count, 1, top + i, count) : T{};
-      }
-    }
-  }
-  int64_t squares() const { return (depth_ + kLanes<T> - 1) / kLanes<T>; }
 
   // From a column on that begins a panel.
   Panels<T> panels(int64_t column = 0) const { return {&values_[column * depth_], kPanel<T>, kPanel<T> * depth_}; }

@@ -31,7 +31,8 @@ void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activa
     const Scratch<Value<T>> activated(whole_tiles<T>(length) * in_width);
     const Scratch<A> result(whole_tiles<T>(length) * out_width);
 #pragma omp for schedule(static)
-    for (int64_t square = 0; square < packed.squares(); ++square) packed.pack_transposed(square, weights, size.in);
+    for (int64_t d = 0; d < depth; ++d)
+      packed.pack(d, [=](int64_t out) { return operand(weights + out * size.in, 1, d, size.in); });
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < size.rows; first += length) {
       const int64_t rows = std::min(length, size.rows - first);

@@ -151,23 +151,23 @@ class Weights {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
-  A at(int64_t out, int64_t in, int tap) const { return load(kernels_.at(out, in, place(tap))); }
+  A at(int64_t out, int64_t in, int tap) const { return load(kernels_.at(out, in, mirrored_ ? 8 - tap : tap)); }
 
-  // A square: a vector's length of channels in.
-  void transform(int64_t square) {
-    const int64_t top = square * kLanes<A>, ins = std::min(kLanes<A>, size_.in - top);
+  void transform(int64_t in) {
     for (int64_t first = 0; first < size_.out; first += kLanes<A>) {
-      const int64_t outs = std::min(kLanes<A>, size_.out - first);
-      Vector<A> taps[kLanes<A>][3][3];  // by columns
-      for (int tap = 0; tap < 9; ++tap) {
-        Vector<A> values[kLanes<A>];
-        read(first, outs, top, ins, tap, values);
-        for (int64_t in = 0; in < ins; ++in) taps[in][tap % 3][tap / 3] = values[in];
+      const int64_t number = std::min(kLanes<A>, size_.out - first);
+      A* to = &frequencies_[in * width_ + first];
+      Vector<A> taps[3][3] = {}, columns[3][patch], line[3], values[patch];  // taps by columns
+      for (int tap = 0; tap < 9; ++tap)
+        for (int64_t i = 0; i < number; ++i) taps[tap % 3][tap / 3][i] = at(first + i, in, tap);
+      for (int j = 0; j < 3; ++j) Winograd<kSide<T>>::weight(taps[j], columns[j]);
+      for (int i = 0; i < patch; ++i) {
+        for (int j = 0; j < 3; ++j) line[j] = columns[j][i];
+        Winograd<kSide<T>>::weight(line, values);
+        for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * plane_, values[j]);
       }
-      for (int64_t in = 0; in < ins; ++in) transform(taps[in], &frequencies_[(top + in) * width_ + first]);
     }
   }
-  int64_t squares() const { return (size_.in + kLanes<A> - 1) / kLanes<A>; }
 
   Panels<A> frequency(int number) const {
     return Panels<A>::of({&frequencies_[number * plane_], width_});
@@ -175,29 +175,6 @@ class Weights {
   int64_t width() const { return width_; }
 
  private:
-  void read(int64_t first, int64_t outs, int64_t top, int64_t ins, int tap, Vector<A>* values) const {
-    if (kernels_.strides[1] == 1 && outs == kLanes<A> && ins == kLanes<A>) {
-      for (int64_t out = 0; out < outs; ++out) values[out] = get_wide(&kernels_.at(first + out, top, place(tap)));
-      transpose<A>(values);
-    } else
-      for (int64_t in = 0; in < ins; ++in) {
-        values[in] = Vector<A>{};
-        for (int64_t out = 0; out < outs; ++out) values[in][out] = at(first + out, top + in, tap);
-      }
-  }
-
-  void transform(const Vector<A> (&taps)[3][3], A* to) const {
-    Vector<A> columns[3][patch], line[3], values[patch];
-    for (int j = 0; j < 3; ++j) Winograd<kSide<T>>::weight(taps[j], columns[j]);
-    for (int i = 0; i < patch; ++i) {
-      for (int j = 0; j < 3; ++j) line[j] = columns[j][i];
-      Winograd<kSide<T>>::weight(line, values);
-      for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * plane_, values[j]);
-    }
-  }
-
-  int place(int tap) const { return mirrored_ ? 8 - tap : tap; }
-
   ConvolutionSize size_;
   Kernels<const T> kernels_;
   bool mirrored_;
@@ -292,7 +269,7 @@ void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> acti
     Patches<T> patches(size, grid);
     Result<T> result(size, grid);
 #pragma omp for schedule(static)
-    for (int64_t square = 0; square < weights.squares(); ++square) weights.transform(square);
+    for (int64_t in = 0; in < size.in; ++in) weights.transform(in);
 #pragma omp for schedule(static)
     for (int64_t number = 0; number < grid.count; ++number) {
       const Block block = grid.block(number);

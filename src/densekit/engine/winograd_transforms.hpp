@@ -35,7 +35,6 @@ struct Winograd<2> {
 
 template <>
 struct Winograd<4> {
-  static constexpr float k6 = 1.f / 6, k12 = 1.f / 12, k24 = 1.f / 24;  // divisions take many times as long
   template <class V>
   static void patch(const V* d, V* to) {
     const V even = d[4] - d[2], odd = 2 * (d[3] - d[1]);
@@ -45,7 +44,7 @@ struct Winograd<4> {
   }
   template <class V>
   static void weight(const V* g, V* to) {
-    const V even = (g[0] + g[2]) * -k6, odd = g[1] * -k6, even2 = g[0] * k24 + g[2] * k6, odd2 = g[1] * k12;
+    const V even = (g[0] + g[2]) / -6, odd = g[1] / -6, even2 = g[0] / 24 + g[2] / 6, odd2 = g[1] / 12;
     to[0] = g[0] / 4, to[1] = even + odd, to[2] = even - odd, to[3] = even2 + odd2, to[4] = even2 - odd2, to[5] = g[2];
   }
   template <class V>
@@ -60,8 +59,8 @@ struct Winograd<4> {
   }
   template <class V>
   static void weight_back(const V* f, V* to) {
-    const V even = (f[1] + f[2]) * -k6, odd2 = (f[3] - f[4]) * k12, even2 = f[3] + f[4];
-    to[0] = f[0] / 4 + even + even2 * k24, to[1] = (f[1] - f[2]) * -k6 + odd2, to[2] = even + even2 * k6 + f[5];
+    const V even = (f[1] + f[2]) / -6, odd2 = (f[3] - f[4]) / 12, even2 = f[3] + f[4];
+    to[0] = f[0] / 4 + even + even2 / 24, to[1] = (f[1] - f[2]) / -6 + odd2, to[2] = even + even2 / 6 + f[5];
   }
 };
 
