@@ -7,6 +7,7 @@ import pytest
 
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.evaluation.own_data import learned_before
 from densekit.training.train import train
 
 
@@ -84,3 +85,13 @@ def test_validation_pictures_that_were_learned_from(trained_on, colours, tmp_pat
         shutil.copy(colour / "3.png", root / "val" / colour.name / "copy.png")
     evaluate(trained_on(data=str(root)), split="val", out=tmp_path / "out", screen=screen)
     assert "3 pictures are among the training pictures too, byte for byte" in screen.console.export_text()
+
+
+def test_weights_that_tell_nothing(colour_run, tmp_path):
+    (tmp_path / "settings.yaml").write_text("of: something else\n")
+    assert learned_before(str(tmp_path / "model.safetensors")) == learned_before("imagenet") == []
+    circle = [shutil.copytree(colour_run, tmp_path / name) for name in ("one", "two")]
+    for run, other in zip(circle, reversed(circle), strict=True):
+        settings = run / "settings.yaml"
+        settings.write_text(settings.read_text().replace("weights: null", f"weights: {other}"))
+    assert len(learned_before(str(circle[0]))) == 2 * 54

@@ -57,17 +57,18 @@ def learned_before(weights: str | None) -> list[Path]:
     """Return the pictures that trained weights, and those before them, have learned from, as far as runs tell.
 
     Args:
-        weights: as settings name them; published ones tell nothing.
-
-    Raises:
-        CheckpointError: settings.yaml of one of the runs is damaged.
-        DataError: its table of splits is.
+        weights: as settings name them. Published ones tell nothing, nor do folders whose tables are damaged.
     """
     learned: list[Path] = []
-    while weights is not None and Path(weights).exists():
-        own = own_data(Path(weights) if Path(weights).is_dir() else Path(weights).parent)
-        if own is not None and own.record is not None:
-            learned += SplitRecord(own.record).learned(Path(own.name))
+    known: set[str] = set()
+    while weights is not None and weights not in known:
+        known.add(weights)
+        folder = Path(weights).parent if Path(weights).name == "model.safetensors" else Path(weights)
+        try:
+            own = own_data(folder)
+            learned += SplitRecord(own.record).learned(Path(own.name)) if own is not None and own.record else []
+        except (CheckpointError, DataError):
+            break
         weights = None if own is None else own.weights
     return learned
 
