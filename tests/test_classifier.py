@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.classifier import Classifier, Prediction, find_pictures, load_classifier
+from densekit.classifier import Classifier, Prediction, load_classifier
+from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import CheckpointError, DataError, SettingsError

@@ -1,6 +1,5 @@
 """Classifier: a network together with what it needs to answer, the class names and the preprocessing."""
 
-import glob
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from densekit.data.folders import files_below
-from densekit.data.pictures import PICTURE_SUFFIXES, convert_picture, read_picture
+from densekit.data.find_pictures import find_pictures
+from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.transforms import Preprocessing
-from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
+from densekit.errors import CheckpointError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device, choose_precision
 from densekit.models.weights import load_model, read_record, save_model, save_record
 from densekit.runtimes.exported import ExportedNetwork, open_exported
@@ -178,9 +177,7 @@ class Classifier:
             TypeError: something else, or an array of another type or shape.
         """
         _check_positive(top, batch_size)
-        if isinstance(images, Image.Image) or (
-            isinstance(images, np.ndarray) and (images.ndim == 2 or images.shape[2:] == (3,))
-        ):
+        if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and _shows_one(images)):
             images = [images]
         numbered, answers = enumerate(images), []
         while chunk := list(islice(numbered, self.batch_size(batch_size))):
@@ -230,11 +227,14 @@ def _check_positive(top: int, batch_size: int) -> None:
 def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
-    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
-    if is_array and (image.ndim == 2 or image.shape[2:] == (3,)):
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0 and _shows_one(image):
         return Image.fromarray(image)
     kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W) or (H, W, 3); files are for predict")
+
+
+def _shows_one(values: np.ndarray) -> bool:
+    return values.ndim == 2 or values.shape[2:] == (3,)
 
 
 def load_classifier(source: str | Path, *, device: str | torch.device = "auto", precision: str = "fp32") -> Classifier:
@@ -287,33 +287,3 @@ def classifier_folder(source: str | Path) -> Path:
     """Return the folder of a classifier that is named by its folder or by a file in it, such as model.onnx."""
     path = Path(source).expanduser()
     return path.parent if path.is_file() and (path.parent / "model.json").exists() else path
-
-
-def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
-    """Return the picture files that files, folders and patterns name, in order and each once.
-
-    A file named by itself is taken whatever its name; folders and patterns give files with a picture's suffix.
-
-    Raises:
-        DataError: nothing matches a folder or pattern.
-    """
-    found: dict[Path, None] = {}
-    for source in sources:
-        if not str(source):
-            raise DataError("a picture or folder with an empty name: no pictures found")
-        path = Path(source).expanduser()
-        if path.is_dir():
-            matches = [file for file in files_below(path) if _is_picture(file)]
-        elif path.exists() or not glob.has_magic(str(source)):
-            matches = [path]  # if it does not exist, its prediction says so
-        else:
-            matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
-            matches = sorted(filter(_is_picture, map(Path, matched)))
-        if not matches:
-            raise DataError(f"{source}: no pictures found")
-        found.update(dict.fromkeys(matches))
-    return list(found)
-
-
-def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")

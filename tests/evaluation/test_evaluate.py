@@ -13,7 +13,6 @@ from densekit.data.pictures import read_picture
 from densekit.engine.choose_ops import choose_ops
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
 from densekit.evaluation.evaluate import evaluate
-from densekit.evaluation.report import read_metrics
 from densekit.models.catalogue import create_model
 
 FILES = {"metrics.json", "confusion.csv", "confusion.png"}
@@ -296,9 +295,3 @@ def test_a_strict_run_is_tested_strictly(trained_on, colours, tmp_path):
     (root / "test" / "red" / "100.png").write_bytes(b"")
     with pytest.raises(PictureError, match=r"red/100\.png: the file is empty"):
         evaluate(run, out=tmp_path / "out")
-
-
-def test_damaged_figures_are_told(tmp_path):
-    (tmp_path / "metrics.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"metrics\.json is damaged"):
-        read_metrics(tmp_path)

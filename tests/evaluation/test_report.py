@@ -9,9 +9,10 @@ from PIL import Image
 from rich.console import Console
 from sklearn.metrics import confusion_matrix
 
+from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes
-from densekit.evaluation.report import draw_confusion, metrics_table, write_evaluation
+from densekit.evaluation.report import draw_confusion, metrics_table, read_metrics, write_evaluation
 
 MESSY = ("$\\frac$", "10$_x$", "[bold]dog", ":smile:", "日本", 'a,b "c"', "x" * 80)
 
@@ -92,3 +93,9 @@ def test_colours_are_shares_of_the_true_class(tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, "imshow", note)
     draw_confusion(tmp_path / "confusion.png", ["a", "b"], metrics)
     np.testing.assert_allclose(drawn[0], confusion_matrix(labels, logits.argmax(1), normalize="true"))
+
+
+def test_damaged_figures_are_told(tmp_path):
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"metrics\.json is damaged"):
+        read_metrics(tmp_path)

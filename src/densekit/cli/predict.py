@@ -40,8 +40,9 @@ def predict(
     batch_size
         Pictures at a time.
     """
-    from densekit.classifier import find_pictures, load_classifier
+    from densekit.classifier import load_classifier
     from densekit.console import Screen
+    from densekit.data.find_pictures import find_pictures
     from densekit.errors import DataError
 
     if not images:

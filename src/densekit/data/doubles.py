@@ -14,6 +14,8 @@ def find_doubles(one: Pictures, other: Pictures) -> list[tuple[int, int]]:
 
     Files are compared by their bytes, and only those of one length are read; a file that is gone is no double.
     """
+    if not len(one):  # then no file of the other need be looked at
+        return []
     lengths = {length for length, _ in _lengths(one)} & {length for length, _ in _lengths(other)}
     first: dict[bytes, int] = {}
     for place, digest in _digests(one, lengths):

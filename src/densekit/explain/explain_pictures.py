@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.classifier import Classifier, Prediction, find_pictures
+from densekit.classifier import Classifier, Prediction
 from densekit.console import Bar, Screen
+from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import Skipped, read_picture
 from densekit.errors import PictureError, SettingsError
 from densekit.explain.heat_maps import Method, check_explainable, choose_method, heat_maps

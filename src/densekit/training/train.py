@@ -14,7 +14,6 @@ from accelerate.utils import broadcast_object_list
 from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_chosen
-from densekit.data.doubles import find_doubles
 from densekit.data.downloads import NAMED_SETS
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import DataSet, PictureSet
@@ -22,22 +21,22 @@ from densekit.data.pictures import Skipped
 from densekit.data.seeding import kept_random_numbers, seed_from
 from densekit.data.split_record import write_split_record
 from densekit.errors import DataError, DivergenceError, SettingsError
-from densekit.evaluation.own_data import learned_before
 from densekit.files import alone_in, refuse_used, whole_path
 from densekit.hardware import choose_device, choose_precision
-from densekit.models.catalogue import count_parameters, model_options
+from densekit.models.catalogue import model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import TrainingState, load_checkpoint
-from densekit.training.job import Job, OnEpoch
+from densekit.training.job import OnEpoch
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import run_epochs
 from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
-from densekit.units import counted, in_shell, some
+from densekit.training.telling import tell_end, tell_learned_before, tell_small_splits, tell_start
+from densekit.units import counted
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
 
@@ -118,8 +117,8 @@ def _train(
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
     if run is None:
-        _tell_small_splits(chosen, dataset, screen)
-        _tell_learned_before(chosen, dataset, screen)
+        tell_small_splits(chosen, dataset, screen)
+        tell_learned_before(chosen, dataset, screen)
     resolved, preprocessing = resolve(chosen, dataset, weights)
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
@@ -140,7 +139,7 @@ def _train(
         reporter = Reporter(folder, resolved, dataset.skipped, screen, state.progress.epoch)
         job = new_job(resolved, state, classifier, train_set, val_set, accelerator, folder, reporter, screen)
         job.on_epoch = on_epoch
-        _tell_start(job, dataset, precision)
+        tell_start(job, dataset, precision)
         if resolved.lr == "auto":
             job.settings = resolved = resolved.model_copy(update={"lr": find_learning_rate(job)})
             screen.say(f"learning rate {resolved.lr:.2g} chosen from {folder.path / 'learning_rate.png'}")
@@ -150,7 +149,7 @@ def _train(
                 folder.write_weights(taken)
         with closing(reporter), closing(job):
             run_epochs(job)
-    _tell_end(job, dataset)
+    tell_end(job, dataset)
     return Run(folder.path, resolved, state.progress.history, state.progress.best_epoch)
 
 
@@ -217,29 +216,6 @@ def _weights(settings: TrainSettings, accelerator: Accelerator, screen: Screen) 
         return find_weights(settings.weights, model=settings.model, screen=screen)
 
 
-def _tell_small_splits(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
-    """Warn where there is nothing to choose an epoch by, or to say how good the network is at a class."""
-    if dataset.val is None and settings.val_fraction > 0:
-        screen.warn(
-            "no pictures to validate on are left: the last epoch will be kept, and its probabilities not fitted"
-        )
-    for part in filter(None, (dataset.val, dataset.test)):
-        counts = part.counts(len(dataset.classes))
-        if without := [name for name, count in zip(dataset.classes, counts, strict=True) if not count]:
-            screen.warn(f"no {part.split} pictures of {some(without)}: too few to split off any")
-
-
-def _tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
-    """Warn where the weights to start from have learned from pictures to validate or test on."""
-    learned = learned_before(settings.weights)
-    for part in filter(None, (dataset.val, dataset.test)):
-        if doubles := find_doubles(learned, part.pictures):
-            screen.warn(
-                f"{len(doubles)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
-                "learned from, which flatters their accuracy: take its --seed and limits, or other pictures"
-            )
-
-
 def _load(
     dataset: DataSet, settings: TrainSettings, screen: Screen
 ) -> tuple[PictureSet, PictureSet | None, list[Skipped]]:
@@ -287,31 +263,3 @@ def _own_state(settings: TrainSettings, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(before, warn_only=warns)
-
-
-def _tell_start(job: Job, dataset: DataSet, precision: str) -> None:
-    settings, progress = job.settings, job.state.progress
-    validation = f"{len(dataset.val)} to validate" if dataset.val is not None else "none to validate"
-    if progress.epoch >= settings.epochs:
-        job.screen.say(f"{job.run.path} is finished already")
-    elif progress.epoch or progress.step:
-        job.screen.say(f"going on after epoch {progress.epoch}, step {progress.step}")
-    job.screen.say(
-        f"{settings.model}, {count_parameters(job.state.network):,} parameters, on {len(dataset.train)} pictures of "
-        f"{len(dataset.classes)} classes ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
-    )
-
-
-def _tell_end(job: Job, dataset: DataSet) -> None:
-    progress = job.state.progress
-    if job.val_loader is not None:
-        job.screen.say(
-            f"kept epoch {progress.best_epoch}: validation accuracy {progress.best_accuracy:.2%} on "
-            f"{len(dataset.val or ())} pictures"
-        )
-    if left_out := len(job.reporter.skipped) + len(progress.unreadable):
-        which = counted(left_out, "file was", "files were")
-        job.screen.say(f"{which} left out: {job.run.path / 'skipped.csv'}")
-    run = in_shell(job.run.path)
-    hint = f"densekit evaluate {run}" if dataset.test is not None else f"densekit predict {run} IMAGE"
-    job.screen.say(f"curves: {job.run.curves}   next: {hint}")

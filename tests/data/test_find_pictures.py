@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from densekit.classifier import find_pictures
+from densekit.data.find_pictures import find_pictures
 from densekit.errors import DataError
 
 
