@@ -54,9 +54,8 @@ def test_classes_too_small_to_split_are_told(make_folder, train_tiny, screen):
     root = str(make_folder({"many": 20, "two": 2, "one": 1}))
     train_tiny("run", data=root, limit_per_class=None, lr=0.1, epochs=1)
     text = screen.console.export_text()
-    assert (
-        "no val pictures of 'one', 'two': their accuracy says nothing about these classes" in text
-    )  # the second of two is to test on
+    told = "no val pictures of 'one', 'two': their accuracy says nothing about these classes"
+    assert told in text  # the second of two is to test on
     assert "no test pictures of 'one': " in text
     train_tiny("few", data=root, limit_per_class=1, lr=0.1, epochs=1)
     assert "no pictures to validate on are left: the last epoch will be kept" in screen.console.export_text()
