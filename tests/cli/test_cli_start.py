@@ -32,9 +32,11 @@ def test_help_of_a_verb_starts_without_torch(shell, verb):
     assert not set(HEAVY) & set(answer.err.split())
 
 
-def test_installed_command_prints_its_version(shell):
-    script = Path(sys.executable).with_name("densekit")
-    answer = shell(f"import subprocess\nsys.exit(subprocess.call([{str(script)!r}, '--version']))")
+@pytest.mark.parametrize(
+    "command", [[str(Path(sys.executable).with_name("densekit"))], [sys.executable, "-m", "densekit"]]
+)
+def test_installed_command_prints_its_version(shell, command):
+    answer = shell(f"import subprocess\nsys.exit(subprocess.call([*{command}, '--version']))")
     assert answer == (0, f"{__version__}\n", "")
 
 

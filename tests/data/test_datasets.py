@@ -144,6 +144,16 @@ def test_table_with_missing_file(make_folder, screen):
     assert [skipped.reason for skipped in data.skipped] == ["no such file"]
 
 
+def test_lines_without_a_label_are_left_out_and_told(make_folder, screen):
+    root = make_folder({"pictures": 5})
+    lines = [f"pictures/{i}.png,{'ab'[i % 2] if i < 4 else ''}" for i in range(5)]
+    (root / "table.csv").write_text("path,label\n" + "\n".join(lines))
+    data = open_data(root / "table.csv", val_fraction=0, test_fraction=0, screen=screen)
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    assert [skipped.path.name for skipped in data.skipped] == ["4.png"]
+    assert "warning: left out, because the table has no label for them: '4.png'\n" in screen.console.export_text()
+
+
 def test_grey_only_where_all_splits_are_grey(make_folder, screen):
     root = make_folder({"train/a": 3, "train/b": 3}, mode="L", size=(5, 9))
     assert open_data(root, screen=screen).channels == 1

@@ -42,8 +42,20 @@ def test_a_picture_listed_twice_is_one(tmp_path):
     assert listing.repeated == 2
 
 
+def test_a_line_without_a_label_is_skipped(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,label,split\na.png,cat,train\nb.png,,train\nc.png\nd.png,dog,\n")
+    listing = read_table(table)
+    assert listed(listing, tmp_path) == [("a.png", "cat", "train"), ("d.png", "dog", "train")]
+    assert [(skipped.path.name, skipped.reason) for skipped in listing.skipped] == [
+        ("b.png", "its line of the table has no label"),
+        ("c.png", "its line of the table has no label"),
+    ]
+
+
 BAD_TABLES = {
-    "no_label": ("a.png,cat\nb.png\n", r"line 2: expected path,label\[,split\], got 'b\.png'"),
+    "no_path": ("a.png,cat\n,dog\n", r"line 2: expected path,label\[,split\], got ',dog'"),
+    "no_label": ("path,label\na.png,\n", "no lines of path,label"),
     "unknown_split": (
         "a.png,cat,training set\n",
         "line 1: unknown split 'training set'; use one of train, val",

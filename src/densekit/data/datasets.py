@@ -16,7 +16,7 @@ from densekit.data.settings import DataSettings
 from densekit.data.split_record import SplitRecord
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
-from densekit.data.tables import read_table
+from densekit.data.tables import NO_LABEL, read_table
 from densekit.errors import DataError, SettingsError
 from densekit.units import counted, some
 
@@ -184,7 +184,10 @@ def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Scree
     others = [skipped.path.name for skipped in unlisted if skipped.reason == NO_SPLIT]
     if others:
         screen.warn(f"left out, because they are neither train, val nor test: {some(others)}")
-    if rest := len(unlisted) - len(empty) - len(others):
+    unlabelled = [skipped.path.name for skipped in unlisted if skipped.reason == NO_LABEL]
+    if unlabelled:
+        screen.warn(f"left out, because the table has no label for them: {some(unlabelled)}")
+    if rest := len(unlisted) - len(empty) - len(others) - len(unlabelled):
         screen.say(f"left out because they are no pictures of a class: {rest}")
     if listing.doubt:
         screen.warn(listing.doubt)

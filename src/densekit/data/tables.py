@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.data.folders import SPLIT_NAMES, Entry, Listing
-from densekit.data.pictures import PICTURE_SUFFIXES
+from densekit.data.pictures import PICTURE_SUFFIXES, Skipped
 from densekit.errors import DataError
 
 _COLUMNS = {
@@ -16,13 +16,14 @@ _COLUMNS = {
     "label": ("label", "class", "target"),
     "split": ("split", "set", "subset"),
 }
+NO_LABEL = "its line of the table has no label"
 
 
 def read_table(table: Path) -> Listing:
     """Read a text table ``path,label[,split]``.
 
     Paths are relative to the table; a header line may name the columns. Commas, semicolons or tabs
-    may part the columns. An empty split means train.
+    may part the columns. An empty split means train; lines without a label are skipped.
 
     Raises:
         DataError: a line that cannot be understood (named by its number), or one picture under two labels or
@@ -40,6 +41,7 @@ def read_table(table: Path) -> Listing:
     first = text.partition("\n")[0]
     reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
     seen: dict[str, Entry] = {}
+    unlabelled: list[Skipped] = []
     lines = 0
     columns: dict[str, int] | None = None
     for number, row in _numbered(table, reader):
@@ -57,11 +59,14 @@ def read_table(table: Path) -> Listing:
                 )
             columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
         entry = _table_entry(f"{table}, line {number}", table.parent, cells, columns)
+        if not entry.label:
+            unlabelled.append(Skipped(entry.path, NO_LABEL))
+            continue
         before = seen.setdefault(os.path.normpath(entry.path), entry)
         if (before.label, before.split) != (entry.label, entry.split):
             raise DataError(f"{table}, line {number}: {entry.path} was already given another label or split")
         lines += 1
-    listing = Listing(list(seen.values()), repeated=lines - len(seen))
+    listing = Listing(list(seen.values()), unlabelled, repeated=lines - len(seen))
     if not listing.entries:
         raise DataError(f"{table}: no lines of path,label[,split] found")
     return listing
@@ -89,7 +94,7 @@ def _header_columns(cells: list[str]) -> dict[str, int] | None:
 
 def _table_entry(where: str, folder: Path, cells: list[str], columns: dict[str, int]) -> Entry:
     picked = {column: cells[place] if place < len(cells) else "" for column, place in columns.items()}
-    if not picked["path"] or not picked["label"]:
+    if not picked["path"]:
         raise DataError(f"{where}: expected path,label[,split], got {','.join(cells)!r}")
     split = picked.get("split", "train" if "split" in columns else None)
     if split is not None and (split := split.lower() or "train") not in SPLIT_NAMES:
