@@ -16,7 +16,9 @@ void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> acti
     direct::convolve(size, x, activation, kernels, mirrored, finish);
   else
 #endif
-    winograd::convolve<T>(size, x, activation, {size, kernels, mirrored}, finish);
+    winograd::with_side<T>(size, [&](auto side) {
+      winograd::convolve<T, side>(size, x, activation, {size, kernels, mirrored}, finish);
+    });
 }
 
 }  // namespace
@@ -86,14 +88,23 @@ void weight_gradient_by_definition(const ConvolutionSize& size, Pixels<const T> 
 template <class T>
 void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
                                Activation<T> activation, Kernels<Acc<T>> weights) {
-  bool finite;
 #ifdef HAS_TILES
-  if constexpr (kTiles<T>)
-    finite = direct::weight_gradient(size, dy, x, activation, weights);
-  else
+  if constexpr (kTiles<T>) {
+    if (!direct::weight_gradient(size, dy, x, activation, weights))
+      weight_gradient_by_definition(size, dy, x, activation, weights);
+    return;
+  }
 #endif
-    finite = winograd::weight_gradient<T>(size, dy, x, activation, weights);
-  if (!finite) weight_gradient_by_definition(size, dy, x, activation, weights);
+  winograd::with_side<T>(size, [&](auto side) {
+    ConvolutionSize slice = size;
+    for (int64_t first = 0; first < size.in; first += slice.in) {
+      slice.in = std::min(winograd::slice<T>(size.in), size.in - first);
+      const auto gradient = [&](auto function) {
+        return function(slice, dy, x.channels(first), activation.from(first), weights.channels(first));
+      };
+      if (!gradient(winograd::weight_gradient<T, side>)) gradient(weight_gradient_by_definition<T>);
+    }
+  });
 }
 
 #define DEFINE(T, NAME)                                                                                                \

@@ -34,6 +34,7 @@ struct Pixels : Matrix<T> {  // (N, H, W, channels), a row for each pixel
     return {this->data ? this->row((n * size.H + h) * size.W + w) : nullptr, this->stride};
   }
   Pixels from(int64_t pixel) const { return {this->row(pixel), this->stride}; }
+  Pixels channels(int64_t first) const { return {this->data + first, this->stride}; }
 };
 
 template <class T>
@@ -43,6 +44,7 @@ struct Kernels {  // (out, in, 3, 3), in any memory layout
   T& at(int64_t out, int64_t in, int tap) const {
     return data[out * strides[0] + in * strides[1] + tap / 3 * strides[2] + tap % 3 * strides[3]];
   }
+  Kernels channels(int64_t first) const { return {data + first * strides[1], strides}; }
 };
 
 // steps.cpp. Without terms only the scale is applied: not even zero times infinity is taken back.

@@ -16,16 +16,22 @@
 
 namespace densekit::winograd {
 
-// Pixels of a side of a tile. F(4x4, 3x3) rounds 5 times as much, of which nothing is left after rounding to bfloat16.
-template <class T>
-constexpr int kSide = std::is_same_v<T, bfloat16> ? 4 : 2;
-template <class T>
-constexpr int kPatch = kSide<T> + 2;  // pixels of a side of the patch that a tile comes from
-template <class T>
-constexpr int kFrequencies = kPatch<T> * kPatch<T>;
+// Call body(side) with the pixels of a side of a tile. F(4x4, 3x3) rounds 5 times as much, of which nothing is left after
+// rounding to bfloat16; it has nothing to gain where a picture is one tile of F(2x2, 3x3).
+template <class T, class Body>
+auto with_side(const ConvolutionSize& size, Body body) {
+  if constexpr (std::is_same_v<T, bfloat16>)
+    if (size.H > 2 || size.W > 2) return body(std::integral_constant<int, 4>());
+  return body(std::integral_constant<int, 2>());
+}
+
+template <int side>
+constexpr int kPatch = side + 2;  // pixels of a side of the patch that a tile comes from
+template <int side>
+constexpr int kFrequencies = kPatch<side> * kPatch<side>;
 // Of patches or results of a block. The weights of F(4x4, 3x3) are larger, and want more to be done with them.
-template <class T>
-constexpr int64_t kBlockBytes = kSide<T> == 2 ? 1 << 18 : 1 << 20;
+template <int side>
+constexpr int64_t kBlockBytes = side == 2 ? 1 << 18 : 1 << 20;
 
 struct Block {  // lines of tiles, of all pictures one after the other, from tile `left` on
   int64_t first, lines, left, width;
@@ -39,7 +45,7 @@ struct Part {  // the lines of a block that belong to one picture
 };
 
 // How pictures are divided into blocks.
-template <class T>
+template <class T, int side>
 struct Grid {
   int64_t H, W, all;      // tiles of a picture; lines of tiles of all pictures
   int64_t lines, width;   // tiles of a block
@@ -47,9 +53,9 @@ struct Grid {
 
   // As many tiles as the cache holds patches and results of, and the same number of blocks for every thread.
   explicit Grid(const ConvolutionSize& size)
-      : H((size.H + kSide<T> - 1) / kSide<T>), W((size.W + kSide<T> - 1) / kSide<T>), all(size.N * H) {
-    const int64_t bytes = kFrequencies<T> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
-    const int64_t tiles = std::max<int64_t>(1, kBlockBytes<T> / bytes);
+      : H((size.H + side - 1) / side), W((size.W + side - 1) / side), all(size.N * H) {
+    const int64_t bytes = kFrequencies<side> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
+    const int64_t tiles = std::max<int64_t>(1, kBlockBytes<side> / bytes);
     across = (W + tiles - 1) / tiles;
     width = (W + across - 1) / across;
     const int64_t most = std::max<int64_t>(1, tiles / width) * size.threads;
@@ -76,16 +82,16 @@ struct Grid {
 };
 
 // The input of one block: its pixels and a border of one, activated, with zeros outside of the picture; and its patches.
-template <class T>
+template <class T, int side>
 class Patches {
   using A = Acc<T>;
-  static constexpr int side = kSide<T>, patch = kPatch<T>;
+  static constexpr int patch = kPatch<side>;
 
  public:
-  Patches(const ConvolutionSize& size, const Grid<T>& grid)
+  Patches(const ConvolutionSize& size, const Grid<T, side>& grid)
       : size_(size), grid_(grid), width_(spread<A>(size.in)),
         pixels_((side * grid.lines + 2 * (grid.lines / grid.H + 2)) * (side * grid.width + 2) * width_),
-        patches_(kFrequencies<T> * spread<A>(grid.lines * grid.width * width_)) {}
+        patches_(kFrequencies<side> * spread<A>(grid.lines * grid.width * width_)) {}
 
   void read(Pixels<const T> x, Activation<T> activation, Block block) {
     columns_ = side * block.width + 2;
@@ -133,21 +139,21 @@ class Patches {
   }
 
   ConvolutionSize size_;
-  Grid<T> grid_;
+  Grid<T, side> grid_;
   int64_t width_, columns_ = 0, plane_ = 0;
   Scratch<A> pixels_, patches_;
 };
 
 // The weights of a convolution; or `mirrored`, of the one that takes the gradient of its result back to its input.
-template <class T>
+template <class T, int side>
 class Weights {
   using A = Acc<T>;
-  static constexpr int patch = kPatch<T>;
+  static constexpr int patch = kPatch<side>;
 
  public:
   Weights(const ConvolutionSize& size, Kernels<const T> kernels, bool mirrored)
       : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
-        plane_(spread<A>(size.in * width_)), frequencies_(kFrequencies<T> * plane_) {
+        plane_(spread<A>(size.in * width_)), frequencies_(kFrequencies<side> * plane_) {
     if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
@@ -160,10 +166,10 @@ class Weights {
       Vector<A> taps[3][3] = {}, columns[3][patch], line[3], values[patch];  // taps by columns
       for (int tap = 0; tap < 9; ++tap)
         for (int64_t i = 0; i < number; ++i) taps[tap % 3][tap / 3][i] = at(first + i, in, tap);
-      for (int j = 0; j < 3; ++j) Winograd<kSide<T>>::weight(taps[j], columns[j]);
+      for (int j = 0; j < 3; ++j) Winograd<side>::weight(taps[j], columns[j]);
       for (int i = 0; i < patch; ++i) {
         for (int j = 0; j < 3; ++j) line[j] = columns[j][i];
-        Winograd<kSide<T>>::weight(line, values);
+        Winograd<side>::weight(line, values);
         for (int j = 0; j < patch; ++j) put(to + (patch * i + j) * plane_, values[j]);
       }
     }
@@ -183,20 +189,20 @@ class Weights {
 };
 
 // The convolution of one block: frequencies, and pixels in lines of as many as the tiles have.
-template <class T>
+template <class T, int side>
 class Result {
   using A = Acc<T>;
-  static constexpr int side = kSide<T>, patch = kPatch<T>;
+  static constexpr int patch = kPatch<side>;
 
  public:
-  Result(const ConvolutionSize& size, const Grid<T>& grid)
+  Result(const ConvolutionSize& size, const Grid<T, side>& grid)
       : size_(size), grid_(grid), width_(spread<A>(size.out)),
-        frequencies_(kFrequencies<T> * spread<A>(grid.lines * grid.width * width_)),
+        frequencies_(kFrequencies<side> * spread<A>(grid.lines * grid.width * width_)),
         pixels_(side * side * grid.lines * grid.width * width_) {}
 
-  void compute(const Patches<T>& patches, const Weights<T>& weights, Block block) {
+  void compute(const Patches<T, side>& patches, const Weights<T, side>& weights, Block block) {
     const int64_t plane = spread<A>(block.tiles() * width_);
-    for (int f = 0; f < kFrequencies<T>; ++f) {
+    for (int f = 0; f < kFrequencies<side>; ++f) {
       const Matrix<const A> from = patches.frequency(f);
       multiply<false>(Strided<A>{from.data, from.stride, 1}, weights.frequency(f),
                       Matrix<A>{&frequencies_[f * plane], width_}, block.tiles(), weights.width(), size_.in);
@@ -235,7 +241,7 @@ class Result {
   }
 
   // What is not finite, or too large for sums of it, stays in its own places only so.
-  void compute_by_definition(const Patches<T>& patches, const Weights<T>& weights, Block block) {
+  void compute_by_definition(const Patches<T, side>& patches, const Weights<T, side>& weights, Block block) {
     grid_.for_parts(block, [&](Part part) {
       for (int64_t i = 0; i < side * part.lines; ++i) {
         for (int64_t j = 0; j < side * block.width; ++j) {
@@ -254,20 +260,20 @@ class Result {
   }
 
   ConvolutionSize size_;
-  Grid<T> grid_;
+  Grid<T, side> grid_;
   int64_t width_;
   Scratch<A> frequencies_, pixels_;
 };
 
 // Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels of every block.
-template <class T, class Finish>
-void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Weights<T> weights,
+template <class T, int side, class Finish>
+void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Weights<T, side> weights,
               Finish finish) {
-  const Grid<T> grid(size);
+  const Grid<T, side> grid(size);
 #pragma omp parallel num_threads(size.threads)
   {
-    Patches<T> patches(size, grid);
-    Result<T> result(size, grid);
+    Patches<T, side> patches(size, grid);
+    Result<T, side> result(size, grid);
 #pragma omp for schedule(static)
     for (int64_t in = 0; in < size.in; ++in) weights.transform(in);
 #pragma omp for schedule(static)
@@ -275,11 +281,11 @@ void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> acti
       const Block block = grid.block(number);
       patches.read(x, activation, block);
       result.compute(patches, weights, block);
-      const int64_t w = kSide<T> * block.left, pixels = std::min(kSide<T> * block.width, size.W - w);
+      const int64_t w = side * block.left, pixels = std::min(side * block.width, size.W - w);
       grid.for_parts(block, [&](Part part) {
-        const int64_t top = kSide<T> * part.top, lines = std::min(kSide<T> * part.lines, size.H - top);
+        const int64_t top = side * part.top, lines = std::min(side * part.lines, size.H - top);
         for (int64_t line = 0; line < lines; ++line)
-          finish(omp_get_thread_num(), result.line(block, kSide<T> * part.above + line), part.picture, top + line, w,
+          finish(omp_get_thread_num(), result.line(block, side * part.above + line), part.picture, top + line, w,
                  pixels);
       });
     }

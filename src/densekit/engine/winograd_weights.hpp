@@ -7,11 +7,11 @@
 namespace densekit::winograd {
 
 // A tile of dy, from pixel (h, w) on, as frequencies: the transpose of what makes pixels of them.
-template <class T>
+template <class T, int side>
 void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w,
                         const T* zeros, Acc<T>* to, int64_t plane) {
   using A = Acc<T>;
-  constexpr int side = kSide<T>, patch = kPatch<T>;
+  constexpr int patch = kPatch<side>;
   const T* pixels[side][side];
   for (int i = 0; i < side; ++i)
     for (int j = 0; j < side; ++j)
@@ -32,21 +32,21 @@ void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t
 }
 
 // Sums of products of frequencies (.., out, in), back to weights, for one channel out; false if one is not finite.
-template <class T>
+template <class T, int side>
 bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out,
                    Kernels<Acc<T>> weights) {
   using A = Acc<T>;
-  constexpr int patch = kPatch<T>;
+  constexpr int patch = kPatch<side>;
   A check = 0;
   for (int64_t first = 0; first < size.in; first += kLanes<A>) {
     Vector<A> columns[patch][3], line[patch], taps[9];
     for (int j = 0; j < patch; ++j) {
       for (int i = 0; i < patch; ++i) line[i] = get(sums + (patch * i + j) * plane + out * width + first);
-      Winograd<kSide<T>>::weight_back(line, columns[j]);
+      Winograd<side>::weight_back(line, columns[j]);
     }
     for (int i = 0; i < 3; ++i) {
       for (int j = 0; j < patch; ++j) line[j] = columns[j][i];
-      Winograd<kSide<T>>::weight_back(line, taps + 3 * i);
+      Winograd<side>::weight_back(line, taps + 3 * i);
     }
     for (int64_t lane = 0; lane < std::min(kLanes<A>, size.in - first); ++lane) {
       for (int tap = 0; tap < 9; ++tap) {
@@ -58,21 +58,29 @@ bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plan
   return check == 0;
 }
 
-// Returns false if it cannot be computed so, because something is not finite or too large for sums of it.
+// Channels of equal slices: the sums of products of so few stay in the cache.
 template <class T>
+int64_t slice(int64_t channels) {
+  constexpr int64_t most = 192;
+  const int64_t slices = (channels + most - 1) / most;
+  return whole_vectors<Acc<T>>((channels + slices - 1) / slices);
+}
+
+// Returns false if it cannot be computed so, because something is not finite or too large for sums of it.
+template <class T, int side>
 bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
                      Kernels<Acc<T>> weights) {
   using A = Acc<T>;
-  const Grid<T> grid(size);
+  const Grid<T, side> grid(size);
   const int64_t width = spread<A>(size.in), dy_width = spread<A>(size.out);
-  const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<T> * sums_plane;
+  const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<side> * sums_plane;
   const Scratch<A> sums(size.threads * length);
   const std::vector<T> zeros(size.out);
   bool finite = true;
 #pragma omp parallel num_threads(size.threads)
   {
-    Patches<T> patches(size, grid);
-    const Scratch<A> gradients(kFrequencies<T> * spread<A>(grid.lines * grid.width * dy_width));
+    Patches<T, side> patches(size, grid);
+    const Scratch<A> gradients(kFrequencies<side> * spread<A>(grid.lines * grid.width * dy_width));
     A* own = &sums[omp_get_thread_num() * length];
     bool begun = false;
 #pragma omp for schedule(static) nowait
@@ -82,11 +90,11 @@ bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<con
       patches.read(x, activation, block);
       for (int64_t tile = 0; tile < block.tiles(); ++tile) {
         const int64_t line = block.first + tile / block.width, column = block.left + tile % block.width;
-        transform_gradient(size, dy, line / grid.H, kSide<T> * (line % grid.H), kSide<T> * column, zeros.data(),
+        transform_gradient<T, side>(size, dy, line / grid.H, side * (line % grid.H), side * column, zeros.data(),
                            &gradients[tile * dy_width], plane);
       }
       const auto into = begun ? multiply<true, A, A> : multiply<false, A, A>;
-      for (int f = 0; f < kFrequencies<T>; ++f)
+      for (int f = 0; f < kFrequencies<side>; ++f)
         into({&gradients[f * plane], 1, dy_width}, Panels<A>::of(patches.frequency(f)), {own + f * sums_plane, width},
              size.out, whole_vectors<A>(size.in), block.tiles());
       begun = true;
@@ -98,7 +106,7 @@ bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<con
       for (int thread = 1; thread < omp_get_num_threads(); ++thread) sums[i] += sums[thread * length + i];
 #pragma omp for schedule(static) reduction(&& : finite)
     for (int64_t out = 0; out < size.out; ++out)
-      finite = write_weights<T>(size, sums.data(), sums_plane, width, out, weights) && finite;
+      finite = write_weights<T, side>(size, sums.data(), sums_plane, width, out, weights) && finite;
   }
   return finite;
 }
