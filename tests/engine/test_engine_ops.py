@@ -135,8 +135,8 @@ def test_product_backward_is_autograds(ops, size, onto, weighed):
 
 SIZES = pytest.mark.parametrize(
     "size",
-    [(3, 4, 6, 6, 4), (2, 5, 7, 6, 4), (1, 1, 1, 6, 4), (1, 31, 45, 37, 13), (1, 5, 37, 70, 150)],
-    ids=["even", "odd", "one_pixel", "many_lines_of_tiles", "divided_lines"],
+    [(3, 4, 6, 6, 4), (2, 5, 7, 6, 4), (1, 1, 1, 6, 4), (1, 31, 45, 37, 13), (1, 5, 37, 70, 150), (3, 2, 3, 410, 13)],
+    ids=["even", "odd", "one_pixel", "many_lines_of_tiles", "divided_lines", "slices_of_channels"],
 )
 
 
@@ -196,10 +196,11 @@ def test_one_bad_pixel_spoils_what_sees_it_only(ops, value, dtype):
 
 @SINGLE_OR_HALF
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, value, dtype):
-    x, dy = torch.randn(2, 8, 9, 12).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
-    weight, one, zero = torch.empty(5, 12, 3, 3, dtype=dtype), torch.ones(12), torch.zeros(12)
-    x[1, 0, 0, 2] = value
+@pytest.mark.parametrize(("c", "bad"), [(12, 2), (230, 200)], ids=["few_channels", "slices_of_channels"])
+def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, c, bad, value, dtype):
+    x, dy = torch.randn(2, 8, 9, c).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
+    weight, one, zero = torch.empty(5, c, 3, 3, dtype=dtype), torch.ones(c), torch.zeros(c)
+    x[1, 0, 0, bad] = value
     onto = {"out": None, "wants_weight": True}
     _, dweight = ops.bnrelu_convolve_backward(dy, x, one, zero, zero, weight, **onto)
     doubles = nchw(x).relu().double(), weight.shape, nchw(dy).double()

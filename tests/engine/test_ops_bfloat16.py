@@ -55,8 +55,26 @@ def test_products_of_bfloat16(ops, size):
 
 @pytest.mark.parametrize(
     "size",
-    [(3, 4, 6, 6, 4), (1, 1, 1, 6, 4), (5, 9, 3, 7, 5), (2, 31, 45, 37, 13), (1, 9, 201, 70, 150), (21, 7, 7, 128, 32)],
-    ids=["two_pictures_in_a_block", "one_pixel", "odd", "many_lines_of_tiles", "divided_lines", "divided_pictures"],
+    [
+        (3, 4, 6, 6, 4),
+        (1, 1, 1, 6, 4),
+        (5, 9, 3, 7, 5),
+        (2, 31, 45, 37, 13),
+        (1, 9, 201, 70, 150),
+        (21, 7, 7, 128, 32),
+        (65, 2, 2, 37, 13),
+        (3, 2, 3, 410, 13),
+    ],
+    ids=[
+        "two_pictures_in_a_block",
+        "one_pixel",
+        "odd",
+        "many_lines_of_tiles",
+        "divided_lines",
+        "divided_pictures",
+        "smallest_tiles",
+        "slices_of_channels",
+    ],
 )
 def test_convolutions_of_bfloat16(ops, size):
     *pixels, c, k = size
