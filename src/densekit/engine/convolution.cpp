@@ -92,19 +92,18 @@ void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, 
   if constexpr (kTiles<T>) {
     if (!direct::weight_gradient(size, dy, x, activation, weights))
       weight_gradient_by_definition(size, dy, x, activation, weights);
-    return;
-  }
+  } else
 #endif
-  winograd::with_side<T>(size, [&](auto side) {
-    ConvolutionSize slice = size;
-    for (int64_t first = 0; first < size.in; first += slice.in) {
-      slice.in = std::min(winograd::slice<T>(size.in), size.in - first);
-      const auto gradient = [&](auto function) {
-        return function(slice, dy, x.channels(first), activation.from(first), weights.channels(first));
-      };
-      if (!gradient(winograd::weight_gradient<T, side>)) gradient(weight_gradient_by_definition<T>);
-    }
-  });
+    winograd::with_side<T>(size, [&](auto side) {
+      ConvolutionSize slice = size;
+      for (int64_t first = 0; first < size.in; first += slice.in) {
+        slice.in = std::min(winograd::slice<T>(size.in), size.in - first);
+        const auto gradient = [&](auto function) {
+          return function(slice, dy, x.channels(first), activation.from(first), weights.channels(first));
+        };
+        if (!gradient(winograd::weight_gradient<T, side>)) gradient(weight_gradient_by_definition<T>);
+      }
+    });
 }
 
 #define DEFINE(T, NAME)                                                                                                \
