@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from densekit.console import Screen
+from densekit.console import Screen, print_table
 
 
 def recording(*, terminal: bool) -> Console:
@@ -104,3 +104,13 @@ def test_bar_ends_with_an_error_inside():
         raise KeyError
     assert bar.progress.finished is False
     assert not bar.progress.live.is_started
+
+
+def test_a_table_for_a_file_has_one_line_for_each_row(capsys):
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", overflow="fold")
+    table.add_column("accuracy")
+    name = ", ".join(f"setting_{number}=True" for number in range(9))
+    table.add_row(f"{name} :smile:", "99.4%")
+    print_table(table)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["variant", f"{name} :smile:"]

@@ -1,5 +1,6 @@
 """What a person sees while work goes on: plain lines, and a progress bar when there is a terminal to draw it on."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from densekit.units import duration
 
 _SECONDS_BETWEEN_LINES = 30
+_NO_TERMINAL_WIDTH = 1000  # characters
+
+
+def print_table(table: Table) -> None:
+    """Print a table of results on standard output, where that is no terminal without folding any line of it."""
+    width = None if sys.stdout.isatty() else _NO_TERMINAL_WIDTH
+    Console(width=width, soft_wrap=True, highlight=False, emoji=False).print(table)
 
 
 @dataclass(frozen=True)

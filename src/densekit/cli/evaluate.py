@@ -44,9 +44,7 @@ def evaluate(
     batch_size
         Pictures at a time.
     """
-    from rich.console import Console
-
-    from densekit.console import Screen
+    from densekit.console import Screen, print_table
     from densekit.evaluation.evaluate import evaluate as run_evaluation
     from densekit.evaluation.report import metrics_table
 
@@ -63,5 +61,5 @@ def evaluate(
         strict=strict,
         screen=Screen(quiet=quiet),
     )
-    Console(soft_wrap=True).print(metrics_table(evaluation.metrics))
+    print_table(metrics_table(evaluation.metrics))
     print(f"written to {evaluation.folder}: metrics.json, confusion.csv, confusion.png")

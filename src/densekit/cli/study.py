@@ -65,9 +65,7 @@ def study(
     resume
         Go on with the study in --out; more --seeds or --test may be asked for.
     """
-    from rich.console import Console
-
-    from densekit.console import Screen
+    from densekit.console import Screen, print_table
     from densekit.studies.plan import parse_choices
     from densekit.studies.ready import READY
     from densekit.studies.study import study as run_study
@@ -86,7 +84,7 @@ def study(
         screen=Screen(quiet=quiet),
         **settings,
     )
-    Console(soft_wrap=True, highlight=False).print(found.table())
+    print_table(found.table())
     print(f"written to {found.folder}: study.yaml, results.csv, study.png, runs")
 
 
@@ -126,9 +124,7 @@ def search(
     resume
         Go on with the search in --out; more --trials or --test may be asked for.
     """
-    from rich.console import Console
-
-    from densekit.console import Screen
+    from densekit.console import Screen, print_table
     from densekit.studies.search import search as run_search
 
     found = run_search(
@@ -145,5 +141,5 @@ def search(
         screen=Screen(quiet=quiet),
         **settings,
     )
-    Console(soft_wrap=True, highlight=False).print(found.table())
+    print_table(found.table())
     print(f"written to {found.folder}: study.yaml, results.csv, study.png, best.yaml (a recipe), runs")
