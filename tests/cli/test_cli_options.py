@@ -89,7 +89,8 @@ def typed(options: dict) -> list[object]:
     words = []
     for name, value in options.items():
         flag = name.replace("_", "-")
-        words += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", value]
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", *values]
     return words
 
 
@@ -121,7 +122,7 @@ def test_every_option_arrives(verb, densekit, monkeypatch):
         (
             "explain",
             "densekit.explain.explain_pictures.explain_pictures",
-            {"method": "gradcam", "top": 2, "out": Path("o"), "batch_size": 3},
+            {"method": "gradcam", "top": 2, "classes": ["red", "blue"], "out": Path("o"), "batch_size": 3},
         ),
     ],
 )

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from densekit.classifier import Classifier
@@ -10,6 +11,9 @@ from densekit.data.pictures import read_picture
 from densekit.data.transforms import Preprocessing
 from densekit.errors import DataError, SettingsError
 from densekit.explain.explain_pictures import explain_pictures
+from densekit.explain.heat_maps import heat_maps
+from densekit.explain.overlay import overlay
+from densekit.explain.sheet import fit
 from densekit.runtimes.exported import ExportedNetwork
 
 QUIET = Screen(quiet=True)
@@ -67,6 +71,18 @@ def test_a_file_for_each_picture_and_contact_sheets(red_finder, paint, tmp_path)
     first, second = (read_picture(done.folder / name) for name in names[-2:])
     assert first.height > 20 * second.height  # 25 rows and one
     assert first.width == 3 * (224 + MARGIN) + MARGIN  # two classes in all
+
+
+def test_given_classes_are_explained_whatever_is_likeliest(red_finder, dotted, tmp_path):
+    asked = ["not red", "not red"]
+    done = explain_pictures(red_finder, dotted, classes=asked, top=1, out=tmp_path / "out", screen=QUIET)
+    assert done.predictions[0].top == red_finder.predict([dotted], top=1)[0].top  # the answer stays what it is
+    picture, preprocessing = read_picture(dotted), red_finder.preprocessing
+    (heat,) = heat_maps(red_finder, preprocessing.transform()(picture)[None], torch.tensor([1]))
+    shown = fit(picture, 448)
+    expected = np.asarray(overlay(shown, heat, preprocessing.seen_part(picture.height, picture.width)))
+    assert (expected != np.asarray(shown)).any()
+    np.testing.assert_array_equal(panel(done.folder / "001-dotted.png", 1, shown.size), expected)
 
 
 def test_probabilities_are_those_of_predict(red_finder, paint, tmp_path):
@@ -145,7 +161,10 @@ def test_an_exported_network_is_closed(red_finder, dotted, tmp_path):
     assert (done.folder / "001-dotted.png").read_bytes() == (again.folder / "001-dotted.png").read_bytes()
 
 
-def test_wrong_input(red_finder, tmp_path):
+def test_wrong_input(red_finder, dotted, tmp_path):
+    with pytest.raises(SettingsError, match=r"^no such class: 'cat'; there are 'red', 'not red'$"):
+        explain_pictures(red_finder, dotted, classes=["red", "cat"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(SettingsError, match="top=0"):
         explain_pictures(red_finder, "a.png", top=0, out=tmp_path)
     with pytest.raises(DataError, match="no pictures found"):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import Device, Quiet
+from densekit.cli.options import Device, Quiet, Several
 from densekit.cli.predict import write_predictions
 
 Method = Annotated[
@@ -19,12 +19,20 @@ Method = Annotated[
 ]
 
 
+Classes = Annotated[
+    list[str] | None,
+    Several,
+    Parameter(help="Classes to explain, whatever the answer is. [the likeliest]"),
+]
+
+
 def explain(
     run: Path,
     /,
     *images: str,
     method: Method = None,
     top: int = 3,
+    classes: Classes = None,
     feature_reuse: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
     batch_size: int = 8,
@@ -40,7 +48,7 @@ def explain(
     images
         Picture files, folders and patterns.
     top
-        How many of the likeliest classes to explain.
+        How many of the likeliest classes to name, and to explain.
     feature_reuse
         Also draw which earlier features the layers of a DenseNet use; needs no pictures.
     out
@@ -65,7 +73,7 @@ def explain(
     answers = ()
     if images:
         options = {"method": method, "top": top, "out": folder, "batch_size": batch_size, "screen": screen}
-        answers = explain_pictures(classifier, images, **options).predictions
+        answers = explain_pictures(classifier, images, classes=classes, **options).predictions
         write_predictions(list(answers), "table", sys.stdout)
     if blocks:
         write_feature_reuse(folder, blocks)

@@ -1,6 +1,6 @@
 """explain_pictures: why a classifier said what it said, as heat maps over the pictures."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from densekit.explain.heat_maps import Method, check_explainable, choose_method,
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
 from densekit.files import new_folder, write_atomically
+from densekit.units import some
 
 _SIDE = 448  # pixels of a panel; a multiple of 28, 32, 64 and 224 keeps every pixel of small pictures a square
 _ROWS = 25  # of a contact sheet
@@ -40,37 +41,50 @@ def explain_pictures(
     *,
     method: Method | None = None,
     top: int = 3,
+    classes: Sequence[str] | None = None,
     out: str | Path | None = None,
     batch_size: int = 8,
     screen: Screen | None = None,
 ) -> Explanations:
-    """Draw heat maps over pictures for their likeliest classes: a PNG file for each picture, and contact sheets.
+    """Draw heat maps over pictures, for their likeliest classes or given ones: a PNG file for each, and contact sheets.
 
     Args:
         classifier: any; for a network from elsewhere, make one of it with its class names and preprocessing.
         pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
         method: "cam" (exact), "gradcam", "occlusion" or "integrated-gradients" [cam where the network ends in
             global pooling and a linear layer, else gradcam; occlusion for an exported network].
-        top: how many classes to explain.
+        top: how many of the likeliest classes to name, and to explain.
+        classes: names of the classes to explain instead, whatever the classifier says.
         out: where to write; must be new or empty ["explained", numbered if it exists].
         batch_size: pictures at a time.
         screen: where progress goes.
 
     Raises:
         DataError: a folder or pattern that matches no picture.
-        SettingsError: a method that cannot explain this network, or an ``out`` that is in use.
+        SettingsError: a method that cannot explain this network, a class that it does not know, or an ``out`` that is
+            in use.
         MissingPartError: the method needs captum, which is not installed.
     """
     check_explainable(classifier, method)
     files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
     if top < 1 or batch_size < 1:
         raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
-    drawing = _Drawing(classifier, method, top, batch_size, new_folder(out, Path("explained")))
-    with (screen or Screen()).bar("explaining", len(files) * drawing.top, "heat maps") as bar:
+    asked = _places(classifier, classes)
+    drawing = _Drawing(classifier, method, top, asked, batch_size, new_folder(out, Path("explained")))
+    with (screen or Screen()).bar("explaining", len(files) * drawing.maps, "heat maps") as bar:
         for start in range(0, len(files), batch_size):
             drawing.explain(files[start : start + batch_size], bar)
     drawing.finish()
     return Explanations(drawing.folder, tuple(drawing.predictions))
+
+
+def _places(classifier: Classifier, classes: Sequence[str] | None) -> Tensor | None:
+    """Return the numbers of classes, int64 (k,)."""
+    if not classes:
+        return None
+    if unknown := [name for name in classes if name not in classifier.classes]:
+        raise SettingsError(f"no such class: {some(unknown)}; there are {some(classifier.classes)}")
+    return torch.tensor([classifier.classes.index(name) for name in dict.fromkeys(classes)])
 
 
 @dataclass(frozen=True)
@@ -87,10 +101,19 @@ class _Opened:
 class _Drawing:
     """Explains pictures batch by batch and keeps no more of them than the rows of one contact sheet."""
 
-    def __init__(self, classifier: Classifier, method: Method | None, top: int, batch_size: int, folder: Path):
-        self.classifier, self.batch_size, self.folder = classifier, batch_size, folder
+    def __init__(
+        self,
+        classifier: Classifier,
+        method: Method | None,
+        top: int,
+        asked: Tensor | None,
+        batch_size: int,
+        folder: Path,
+    ):
+        self.classifier, self.asked, self.batch_size, self.folder = classifier, asked, batch_size, folder
         self.method: Method | None = method
         self.top = min(top, len(classifier.classes))
+        self.maps = self.top if asked is None else len(asked)  # of each picture
         self.predictions: list[Prediction] = []
         self.rows: list[list[Panel]] = []
         self.sheets = self.drawn = 0
@@ -104,7 +127,7 @@ class _Drawing:
                 self._draw(picture, *next(panels))
             else:
                 self.predictions.append(Prediction(str(path), error=Skipped.because(path, picture).reason))
-                bar.advance(self.top)
+                bar.advance(self.maps)
 
     def _open(self, path: Path) -> _Opened | PictureError:
         preprocessing = self.classifier.preprocessing
@@ -125,17 +148,22 @@ class _Drawing:
         if not pictures:
             return
         pixels = torch.stack([picture.pixels for picture in pictures])
-        values, places = self.classifier.probabilities(pixels).topk(self.top)
+        probabilities = self.classifier.probabilities(pixels)
+        places = probabilities.topk(self.top).indices
+        explained = places if self.asked is None else self.asked.expand(len(pixels), -1)
         self.method = self.method or choose_method(self.classifier, pixels)
-        repeated = pixels.repeat_interleave(self.top, 0)
+        repeated = pixels.repeat_interleave(self.maps, 0)
         choices = {"method": self.method, "batch_size": self.batch_size, "bar": bar}
-        maps = heat_maps(self.classifier, repeated, places.flatten(), **choices).split(self.top)
-        for picture, shares, named, heats in zip(pictures, values.tolist(), places.tolist(), maps, strict=True):
-            top = [(self.classifier.classes[place], share) for place, share in zip(named, shares, strict=True)]
+        maps = heat_maps(self.classifier, repeated, explained.flatten(), **choices).split(self.maps)
+        for picture, shares, likeliest, shown, heats in zip(
+            pictures, probabilities.tolist(), places.tolist(), explained.tolist(), maps, strict=True
+        ):
             panels = [Panel(picture.shown, picture.path.name, picture.note)]
-            for (label, share), heat in zip(top, heats, strict=True):
-                panels.append(Panel(overlay(picture.shown, heat, picture.seen), label, f"{share:.1%}"))
-            yield Prediction(str(picture.path), tuple(top)), panels
+            for place, heat in zip(shown, heats, strict=True):
+                heated = overlay(picture.shown, heat, picture.seen)
+                panels.append(Panel(heated, self.classifier.classes[place], f"{shares[place]:.1%}"))
+            top = tuple((self.classifier.classes[place], shares[place]) for place in likeliest)
+            yield Prediction(str(picture.path), top), panels
 
     def _draw(self, picture: _Opened, prediction: Prediction, panels: list[Panel]) -> None:
         self.predictions.append(prediction)
