@@ -172,7 +172,8 @@ class TestPredict:
             for answer, top in zip(answers, expected, strict=True):
                 assert dict(answer.top) == pytest.approx(dict(top), abs=1e-6)
         assert classifier.predict_images([]) == []
-        for one in (opened[0], arrays[0], np.stack(arrays[:1])):  # one picture, not its lines
+        transparent = np.asarray(opened[0].convert("RGBA"))
+        for one in (opened[0], arrays[0], np.stack(arrays[:1]), transparent):  # one picture, not its lines
             (answer,) = classifier.predict_images(one)
             assert dict(answer.top) == pytest.approx(dict(expected[0]), abs=1e-6)
 
@@ -206,6 +207,19 @@ class TestPredict:
     def test_what_is_no_picture(self, classifier, wrong):
         with pytest.raises(TypeError, match="give PIL pictures or uint8 arrays"):
             classifier.predict_images([wrong])
+
+    def test_grey_arrays_with_and_without_channels(self, classifier):
+        grey = np.arange(63, dtype=np.uint8).reshape(9, 7)
+        one, other, both = (
+            classifier.predict_images(image) for image in (grey, grey[..., None], np.stack([grey, grey]))
+        )
+        assert [len(one), len(other), len(both)] == [1, 1, 2]
+        assert one[0].top == other[0].top
+
+    def test_pictures_in_memory_are_no_names_of_files(self, classifier):
+        for pictures in (Image.new("RGB", (9, 9)), [Image.new("RGB", (9, 9))], None):
+            with pytest.raises(TypeError, match="no name of a file; predict_images takes pictures in memory"):
+                classifier.predict(pictures)
 
     @pytest.mark.parametrize(("top", "named"), [(1, 1), (3, 3), (4, 4), (99, 4)])
     def test_top(self, classifier, photos, top, named):

@@ -150,8 +150,9 @@ class Classifier:
 
         Raises:
             DataError: a folder or pattern that matches no picture.
+            TypeError: no name of a file.
         """
-        if isinstance(pictures, str | Path):
+        if isinstance(pictures, str) or not isinstance(pictures, Iterable):
             pictures = [pictures]
         return list(self.predict_each(find_pictures(pictures), top=top, batch_size=batch_size))
 
@@ -162,10 +163,11 @@ class Classifier:
         top: int = 5,
         batch_size: int = 32,
     ) -> list[Prediction]:
-        """Answer for pictures in memory, such as uploads: PIL pictures, or uint8 arrays (H, W) grey or (H, W, 3) RGB.
+        """Answer for pictures in memory, such as uploads: PIL pictures, or uint8 arrays.
 
         Args:
-            images: one picture, several, or an array of several: (N, H, W, 3), or (N, H, W) where W is not 3.
+            images: one picture, several, or an array of several. An array is (H, W) or (H, W, 1) grey, (H, W, 3) RGB or
+                (H, W, 4) RGBA, and of several (N, H, W, C), or (N, H, W) where W is more than 4.
             top: how many classes to name.
             batch_size: pictures at a time.
 
@@ -228,13 +230,13 @@ def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0 and _shows_one(image):
-        return Image.fromarray(image)
+        return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
     kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W) or (H, W, 3); files are for predict")
+    raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W), (H, W, 3) or (H, W, 4); files are for predict")
 
 
 def _shows_one(values: np.ndarray) -> bool:
-    return values.ndim == 2 or values.shape[2:] == (3,)
+    return values.ndim == 2 or values.shape[2:] in {(1,), (3,), (4,)}
 
 
 def load_classifier(source: str | Path, *, device: str | torch.device = "auto", precision: str = "fp32") -> Classifier:

@@ -99,6 +99,17 @@ def test_a_class_made_of_the_fused_one_is_not_taken_away(small_block):
     torch.testing.assert_close(copied(x), small_block(x), rtol=0, atol=0)
 
 
+def test_a_wrapper_of_the_fused_forward_outlives_it(small_network):
+    """As hooks of accelerate are made: `forward` is wrapped, and put back later."""
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    network = small_network.eval()
+    expected, fused = network(x), fuse(network)
+    for module in (fused.features, fused.features.denseblock1, fused.features.transition1):
+        before = module.forward
+        module.forward = lambda x, before=before: before(x)
+    assert torch.equal(unfuse(fused)(x), expected)
+
+
 def replica(module: nn.Module, factor: float) -> nn.Module:
     """As `nn.parallel.replicate` makes one for another GPU, with other weights to tell it by."""
     made = module._replicate_for_data_parallel()

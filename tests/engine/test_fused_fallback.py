@@ -4,12 +4,14 @@ import logging
 from copy import deepcopy
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils._pytree import tree_map_only
 
 from densekit.engine.choose_ops import choose_ops, log_once
+from densekit.engine.fused_block import Fused
 from densekit.engine.swap import fuse
 from densekit.errors import SettingsError
 from densekit.models.dense_block import DenseBlock, DenseLayer, Transition
@@ -262,6 +264,8 @@ def test_statistics_that_are_not_tracked_stay(pair):
     [
         (DenseLayer, "forward"),
         (DenseLayer, "_first_convolution"),
+        (DenseBlock, "forward"),
+        (nn.Sequential, "forward"),
         (nn.Conv2d, "forward"),
         (nn.functional, "conv2d"),
         (nn.functional, "relu"),
@@ -276,6 +280,26 @@ def test_what_was_replaced_for_all_modules(pair, owner, name, monkeypatch):
     stock, fused = pair
     torch.testing.assert_close(fused(x := pictures()), stock(x), **CLOSE)
     assert "was replaced" in fused[1].ran
+
+
+@pytest.mark.parametrize("owner", [Transition, timm.layers.BatchNormAct2d])
+def test_what_was_replaced_for_all_transitions_or_norms(owner, monkeypatch):
+    before = owner.forward
+    monkeypatch.setattr(owner, "forward", lambda self, x: before(self, x).tanh())
+    stock = nn.Sequential(Transition(6, 4)) if owner is Transition else timm.models.DenseNet(8, (2,), num_classes=2)
+    stock.double().eval()
+    fused = fuse(deepcopy(stock))
+    x = pictures(2, 6 if owner is Transition else 3, 40, 32)
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    ran = [module.ran for module in fused.modules() if isinstance(module, Fused)]
+    assert ran
+    assert all("of which a method was replaced" in each for each in ran)
+
+
+def test_an_error_of_stock_modules_comes_alone(pair):
+    with pytest.raises(RuntimeError, match="expected input") as raised:
+        pair[1](pictures(2, 5, 9, 8))
+    assert raised.value.__context__ is None
 
 
 @pytest.mark.parametrize("shape", [(6, 12, 5, 5), (6, 12, 1, 1), (6, 12, 3, 3, 1)], ids=str)

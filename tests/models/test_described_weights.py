@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from densekit.errors import UnknownNameError
+from densekit.errors import CheckpointError, UnknownNameError
 from densekit.models.pretrained import find_weights, load_weights
 from densekit.models.weights import save_model
 
@@ -66,6 +67,22 @@ def test_a_state_dict_serves_too(small, pictures, same, capsys):
     load_weights(target, source.state_dict())
     same(target(pictures), source(pictures))
     assert capsys.readouterr().err.startswith("weights of a state dict: ")
+
+
+@pytest.mark.parametrize("given", ["network", "checkpoint"])
+def test_what_holds_a_state_dict_serves_too(given, small, pictures, same):
+    source, target = small(), small()
+    weights = source if given == "network" else {"epoch": 3, "model": source.state_dict(), 1: torch.zeros(3)}
+    load_weights(target, weights)
+    same(target(pictures), source(pictures))
+
+
+def test_state_dicts_without_values(small):
+    for nothing in ({}, {"epoch": 3}, small().to("meta").state_dict()):
+        with pytest.raises(CheckpointError, match="of a state dict: there are no tensors with values in it"):
+            load_weights(small(), nothing)
+    with pytest.raises(CheckpointError, match="the network is on the meta device"):
+        load_weights(small().to("meta"), small().state_dict())
 
 
 def test_no_name_is_no_folder():

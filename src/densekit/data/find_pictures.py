@@ -1,6 +1,7 @@
 """The picture files that somebody names: files, folders and patterns."""
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for source in sources:
+        if not isinstance(source, str | os.PathLike):
+            raise TypeError(f"{type(source).__name__} is no name of a file; predict_images takes pictures in memory")
         if not str(source):
             raise DataError("a picture or folder with an empty name: no pictures found")
         path = Path(source).expanduser()

@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function
 
 from densekit.engine.block_function import DENSE_BLOCK
 from densekit.engine.calls import Call, growth, update_running_statistics
-from densekit.engine.choose_ops import choose_ops, log_once
+from densekit.engine.choose_ops import Choice, choose_ops, log_once
 from densekit.engine.fused_function import Passes, run_passes
 from densekit.engine.parts import (
     Layer,
@@ -97,6 +97,8 @@ class Fused(nn.Module):
         Args:
             input: by position, because each library has a name of its own for it.
         """
+        if not isinstance(self, Fused):  # unfused, while a wrapper of this method stayed
+            return type(self).forward(self, input)
         return self.run(input)
 
     def run(self, x: Tensor) -> Tensor:
@@ -114,7 +116,11 @@ class Fused(nn.Module):
                 raise SettingsError(f"engine {self.engine!r} cannot compute this: {reason}; try auto") from None
             self.ran = f"stock: {reason}"
             log_once(logging.WARNING, f"a fused {self.stock.__name__} runs as stock modules: {reason}")
-            return self.run_stock(x)
+        else:
+            return self._run_fused(x, choice, parts, parameters)
+        return self.run_stock(x)  # here, so that an error of its own comes alone
+
+    def _run_fused(self, x: Tensor, choice: Choice, parts: Any, parameters: Sequence[Tensor]) -> Tensor:
         call = Call(choice.ops, parts, compute_dtype(x))
         out = run_passes(self.passes, call, x, parameters)
         update_running_statistics(call, x.numel() // x.shape[1])
@@ -195,6 +201,8 @@ class FusedStem(Fused, nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the stock modules would return one after the other."""
+        if not isinstance(self, Fused):
+            return type(self).forward(self, input)
         stem, x = stem_names(self), input
         for name, module in zip(self._modules, self, strict=True):
             if name not in stem:

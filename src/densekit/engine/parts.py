@@ -94,9 +94,15 @@ def read_block(block: nn.Module) -> list[Layer]:
     layers = [_read_layer(layer) for layer in block.children()]
     if not layers:
         raise Unsupported("the block has no layers")
-    if any(map(_is_patched, {type(layer) for layer in block.children()})):
-        raise StepAside("a dense layer's class of which a method was replaced")
+    check_classes(block, *block.children())
     return layers
+
+
+def check_classes(*modules: nn.Module) -> None:
+    """Raise StepAside where a method of a module's class was replaced."""
+    for kind in {type(module) for module in modules}:
+        if _is_patched(kind):
+            raise StepAside(f"{kind.__name__}, of which a method was replaced")
 
 
 def _is_patched(kind: type) -> bool:
@@ -135,6 +141,7 @@ def read_transition(transition: nn.Module) -> Pair:
     Raises:
         StepAside: something in it that the fused transition does not compute.
     """
+    check_classes(transition)
     children = _children(transition)
     pair = _read_pair(children, "", size=1)
     pool = children.pop("pool", None)
@@ -189,6 +196,7 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
     act: Any = children.pop(f"relu{number}", None)
     if act is None and norm is not None and qualified_name(norm) == "timm.layers.norm_act.BatchNormAct2d":
         act = norm.act
+        check_classes(norm)
         if type(norm.drop) is not nn.Identity:
             raise Unsupported("a norm that drops")
     elif type(norm) is not nn.BatchNorm2d:

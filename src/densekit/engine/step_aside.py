@@ -17,7 +17,8 @@ from densekit.models.checks import is_symbolic
 def _what_stock_calls() -> tuple[Any, ...]:
     convolution = (nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d)
     pooling = (nn.AvgPool2d.forward, F.avg_pool2d, nn.MaxPool2d.forward, F.max_pool2d)
-    return (*convolution, *pooling, nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward, F.relu, torch.cat)
+    others = (nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward, F.relu, torch.cat, nn.Sequential.forward)
+    return (*convolution, *pooling, *others)
 
 
 _AS_IMPORTED = _what_stock_calls()
@@ -44,7 +45,7 @@ def check_call(x: Any) -> None:
     if nn.modules.module._has_any_global_hook():
         raise OtherInput("hooks on all modules")
     if _what_stock_calls() != _AS_IMPORTED:
-        raise OtherInput("PyTorch's own convolution, norm, ReLU, pooling or cat was replaced")
+        raise OtherInput("PyTorch's own convolution, norm, ReLU, pooling, cat or Sequential was replaced")
     if not is_plain(x):
         raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
     if x.dim() != 4 or not x.is_floating_point():

@@ -38,9 +38,12 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
 
     In training and with a gradient each step is the stock one's up to rounding. Running statistics are updated at the
     end of a block's forward pass, or not at all if that fails; and once a step also where a network saves memory by
-    computing twice, with which torchvision's and timm's count every batch twice. A block's output is kept for the
-    backward pass, so that nothing may change it in place before. In evaluation without gradients nothing is kept, and
-    a layer is a single step.
+    computing twice (``memory_efficient``, checkpoints that are not reentrant), with which torchvision's and timm's
+    count every batch twice. In evaluation without gradients nothing is kept, and a layer is a single step.
+
+    What differs: outputs lie in channels-last memory (``reshape`` where you had ``view``), so that dropout draws its
+    places in another order; and a block's output is kept for the backward pass, so that nothing may change it in place
+    before (as ``F.relu(features, inplace=True)`` does right behind a block).
 
     A call that the fused path cannot compute (hooks inside a block, dropout while training, `torch.compile`, ...)
     runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so (not of what is compiled). Derivatives

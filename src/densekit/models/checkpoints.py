@@ -47,12 +47,21 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
         tensors = read_tensors(path)
     elif start.startswith((b"PK", b"\x80")):  # torch.save: a zip archive, before torch 1.6 a pickle
-        tensors = dict(_flatten(_read_torch(path), "", _DEPTH))
+        tensors = tensors_in(_read_torch(path))
     else:
         raise CheckpointError(f"{path} is no file of safetensors or torch.save")
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name: {_ADVICE}")
     return tensors
+
+
+def tensors_in(content: Any) -> dict[str, Tensor]:
+    """Return all tensors with values in mappings and lists of them, by names that lead to them.
+
+    >>> tensors_in({"epoch": 3, "model": {"fc.bias": torch.zeros(1)}})
+    {'model.fc.bias': tensor([0.])}
+    """
+    return dict(_flatten(content, "", _DEPTH))
 
 
 def _flatten(content: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:

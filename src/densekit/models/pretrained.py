@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from densekit.console import Screen
 from densekit.errors import CheckpointError, UnknownNameError
 from densekit.models.catalogue import list_models, option_values
-from densekit.models.checkpoints import read_checkpoint
+from densekit.models.checkpoints import read_checkpoint, tensors_in
 from densekit.models.published import (
     HUB,
     WEIGHT_FILES,
@@ -95,7 +95,7 @@ def is_published(source: str) -> bool:
 
 def load_weights(
     model: nn.Module,
-    weights: str | Path | Mapping[str, Tensor] | Weights,
+    weights: str | Path | Mapping[str, Any] | nn.Module | Weights,
     *,
     classes: Sequence[str] | None = None,
     screen: Screen | None = None,
@@ -104,7 +104,8 @@ def load_weights(
 
     Args:
         model: changed in place; one of `create_model`, or any other with the names of torchvision's.
-        weights: as `find_weights` takes them, what it returned, or a state dict.
+        weights: as `find_weights` takes them, what it returned, another network, or a state dict, also where it is in
+            what a training script saves.
         classes: names of the network's logits; a head that is known to be of others is left out.
         screen: where progress and the one line about what was taken go.
 
@@ -116,8 +117,10 @@ def load_weights(
         CheckpointError: the weights cannot be read, or are of another network.
     """
     screen, architecture = screen or Screen(), getattr(model, "architecture", {})
+    if isinstance(weights, nn.Module):
+        weights = weights.state_dict()
     if isinstance(weights, Mapping):
-        weights = Weights("of a state dict", weights)
+        weights = Weights("of a state dict", tensors_in(weights))
     if not isinstance(weights, Weights):
         weights = find_weights(weights, model=architecture.get("name"), screen=screen)
     same = classes is None or weights.classes is None or tuple(classes) == weights.classes

@@ -98,6 +98,12 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     wanted = model.state_dict()
+    if not tensors:
+        raise CheckpointError("there are no tensors with values in it")
+    if any(own.is_meta for own in wanted.values()):
+        raise CheckpointError(
+            "the network is on the meta device, where nothing has values: model.to_empty(device=...) first"
+        )
     sources, doubts = _match(tensors, model)
     head = frozenset(key for key in wanted if key.rpartition(".")[0] == head_name(model))
     stem = next(iter(wanted))
