@@ -89,6 +89,14 @@ def test_wrong_input(corner_classifier, corner_world):
         heat_maps(corner_classifier, pictures, classes, batch_size=0)
 
 
+def test_classes_may_be_a_list(corner_classifier, corner_world):
+    pictures = corner_world.pictures[:3]
+    maps = [heat_maps(corner_classifier, pictures, classes) for classes in (torch.tensor([1, 0, 1]), [1, 0, 1])]
+    assert torch.equal(*maps)
+    with pytest.raises(SettingsError, match="given by their numbers"):
+        heat_maps(corner_classifier, pictures, torch.zeros(3))
+
+
 def test_grey_pictures():
     torch.manual_seed(0)
     network = create_model("resnet14_cifar", num_classes=3, in_channels=1)

@@ -1,6 +1,6 @@
 """Heat maps of a classifier for prepared pictures, by any method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ METHODS: dict[Method, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
 def heat_maps(
     classifier: Classifier,
     pictures: Tensor,
-    classes: Tensor,
+    classes: Tensor | Sequence[int],
     *,
     method: Method | None = None,
     batch_size: int = 32,
@@ -38,7 +38,7 @@ def heat_maps(
     Args:
         classifier: any.
         pictures: (N, C, H, W), as its preprocessing makes them.
-        classes: int64 (N,), the class to explain of each picture; repeat a picture to explain several.
+        classes: int64 (N,), the number of the class to explain of each picture; repeat a picture to explain several.
         method: one of `METHODS` [cam where the network allows it, else gradcam].
         batch_size: pictures at a time.
         bar: moved on by each picture.
@@ -53,6 +53,7 @@ def heat_maps(
         MissingPartError: the method needs captum, which is not installed.
     """
     check_explainable(classifier, method)
+    classes = torch.as_tensor(classes)
     _check(classifier, pictures, classes, method, batch_size)
     explain = METHODS[method or choose_method(classifier, pictures)]
     network, device = classifier.network.eval(), classifier.device
@@ -92,6 +93,8 @@ def _check(classifier: Classifier, pictures: Tensor, classes: Tensor, method: Me
     if pictures.dim() != 4 or not len(pictures) or classes.shape != (len(pictures),):
         shapes = f"{tuple(pictures.shape)} and {tuple(classes.shape)}"
         raise ShapeError(f"heat_maps takes pictures (N, C, H, W) and classes (N,) of at least one, given {shapes}")
+    if classes.is_floating_point():
+        raise SettingsError(f"classes are given by their numbers, not as {classes.dtype}")
     if classes.min() < 0 or classes.max() >= len(classifier.classes):
         given = sorted({int(classes.min()), int(classes.max())})
         raise SettingsError(f"classes are numbered 0 to {len(classifier.classes) - 1}, given {given}")
