@@ -1,6 +1,7 @@
 """Classifier: a network together with what it needs to answer, the class names and the preprocessing."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -239,7 +240,9 @@ def _shows_one(values: np.ndarray) -> bool:
     return values.ndim == 2 or values.shape[2:] in {(1,), (3,), (4,)}
 
 
-def load_classifier(source: str | Path, *, device: str | torch.device = "auto", precision: str = "fp32") -> Classifier:
+def load_classifier(
+    source: str | os.PathLike[str], *, device: str | torch.device = "auto", precision: str = "fp32"
+) -> Classifier:
     """Load a classifier from a run folder, any folder with model.json and model.safetensors, or an exported one.
 
     An export to torch is a .pt2 file, which can run code when it is opened: load only one that you trust. Nothing in
@@ -285,7 +288,7 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "auto", 
     return replace(classifier, precision="own")
 
 
-def classifier_folder(source: str | Path) -> Path:
+def classifier_folder(source: str | os.PathLike[str]) -> Path:
     """Return the folder of a classifier that is named by its folder or by a file in it, such as model.onnx."""
     path = Path(source).expanduser()
     return path.parent if path.is_file() and (path.parent / "model.json").exists() else path

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from densekit.classifier import load_classifier
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError, TrainingError
+from densekit.evaluation.evaluate import evaluate
+from densekit.export.export import export_run
 from densekit.files import alone_in
+from densekit.report.write import write_report
 from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
 from densekit.training.settings import make_settings
 
@@ -154,3 +158,12 @@ def test_files_that_are_damaged_are_told(name, text, read, tmp_path):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CheckpointError, match=f"{name} does not hold"):
         read(RunFolder(tmp_path))
+
+
+def test_a_run_is_a_path_to_its_folder(train_tiny, screen):
+    run = train_tiny(epochs=1)
+    assert load_classifier(run).classes == run.classifier().classes
+    found = evaluate(run, split="val", device="cpu", screen=screen)
+    assert found.folder == run.folder / "evaluation-val"
+    assert write_report(run, split="val", device="cpu", screen=screen).is_file()
+    assert export_run(run, to="torch", screen=screen).file.is_file()

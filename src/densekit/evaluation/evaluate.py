@@ -1,6 +1,7 @@
 """evaluate: a trained classifier's honest figures on pictures it has not learned from."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -49,7 +50,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | Path,
+    run: str | os.PathLike[str],
     data: str | Path | None = None,
     *,
     split: str = "test",

@@ -1,5 +1,6 @@
 """export_run: a trained classifier as a folder for another runtime, written only if it answers as the original."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ class Export:
 
 
 def export_run(
-    run: str | Path,
+    run: str | os.PathLike[str],
     *,
     to: str,
     out: str | Path | None = None,

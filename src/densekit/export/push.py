@@ -1,7 +1,7 @@
 """push: a classifier's folder to the Hugging Face Hub."""
 
+import os
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
@@ -21,7 +21,9 @@ classifier.predict(["picture.jpg"])[0].label
 ```"""
 
 
-def push(folder: str | Path, repository: str, *, private: bool = False, screen: Screen | None = None) -> str:
+def push(
+    folder: str | os.PathLike[str], repository: str, *, private: bool = False, screen: Screen | None = None
+) -> str:
     """Upload a run folder or an exported folder to the Hub, in one commit.
 
     The classifier goes along, with its card, license, history, curves and confusion matrix. Whatever else lies there

@@ -1,5 +1,6 @@
 """write_report: all there is to know about a trained classifier, on one page."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from densekit.training.run_folder import RunFolder
 
 
 def write_report(
-    run: str | Path,
+    run: str | os.PathLike[str],
     data: str | Path | None = None,
     *,
     split: str = "test",

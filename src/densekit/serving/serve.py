@@ -2,10 +2,10 @@
 
 import copy
 import logging
+import os
 import socket
 from asyncio import CancelledError
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from densekit.classifier import classifier_folder, load_classifier
@@ -20,7 +20,7 @@ _LAST_ANSWERS = 10  # seconds for those who are being answered, or are sending s
 
 
 def serve(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,

@@ -43,12 +43,15 @@ _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "ten
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished training run."""
+    """A finished training run; where a path is wanted, it is that of its folder."""
 
     folder: Path
     settings: TrainSettings
     history: list[dict[str, Any]]
     best_epoch: int
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     def classifier(self) -> Classifier:
         """Load the network that was kept."""
