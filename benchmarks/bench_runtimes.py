@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from common import interleave, setting, summarise, write_results
 from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.engine.swap import fuse
 from densekit.export.targets import Options, find_target
 from densekit.models.catalogue import create_model

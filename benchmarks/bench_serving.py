@@ -22,9 +22,7 @@ import httpx2
 import numpy as np
 from PIL import Image
 
-from common import interleave, setting, summarise, write_results
-from densekit import Classifier, create_model
-from densekit.data.transforms import Preprocessing
+from common import interleave, setting, summarise, write_classifier, write_results
 
 SERVERS = {
     "fused": [],
@@ -33,11 +31,6 @@ SERVERS = {
     "stock": ["--no-fused"],
 }
 REQUESTS = 48  # of each measurement
-
-
-def write_classifier(folder: Path) -> None:
-    network = create_model("densenet121", num_classes=10)
-    Classifier(network, tuple("abcdefghij"), Preprocessing(size=(224, 224), resize="crop")).save(folder)
 
 
 def photograph() -> bytes:

@@ -80,3 +80,12 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def write_classifier(folder: Path) -> None:
+    """A densenet121 with random weights, for ten classes."""
+    from densekit import Classifier, create_model
+    from densekit.data.preprocessing import Preprocessing
+
+    network = create_model("densenet121", num_classes=10)
+    Classifier(network, tuple("abcdefghij"), Preprocessing(size=(224, 224), resize="crop")).save(folder)

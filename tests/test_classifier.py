@@ -14,7 +14,7 @@ from PIL import Image
 from densekit.classifier import Classifier, Prediction, load_classifier
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import read_picture
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.hardware import choose_precision
 from densekit.models.catalogue import create_model
@@ -35,9 +35,9 @@ def classifier() -> Classifier:
 
 def one_by_one(classifier: Classifier, files: list[Path]) -> torch.Tensor:
     """Probabilities (N, K) from the definition: one picture at a time through network and softmax."""
-    network, transform = classifier.network.eval(), classifier.preprocessing.transform()
+    network, preprocessing = classifier.network.eval(), classifier.preprocessing
     with torch.no_grad():
-        return torch.stack([network(transform(read_picture(file))[None])[0].softmax(0) for file in files])
+        return torch.stack([network(preprocessing(read_picture(file))[None])[0].softmax(0) for file in files])
 
 
 def test_saved_and_loaded_gives_the_same_bits(classifier, tmp_path):

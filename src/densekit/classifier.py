@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import convert_picture, read_picture
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device, choose_precision
 from densekit.models.weights import load_model, read_record, save_model, save_record
@@ -200,7 +200,7 @@ class Classifier:
 
     def _prepared(self, read: Callable[[], Image.Image]) -> Tensor | PictureError:
         try:
-            return self.preprocessing.transform()(read())
+            return self.preprocessing(read())
         except PictureError as error:
             return error
 

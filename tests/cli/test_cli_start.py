@@ -32,6 +32,17 @@ def test_help_of_a_verb_starts_without_torch(shell, verb):
     assert not set(HEAVY) & set(answer.err.split())
 
 
+@pytest.mark.parametrize("command", [["predict", "{run}", "{picture}"], ["train", "nothing"]], ids=["predict", "mistake"])
+def test_commands_start_with_little_more_than_torch(shell, colour_run, colours, command):
+    """Importing torchvision, which imports torch's compiler, takes as long as importing torch."""
+    picture = colours / "test" / "red" / "100.png"
+    answer = shell(TELL_MODULES, *(word.format(run=colour_run, picture=picture) for word in command))
+    modules = set(answer.err.split())
+    assert answer.status == (0 if command[0] == "predict" else 2), answer
+    assert "torch" in modules
+    assert not {"torchvision", "torch._dynamo", "sklearn", "matplotlib"} & modules
+
+
 @pytest.mark.parametrize(
     "command", [[str(Path(sys.executable).with_name("densekit"))], [sys.executable, "-m", "densekit"]]
 )

@@ -14,7 +14,9 @@ from densekit.data.loaders import evaluation_loader, make_loader, worker_count
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import PictureSet
 from densekit.data.pictures import Skipped
-from densekit.data.transforms import Augmentation, Preprocessing, training_transform
+from densekit.data.preprocessing import Preprocessing
+from densekit.data.settings import Augmentation
+from densekit.data.transforms import training_transform
 from densekit.errors import PictureError, SettingsError
 
 PREPROCESSING = Preprocessing(channels=1, size=(8, 8))
@@ -169,7 +171,7 @@ def test_a_picture_drawn_twice_is_augmented_twice(arrays):
 
 
 def test_batch_holds_what_the_set_holds(files):
-    batches = list(evaluation_loader(files, PREPROCESSING.transform(), 8, workers=0))
+    batches = list(evaluation_loader(files, PREPROCESSING, 8, workers=0))
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(22))
     assert_close(torch.cat([batch.labels for batch in batches]), torch.from_numpy(files.labels))
     expected = np.stack([np.asarray(files.read(i)) for i in range(22)])[:, None] / 255
@@ -180,7 +182,7 @@ def test_pictures_too_narrow_to_be_cropped_are_named(files):
     """Enlarged until a line of one pixel's width covers the square, it would take gigabytes."""
     Image.new("L", (1, 1_200_000)).save(files.pictures[3])
     cropping = PREPROCESSING.model_copy(update={"resize": "crop", "size": (32, 32)})
-    batches = list(evaluation_loader(files, cropping.transform(), 2, workers=0))
+    batches = list(evaluation_loader(files, cropping, 2, workers=0))
     why = "1200000x1 pixels are too narrow: enlarged to 38400000x32 for a cut of 32x32"
     assert batches[1].unreadable == [Skipped(files.pictures[3], why)]
     assert len(torch.cat([batch.index for batch in batches])) == 21
@@ -190,13 +192,13 @@ def test_pictures_too_narrow_to_be_cropped_are_named(files):
 def test_unreadable_pictures_are_named(files, workers):
     for i in (3, 16, 17):
         files.pictures[i].write_bytes(b"")
-    batches = list(evaluation_loader(files, PREPROCESSING.transform(), 2, workers=workers))
+    batches = list(evaluation_loader(files, PREPROCESSING, 2, workers=workers))
     assert torch.cat([batch.index for batch in batches]).tolist() == [i for i in range(22) if i not in {3, 16, 17}]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [i % 3 for i in range(22) if i not in {3, 16, 17}]
     assert batches[1].unreadable == [Skipped(files.pictures[3], "the file is empty")]
     assert batches[8].index.numel() == batches[8].pictures.numel() == 0
     assert len(batches[8].unreadable) == 2
-    strict = evaluation_loader(files, PREPROCESSING.transform(), 2, workers=workers, strict=True)
+    strict = evaluation_loader(files, PREPROCESSING, 2, workers=workers, strict=True)
     with pytest.raises(PictureError) as caught:
         list(strict)
     assert str(caught.value) == f"{files.pictures[3]}: the file is empty"
@@ -204,7 +206,7 @@ def test_unreadable_pictures_are_named(files, workers):
 
 
 def test_loader_processes_leave_ctrl_c_to_the_one_that_trains(files):
-    batches = evaluation_loader(files, PREPROCESSING.transform(), 1, workers=1)
+    batches = evaluation_loader(files, PREPROCESSING, 1, workers=1)
     seen = []
     for batch in batches:
         seen += batch.index.tolist()

@@ -11,8 +11,10 @@ from torchvision.transforms import InterpolationMode, v2
 from densekit.data.datasets import open_data
 from densekit.data.normalisation import KNOWN_NORMALISATIONS, Normalisation, normalisation_for
 from densekit.data.picture_set import DataSet, PictureSet
+from densekit.data.preprocessing import Preprocessing
 from densekit.data.seeding import seeded
-from densekit.data.transforms import Augmentation, Preprocessing, mix_batch, training_transform
+from densekit.data.settings import Augmentation
+from densekit.data.transforms import mix_batch, training_transform
 from densekit.errors import DataError
 
 
@@ -25,7 +27,7 @@ def test_definition_where_the_size_fits():
     """(value / 255 - mean) / std in float64, channels first; no pixel is resampled."""
     mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
     rgb = picture(5, 7)
-    ours = Preprocessing(size=(5, 7), mean=mean, std=std).transform()(rgb)
+    ours = Preprocessing(size=(5, 7), mean=mean, std=std)(rgb)
     reference = (np.asarray(rgb).astype(np.float64) / 255 - mean) / std
     assert ours.dtype == torch.float32
     assert_close(ours.double(), torch.from_numpy(reference.transpose(2, 0, 1)), rtol=1e-5, atol=1e-6)
@@ -42,7 +44,7 @@ def test_crop_is_torchvisions_resize_and_centre_crop(height, width, interpolatio
     mode = InterpolationMode(interpolation)
     reference = v2.Compose([v2.Resize(64, mode), v2.CenterCrop(56), v2.ToDtype(torch.float32, scale=True)])
     image = picture(height, width)
-    assert_close(ours.transform()(image), reference(v2.functional.pil_to_tensor(image)))
+    assert_close(ours(image), reference(v2.functional.pil_to_tensor(image)))
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
@@ -51,21 +53,21 @@ def test_crop_is_torchvisions_resize_and_centre_crop(height, width, interpolatio
 def test_any_size_comes_out(resize, size, fraction):
     preprocessing = Preprocessing(size=size, resize=resize, crop_fraction=fraction)
     for height, width in [(24, 8), (7, 33), (1, 50), (49, 49)]:
-        assert preprocessing.transform()(picture(height, width)).shape == (3, *size)
+        assert preprocessing(picture(height, width)).shape == (3, *size)
 
 
 def test_squash_keeps_the_whole_picture():
     half = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, axis=1).repeat(4, axis=0))  # (4, 16)
-    squashed = Preprocessing(channels=1, size=(4, 4)).transform()(half)
+    squashed = Preprocessing(channels=1, size=(4, 4))(half)
     assert squashed[0, 0, 0] < 0.1
     assert squashed[0, 0, 3] > 0.9
-    cropped = Preprocessing(channels=1, size=(4, 4), resize="crop").transform()(half)
+    cropped = Preprocessing(channels=1, size=(4, 4), resize="crop")(half)
     assert_close(cropped[0, 0], torch.tensor([0.0, 0, 1, 1]))
 
 
 def test_channels():
-    assert_close(Preprocessing(channels=3, size=(4, 4)).transform()(picture(4, 4, 1)).std(0), torch.zeros(4, 4))
-    grey = Preprocessing(channels=1, size=(4, 4)).transform()(Image.new("RGB", (4, 4), (255, 0, 0)))
+    assert_close(Preprocessing(channels=3, size=(4, 4))(picture(4, 4, 1)).std(0), torch.zeros(4, 4))
+    grey = Preprocessing(channels=1, size=(4, 4))(Image.new("RGB", (4, 4), (255, 0, 0)))
     assert_close(grey, torch.full((1, 4, 4), 0.299), atol=1 / 255, rtol=0)  # ITU-R 601 luma of red
 
 
@@ -114,7 +116,7 @@ def test_wrong_augmentation(fields):
 def test_no_augmentation_is_preprocessing():
     preprocessing = Preprocessing(size=(16, 16), mean=(0.5,), std=(0.5,))
     image = picture(31, 20)
-    assert_close(training_transform(preprocessing, Augmentation())(image), preprocessing.transform()(image))
+    assert_close(training_transform(preprocessing, Augmentation())(image), preprocessing(image))
 
 
 def test_pad_crop_flip_gives_every_shift_mirrored_or_not():

@@ -50,7 +50,7 @@ def test_dense_blocks_are_tested_fused_where_that_is_faster(colour_run, colours,
     expected = {"cpu"} if choose_ops("auto", "cpu").name == "cpu" else {None}  # without a compiler nothing is
     assert {getattr(fused, "ran", None)} == expected
     pictures = [read_picture(evaluation.pictures.pictures[place]) for place in evaluation.outcomes.index.tolist()]
-    pixels = torch.stack([calm.preprocessing.transform()(picture) for picture in pictures])
+    pixels = torch.stack([calm.preprocessing(picture) for picture in pictures])
     with torch.no_grad():
         torch.testing.assert_close(evaluation.outcomes.logits, network.eval()(pixels), rtol=1e-4, atol=1e-4)
 
@@ -61,9 +61,9 @@ def test_in_bfloat16(colour_run, tmp_path):
     )
     written = json.loads((tmp_path / "bf16" / "metrics.json").read_text(encoding="utf-8"))
     assert written["computed_in"] == "bf16"
-    transform = half.classifier.preprocessing.transform()
+    preprocessing = half.classifier.preprocessing
     files = [half.pictures.pictures[place] for place in half.outcomes.index.tolist()]
-    pixels = torch.stack([transform(read_picture(file)) for file in files])
+    pixels = torch.stack([preprocessing(read_picture(file)) for file in files])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = half.classifier.network.eval()(pixels).float()
     assert torch.equal(half.outcomes.logits, logits / half.classifier.temperature)

@@ -10,7 +10,7 @@ from densekit.console import Screen
 from densekit.data.datasets import open_labelled
 from densekit.data.loaders import evaluation_loader
 from densekit.data.picture_set import PictureSet
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.evaluation.outcomes import collect_outcomes
 
 CPU = torch.device("cpu")
@@ -33,12 +33,11 @@ def pictures() -> PictureSet:
 
 
 def load(pictures: PictureSet, batch_size: int = 4):
-    return evaluation_loader(pictures, PREPROCESSING.transform(), batch_size, workers=0)
+    return evaluation_loader(pictures, PREPROCESSING, batch_size, workers=0)
 
 
 def all_at_once(pictures: PictureSet) -> torch.Tensor:
-    transform = PREPROCESSING.transform()
-    return torch.stack([transform(pictures.read(i)) for i in range(len(pictures))])  # (N, 3, 6, 6)
+    return torch.stack([PREPROCESSING(pictures.read(i)) for i in range(len(pictures))])  # (N, 3, 6, 6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64], ids=["one_by_one", "last_is_short", "exact", "one_batch"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.engine.swap import fuse
 from densekit.models.catalogue import create_model
 

@@ -8,7 +8,7 @@ from PIL import Image
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.pictures import read_picture
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import DataError, SettingsError
 from densekit.explain.explain_pictures import explain_pictures
 from densekit.explain.heat_maps import heat_maps
@@ -78,7 +78,7 @@ def test_given_classes_are_explained_whatever_is_likeliest(red_finder, dotted, t
     done = explain_pictures(red_finder, dotted, classes=asked, top=1, out=tmp_path / "out", screen=QUIET)
     assert done.predictions[0].top == red_finder.predict([dotted], top=1)[0].top  # the answer stays what it is
     picture, preprocessing = read_picture(dotted), red_finder.preprocessing
-    (heat,) = heat_maps(red_finder, preprocessing.transform()(picture)[None], torch.tensor([1]))
+    (heat,) = heat_maps(red_finder, preprocessing(picture)[None], torch.tensor([1]))
     shown = fit(picture, 448)
     expected = np.asarray(overlay(shown, heat, preprocessing.seen_part(picture.height, picture.width)))
     assert (expected != np.asarray(shown)).any()

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from densekit.classifier import Classifier
 from densekit.console import Screen
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError, ShapeError
 from densekit.explain.cam import cam, grad_cam
 from densekit.explain.ending import run_to_ending

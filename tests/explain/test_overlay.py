@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.explain.overlay import overlay
 
 

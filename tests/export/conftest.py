@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.models.catalogue import create_model
 
 Make = Callable[..., Classifier]

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.export.bake import FromBytes, resampling
 from densekit.export.targets import Options, find_target
 from densekit.runtimes.exported import open_exported
@@ -52,8 +52,8 @@ def test_pixels_are_those_of_torchvision_but_for_rounding(photograph, size, inte
     inside = FromBytes(torch.nn.Identity(), outside)
     height, width = size
     picture = photograph.resize((width, height))
-    found = inside(outside.model_copy(update={"in_network": True}).transform()(picture)[None])[0]
-    levels = (found - outside.transform()(picture)).abs() * 0.3 * 255
+    found = inside(outside.model_copy(update={"in_network": True})(picture)[None])[0]
+    levels = (found - outside(picture)).abs() * 0.3 * 255
     assert found.shape == (channels, 32, 24)
     assert levels.max() < 2.01  # the two of an enlargement by exactly 1.5, where every half is rounded
     assert (levels > 0.01).float().mean() < 0.3  # torchvision rounds its weights to 16 bits
@@ -68,8 +68,8 @@ def test_every_runtime_computes_the_same_from_bytes(make, photograph, to, tmp_pa
     path = find_target(to, int8=False, bake_preprocessing=True).write(classifier, tmp_path, options)
     exported = open_exported(tmp_path, {"target": to, "file": path.name})
     reference = FromBytes(classifier.network, cropping)
-    transform = cropping.model_copy(update={"in_network": True}).transform()
+    baked = cropping.model_copy(update={"in_network": True})
     for sizes in ([(90, 60)], [(24, 20)], [(61, 75), (61, 75)]):
-        pictures = torch.stack([transform(photograph.rotate(9 * i).resize(size)) for i, size in enumerate(sizes)])
+        pictures = torch.stack([baked(photograph.rotate(9 * i).resize(size)) for i, size in enumerate(sizes)])
         with torch.inference_mode():
             torch.testing.assert_close(exported(pictures), reference(pictures), rtol=0.02, atol=0.02)

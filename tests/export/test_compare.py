@@ -8,7 +8,7 @@ from torch import nn
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.picture_set import PictureSet
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import DataError
 from densekit.export.compare import compare
 from densekit.export.targets import Options, Tolerance, find_target

@@ -159,7 +159,7 @@ def test_probabilities_without_densekit_are_those_of_predict(onnx, run, colours)
     classifier = load_classifier(run, device="cpu")
     assert classifier.temperature != 1
     picture = colours / "test" / "red" / "100.png"
-    pixels = classifier.preprocessing.transform()(read_picture(picture))[None].numpy()
+    pixels = classifier.preprocessing(read_picture(picture))[None].numpy()
     (logits,) = onnxruntime.InferenceSession(onnx.file).run(None, {"pictures": pixels})
     (card,) = re.findall(r"softmax of `logits / ([0-9.]+)`", (onnx.folder / "README.md").read_text(encoding="utf-8"))
     shares = np.exp(logits[0] / float(card)) / np.exp(logits[0] / float(card)).sum()

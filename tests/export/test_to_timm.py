@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
 from densekit.export.targets import Options
 from densekit.export.to_timm import write_timm
@@ -63,7 +63,7 @@ def test_timms_own_transform_sees_what_ours_sees(preprocessing, make, tmp_path):
     smooth = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(smooth).resize((71, 53), Image.Resampling.BICUBIC)
     step = 1.01 / 255 / preprocessing.std[0]  # Pillow and torchvision round a resampled byte differently at times
-    torch.testing.assert_close(transform(picture), preprocessing.transform()(picture), atol=step, rtol=0)
+    torch.testing.assert_close(transform(picture), preprocessing(picture), atol=step, rtol=0)
 
 
 def test_class_names_travel(make, tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.picture_set import PictureSet
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.engine.fused_block import Fused
 from densekit.engine.swap import fuse
 from densekit.errors import CheckpointError

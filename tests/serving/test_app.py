@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from torch import nn
 
 from densekit.data.pictures import read_picture
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
 from densekit.explain.heat_maps import heat_maps
 from densekit.explain.overlay import overlay
@@ -134,7 +134,7 @@ def test_the_reason_is_the_heat_map(client, colour_classifier, colours, upload, 
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/png"
     picture = read_picture(colours / "test" / "red" / "100.png")
-    pixels = colour_classifier.preprocessing.transform()(picture)[None]
+    pixels = colour_classifier.preprocessing(picture)[None]
     place = colour_classifier.classes.index(label or "red")
     expected = overlay(fit(picture, 448), heat_maps(colour_classifier, pixels, torch.tensor([place]))[0])
     drawn = Image.open(io.BytesIO(answer.content))
@@ -246,6 +246,6 @@ def test_the_reason_lies_over_the_part_that_was_seen(colour_classifier):
     (file := io.BytesIO()), picture.save(file, "PNG")
     files = {"picture": ("wide.png", file.getvalue(), "image/png")}
     answer = TestClient(create_app(classifier)).post("/explain", files=files, data={"label": "red"})
-    pixels, place = cut.transform()(picture)[None], torch.tensor([classifier.classes.index("red")])
+    pixels, place = cut(picture)[None], torch.tensor([classifier.classes.index("red")])
     expected = overlay(fit(picture, 448), heat_maps(classifier, pixels, place)[0], (1 / 3, 0.0, 2 / 3, 1.0))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.serving.predictor import Predictor
 
 

@@ -51,7 +51,7 @@ def test_figures_are_averages_over_pictures(train_tiny, forwards):
 
     kept = run.classifier()
     assert dataset.val is not None
-    pixels = [kept.preprocessing.transform()(dataset.val.read(i)) for i in range(len(dataset.val))]
+    pixels = [kept.preprocessing(dataset.val.read(i)) for i in range(len(dataset.val))]
     with torch.inference_mode():
         answers = kept.network.eval()(torch.stack(pixels))
     truth = torch.from_numpy(dataset.val.labels)

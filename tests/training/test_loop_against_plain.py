@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from densekit.data.batches import EpochBatches
 from densekit.data.datasets import open_data
 from densekit.data.loaders import make_loader
-from densekit.data.transforms import Preprocessing, mix_batch
+from densekit.data.preprocessing import Preprocessing
+from densekit.data.transforms import mix_batch
 from densekit.models.catalogue import create_model
 from densekit.training.interruption import Interruption
 from densekit.training.loop import train_epoch
@@ -35,7 +36,7 @@ def plain_batches(train_set, epoch):
     plain = Preprocessing(channels=1, size=(8, 8), mean=(float(values.mean()),), std=(float(values.std()),))
     batches = EpochBatches(len(train_set), BATCH, seed=0)
     batches.set_epoch(epoch)
-    return make_loader(train_set, plain.transform(), batches, workers=0)
+    return make_loader(train_set, plain, batches, workers=0)
 
 
 def plain_network(options):
@@ -195,10 +196,10 @@ def test_augmentation_follows_the_seed(make_job):
 
     def mirrored(seed):
         job = make_job(out=f"seed{seed}", flip=True, seed=seed, lr=0.1, limit_per_class=None, epochs=1)
-        plain = job.classifier.preprocessing.transform()
+        preprocessing = job.classifier.preprocessing
         (pictures, _, numbers, _), *_ = job.loader
         return [
-            not torch.equal(one, plain(job.loader.dataset.pictures.read(int(number))))
+            not torch.equal(one, preprocessing(job.loader.dataset.pictures.read(int(number))))
             for one, number in zip(pictures, numbers, strict=True)
         ]
 

@@ -62,7 +62,7 @@ def test_validation_counts_every_picture_once(two_processes):
     settings = read_settings(RunFolder(out).settings)
     validation = open_data("digits", limit_per_class=settings.limit_per_class).val
     assert validation is not None
-    pixels = torch.stack([classifier.preprocessing.transform()(validation.read(i)) for i in range(len(validation))])
+    pixels = torch.stack([classifier.preprocessing(validation.read(i)) for i in range(len(validation))])
     with torch.inference_mode():
         logits = classifier.network.eval()(pixels)
     labels = torch.from_numpy(validation.labels)

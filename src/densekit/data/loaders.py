@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from densekit.data.batches import OrderedBatches, Place
 from densekit.data.picture_set import PictureSet
 from densekit.data.pictures import Skipped
+from densekit.data.preprocessing import PictureTransform
 from densekit.data.seeding import seeded
-from densekit.data.transforms import PictureTransform
 from densekit.errors import PictureError, SettingsError
 
 Workers = int | Literal["auto"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from densekit.data.picture_set import DataSet
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import DataError, PictureError
 
 

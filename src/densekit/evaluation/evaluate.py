@@ -110,7 +110,7 @@ def evaluate(
     check_writable(folder)
     loader = evaluation_loader(
         pictures,
-        classifier.preprocessing.transform(),
+        classifier.preprocessing,
         classifier.batch_size(batch_size),
         workers=workers,
         strict=strict,

@@ -138,7 +138,7 @@ class _Drawing:
                 note=f"{picture.width} x {picture.height}",
                 shown=fit(picture, _SIDE),
                 seen=preprocessing.seen_part(picture.height, picture.width),
-                pixels=preprocessing.transform()(picture),
+                pixels=preprocessing(picture),
             )
         except PictureError as error:
             return error

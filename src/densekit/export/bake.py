@@ -7,7 +7,7 @@ written as what it is: two matrix products, whose weights follow from the size o
 import torch
 from torch import Tensor, nn
 
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 
 
 class FromBytes(nn.Module):
@@ -15,7 +15,7 @@ class FromBytes(nn.Module):
 
     Args:
         network: takes float32 (N, C, *preprocessing.size).
-        preprocessing: what `Preprocessing.transform` does outside.
+        preprocessing: done outside so far.
     """
 
     mean: Tensor

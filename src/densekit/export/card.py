@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.units import on_one_line
 
 _MOST_CLASSES = 100  # more names than this are no reading; model.json has them all

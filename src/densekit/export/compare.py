@@ -98,8 +98,6 @@ def compare(
 
 def _outcomes(classifier: Classifier, pictures: PictureSet, name: str, workers: Workers, screen: Screen) -> Outcomes:
     # a length that leaves a shorter last batch behind shows whether batches of any length work
-    loader = evaluation_loader(
-        pictures, classifier.preprocessing.transform(), classifier.batch_size(32), workers=workers
-    )
+    loader = evaluation_loader(pictures, classifier.preprocessing, classifier.batch_size(32), workers=workers)
     with screen.bar(f"comparing: {name}", len(loader), "batches") as bar:
         return collect_outcomes(classifier.network, loader, device=classifier.device, bar=bar)

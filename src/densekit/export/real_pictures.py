@@ -56,10 +56,10 @@ def samples(pictures: PictureSet, classifier: Classifier) -> list[Tensor]:
     Raises:
         DataError: none of them can be read.
     """
-    transform, found = classifier.preprocessing.transform(), []
+    found = []
     for number in range(len(pictures)):
         try:
-            found.append(transform(pictures.read(number))[None])
+            found.append(classifier.preprocessing(pictures.read(number))[None])
         except PictureError:
             continue  # comparing and evaluating leave it out too
     if not found:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.classifier import Classifier
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
 from densekit.export.densenet_options import densenet_options
 from densekit.export.targets import Options

@@ -91,13 +91,13 @@ def add_heat_maps(evaluation: Evaluation, shown: dict[int, Shown], *, side: int,
     if not shown:
         return shown
     preprocessing, outcomes = evaluation.classifier.preprocessing, evaluation.outcomes
-    places, transform = list(shown), preprocessing.transform()
+    places = list(shown)
     small, seen, prepared = [], [], []
     for number in outcomes.index[places].tolist():
         picture = evaluation.pictures.read(number)
         small.append(_enlarge(_shrink(picture, side), side))
         seen.append(preprocessing.seen_part(picture.height, picture.width))
-        prepared.append(transform(picture))
+        prepared.append(preprocessing(picture))
     with screen.bar("drawing heat maps", len(places)) as bar:
         maps = heat_maps(evaluation.classifier, torch.stack(prepared), outcomes.logits[places].argmax(1), bar=bar)
     laid = map(overlay, small, maps, seen)

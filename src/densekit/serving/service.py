@@ -59,7 +59,6 @@ class Service:
     def __init__(self, classifier: Classifier, metrics: dict[str, Any] | None, batch_size: int):
         self.classifier, self.metrics = classifier, metrics
         self.predictor = Predictor(classifier, batch_size)
-        self._prepare = classifier.preprocessing.transform()
         self._room, self._own_size = (BoundedSemaphore(os.cpu_count() or 1) for _ in range(2))
         self._threads = ThreadpoolController()  # one for each picture: a team for each would disturb the predictor's
 
@@ -98,7 +97,7 @@ class Service:
             raise UnknownNameError("class", label, list(self.classifier.classes))
         with self._room, self._threads.limit(limits=1, user_api="openmp"):
             opened = decode_picture(picture.file.read(), _name(picture))
-            pixels, shown = self._prepare(opened)[None], fit(opened, _SIDE)
+            pixels, shown = self.classifier.preprocessing(opened)[None], fit(opened, _SIDE)
             seen = self.classifier.preprocessing.seen_part(opened.height, opened.width)
             del opened
         png = io.BytesIO()
@@ -126,7 +125,7 @@ class Service:
         name = _name(picture)
         try:
             with self._room, self._threads.limit(limits=1, user_api="openmp"):
-                return self._prepare(decode_picture(picture.file.read(), name))
+                return self.classifier.preprocessing(decode_picture(picture.file.read(), name))
         except PictureError as error:
             return Prediction(name, error=str(error).removeprefix(f"{name}: "))
 

@@ -78,9 +78,10 @@ def new_job(
     loader = make_loader(train_set, transform, batches, seed=settings.seed, **common)
     val_loader = None
     if val_set is not None:
-        plain = classifier.preprocessing.transform()
         size = 2 * settings.batch_size
-        val_loader = evaluation_loader(val_set, plain, size, rank=rank, world_size=world_size, **common)
+        val_loader = evaluation_loader(
+            val_set, classifier.preprocessing, size, rank=rank, world_size=world_size, **common
+        )
     forward = accelerator.prepare_model(state.network) if world_size > 1 else state.network
     weights = class_weights(labels, len(classifier.classes)).to(accelerator.device) if balance == "loss" else None
     return Job(

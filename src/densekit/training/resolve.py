@@ -8,7 +8,7 @@ import torch
 from densekit.classifier import Classifier
 from densekit.data.normalisation import normalisation_for
 from densekit.data.picture_set import DataSet
-from densekit.data.transforms import Preprocessing
+from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
 from densekit.models.catalogue import create_model, model_options
 from densekit.models.pretrained import Weights, is_published

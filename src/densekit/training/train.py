@@ -255,14 +255,17 @@ def from_anywhere(data: str | Path | None, settings: dict[str, Any], recipe: str
 @contextmanager
 def _own_state(settings: TrainSettings, device: torch.device) -> Iterator[None]:
     """Leave the caller's random numbers, determinism and current GPU as they were."""
-    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other switch
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()  # NCCL talks through that one
-    with current, kept_random_numbers(device):
-        strict = settings.deterministic or (before and not warns)
-        torch.use_deterministic_algorithms(settings.deterministic or before, warn_only=not strict)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before, warn_only=warns)
+    with current, kept_random_numbers(device), _deterministic() if settings.deterministic else nullcontext():
+        yield
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other switch
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
