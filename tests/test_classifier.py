@@ -199,6 +199,11 @@ class TestPredict:
         with pytest.raises(CheckpointError, match="answers with values that are not finite: its weights are damaged"):
             broken.predict(photos)
 
+    @pytest.mark.parametrize("classes", [CLASSES[:3], (*CLASSES, "fifth")], ids=["too_few", "too_many"])
+    def test_as_many_names_as_the_network_has_answers(self, classifier, photos, classes):
+        with pytest.raises(CheckpointError, match=rf"answers \(.*, 4\), but there are {len(classes)} classes"):
+            replace(classifier, classes=classes).predict(photos)
+
     def test_an_empty_name_is_not_the_whole_folder(self, classifier):
         with pytest.raises(DataError, match="an empty name"):
             classifier.predict("")

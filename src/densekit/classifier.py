@@ -120,8 +120,12 @@ class Classifier:
         """How many pictures can go through at a time: one, where the network takes each in its own size."""
         return 1 if self.preprocessing.in_network else wanted
 
-    def check_finite(self, logits: Tensor) -> None:
-        """Raise CheckpointError where the network's answers are no numbers, from which some class would be named."""
+    def check_logits(self, logits: Tensor) -> None:
+        """Raise CheckpointError where the network's answers, (N, K), are no numbers, or are not about the classes."""
+        if logits.shape[1:] != (len(self.classes),):
+            raise CheckpointError(
+                f"{self.model} answers {tuple(logits.shape)}, but there are {len(self.classes)} classes"
+            )
         if not logits.isfinite().all():
             whole = self.precision == "fp32"
             why = "its weights are damaged" if whole else f"they may be more than {self.precision} can hold"
@@ -133,7 +137,7 @@ class Classifier:
         self.network.eval()
         with self.autocast():
             logits = self.network(pictures.to(self.device)).float()
-        self.check_finite(logits)
+        self.check_logits(logits)
         return (logits / self.temperature).softmax(1).cpu()
 
     def predict(

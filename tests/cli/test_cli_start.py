@@ -32,7 +32,9 @@ def test_help_of_a_verb_starts_without_torch(shell, verb):
     assert not set(HEAVY) & set(answer.err.split())
 
 
-@pytest.mark.parametrize("command", [["predict", "{run}", "{picture}"], ["train", "nothing"]], ids=["predict", "mistake"])
+@pytest.mark.parametrize(
+    "command", [["predict", "{run}", "{picture}"], ["train", "nothing"]], ids=["predict", "mistake"]
+)
 def test_commands_start_with_little_more_than_torch(shell, colour_run, colours, command):
     """Importing torchvision, which imports torch's compiler, takes as long as importing torch."""
     picture = colours / "test" / "red" / "100.png"

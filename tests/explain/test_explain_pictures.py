@@ -93,6 +93,12 @@ def test_probabilities_are_those_of_predict(red_finder, paint, tmp_path):
         assert found.probability == pytest.approx(expected.probability)
 
 
+def test_a_run_folder_is_a_classifier(colour_run, colours, tmp_path):
+    files = [colours / "test" / "red" / "100.png"]
+    done = explain_pictures(colour_run, files, out=tmp_path / "out", screen=QUIET)
+    assert done.predictions[0].label == "red"
+
+
 def test_pictures_that_cannot_be_read_are_named_and_left_out(red_finder, paint, tmp_path):
     good = paint(tmp_path, "red", 1) / "0.png"
     (tmp_path / "bad.png").write_bytes(b"no picture")

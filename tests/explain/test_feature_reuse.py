@@ -6,7 +6,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
+from densekit.classifier import Classifier
 from densekit.data.pictures import read_picture
+from densekit.data.preprocessing import Preprocessing
 from densekit.engine.swap import fuse
 from densekit.errors import SettingsError
 from densekit.explain.feature_reuse import draw_feature_reuse, feature_reuse, write_feature_reuse
@@ -86,6 +88,13 @@ def test_densenets_of_the_catalogue(name):
     found = feature_reuse(network)
     assert [len(block.readers) - 1 for block in found] == layers
     assert [block.readers[-1] for block in found] == ["transition"] * (len(layers) - 1) + ["classifier"]
+
+
+def test_of_a_classifier_is_that_of_its_network():
+    network = create_model("densenet12_wide_cifar", num_classes=2)
+    found = feature_reuse(Classifier(network, ("a", "b"), Preprocessing(size=(32, 32))))
+    for one, other in zip(found, feature_reuse(network), strict=True):
+        torch.testing.assert_close(one.weights, other.weights, equal_nan=True, rtol=0, atol=0)
 
 
 def test_other_networks_are_refused():

@@ -117,10 +117,11 @@ def test_wrong_token_says_how_to_log_in_and_not_the_token(colour_run, hub, monke
     assert "hf_wrong" not in str(error.value)
 
 
-def test_name_that_no_repository_can_have(colour_run, hub):
+def test_name_that_no_repository_can_have(colour_run, hub, capfd):
     with pytest.raises(SettingsError, match=r"'a/b/c' is no repository's name: use owner/name"):
-        push(colour_run, "a/b/c", screen=QUIET)
+        push(colour_run, "a/b/c")
     assert hub.made == []
+    assert "uploading" not in capfd.readouterr().err
 
 
 def test_hub_that_cannot_be_reached(colour_run, hub, monkeypatch):

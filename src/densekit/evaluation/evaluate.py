@@ -120,7 +120,7 @@ def evaluate(
         outcomes = collect_outcomes(
             classifier.network, loader, device=classifier.device, autocast=classifier.autocast, bar=bar
         )
-    classifier.check_finite(outcomes.logits)
+    classifier.check_logits(outcomes.logits)
     outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")

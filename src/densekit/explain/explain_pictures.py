@@ -1,5 +1,6 @@
 """explain_pictures: why a classifier said what it said, as heat maps over the pictures."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.classifier import Classifier, Prediction
+from densekit.classifier import Classifier, Prediction, load_classifier
 from densekit.console import Bar, Screen
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import Skipped, read_picture
@@ -36,7 +37,7 @@ class Explanations:
 
 
 def explain_pictures(
-    classifier: Classifier,
+    classifier: Classifier | str | os.PathLike[str],
     pictures: str | Path | Iterable[str | Path],
     *,
     method: Method | None = None,
@@ -49,7 +50,8 @@ def explain_pictures(
     """Draw heat maps over pictures, for their likeliest classes or given ones: a PNG file for each, and contact sheets.
 
     Args:
-        classifier: any; for a network from elsewhere, make one of it with its class names and preprocessing.
+        classifier: any, or a run folder; for a network from elsewhere, make one of it with its class names and
+            preprocessing.
         pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
         method: "cam" (exact), "gradcam", "occlusion" or "integrated-gradients" [cam where the network ends in
             global pooling and a linear layer, else gradcam; occlusion for an exported network].
@@ -60,11 +62,14 @@ def explain_pictures(
         screen: where progress goes.
 
     Raises:
+        CheckpointError: the run cannot be read.
         DataError: a folder or pattern that matches no picture.
         SettingsError: a method that cannot explain this network, a class that it does not know, or an ``out`` that is
             in use.
         MissingPartError: the method needs captum, which is not installed.
     """
+    if not isinstance(classifier, Classifier):
+        classifier = load_classifier(classifier)
     check_explainable(classifier, method)
     files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
     if top < 1 or batch_size < 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from densekit.classifier import Classifier
 from densekit.engine.fused_block import FusedDenseBlock
 from densekit.engine.parts import BLOCKS, qualified_name
 from densekit.errors import SettingsError
@@ -35,20 +36,22 @@ class BlockReuse:
     weights: Tensor
 
 
-def feature_reuse(network: nn.Module) -> list[BlockReuse]:
+def feature_reuse(network: nn.Module | Classifier) -> list[BlockReuse]:
     """Return for every dense block the mean absolute weight of each reader on each source's features.
 
     The weights are those of the first convolution of a layer, with a bottleneck or without; those of the 1x1
     convolution of a transition; and those of the linear layer behind the last block.
 
     Args:
-        network: a DenseNet of densekit, torchvision, timm or MONAI, fused or not.
+        network: a DenseNet of densekit, torchvision, timm or MONAI, fused or not, or a classifier with one.
 
     Raises:
         SettingsError: there is no dense block in it.
 
     Source: Huang et al., Densely Connected Convolutional Networks, 2017, section 5 and figure 5.
     """
+    if isinstance(network, Classifier):
+        network = network.network
     reuses = [_block_reuse(name, list(block.children()), reader) for name, block, reader in _blocks(network)]
     if not reuses:
         raise SettingsError(

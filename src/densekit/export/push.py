@@ -62,9 +62,9 @@ def push(
     if not card.exists():
         text = model_card(classifier, read_metrics(folder), use=_LOADING)
         operations.append(CommitOperationAdd("README.md", text.encode()))
-    screen.say(f"uploading to {api.endpoint}/{repository}: {', '.join(each.path_in_repo for each in operations)}")
     try:
         api.create_repo(repository, private=private, exist_ok=True)
+        screen.say(f"uploading to {api.endpoint}/{repository}: {', '.join(each.path_in_repo for each in operations)}")
         return str(api.create_commit(repository, operations, commit_message="Upload with densekit").repo_url)
     except HFValidationError:
         raise SettingsError(f"{repository!r} is no repository's name: use owner/name") from None
