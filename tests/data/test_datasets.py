@@ -185,6 +185,20 @@ def test_digits_are_scikit_learns(screen):
     assert data.test.name(3) == "test/3"
 
 
+def test_named_sets_are_cut_as_by_earlier_releases(screen):
+    """Their runs hold no table of the splits: cut another way, evaluate would test on what was learned from."""
+    data = open_data("digits", seed=0, screen=screen)
+    first = {
+        split: [int(np.asarray(part.read(i)).sum()) for i in range(6)]
+        for split, part in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    assert first == {
+        "train": [4687, 5483, 5450, 4625, 5689, 5240],
+        "val": [4240, 4112, 4479, 5055, 4640, 5038],
+        "test": [4989, 4256, 4114, 4877, 5083, 5116],
+    }
+
+
 @pytest.mark.parametrize("counts", [(10, 10), (1, 30), (2, 3), (7, 1000)], ids=str)
 @pytest.mark.parametrize("fraction", [0, 0.01, 0.1, 0.5, 0.99])
 def test_stratified_split(counts, fraction):

@@ -15,8 +15,10 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from densekit.data.archives import read_idx
 from densekit.data.datasets import open_data
 from densekit.data.downloads import SYSTEM_ROOT, Source, load_named, published_source
+from densekit.data.settings import DataSettings
 from densekit.download import download
 from densekit.errors import DataError, UnknownNameError
+from densekit.evaluation.own_data import OwnData, open_own_data
 
 FASHION_FILES = [
     "train-images-idx3-ubyte.gz",
@@ -191,6 +193,14 @@ def test_open_data_uses_files_in_data_root(tmp_path, screen):
     data = open_data("cifar10", data_root=tmp_path, screen=screen)
     assert data.test is not None
     assert (len(data.train), len(data.test), data.channels, data.size) == (4, 2, 3, (32, 32))
+
+
+def test_a_runs_own_data_is_looked_for_where_it_was(tmp_path, screen):
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "cifar-10-binary.tar.gz").write_bytes(cifar_archive(10, 1)[0])
+    own = OwnData(DataSettings(data="cifar10", data_root=str(tmp_path), val_fraction=0), None, None)
+    data = open_own_data(own, tuple(f"class{i}" for i in range(10)), screen=screen)
+    assert len(data.train) == 4
 
 
 DAMAGED_IDX = {

@@ -1,4 +1,5 @@
 import csv
+import io
 import shutil
 
 import pytest
@@ -48,6 +49,32 @@ def test_damaged_pictures_do_not_tell_whether_a_set_fits_into_memory(damaged, tr
     whole.append(train(out=tmp_path / "resumed", resume=True, memory_gib=0.0).history)
     figures = [[(row["train_loss"], row["train_accuracy"], row["val_loss"]) for row in rows] for rows in whole]
     assert figures[0] == figures[1] == figures[2]
+
+
+@pytest.mark.parametrize(
+    ("room", "read_again"),
+    [
+        (26, set()),
+        (25, {"val/b/0.png"}),
+        (20, {"val/b/0.png"}),
+        (19, {"train/a/0.png"}),
+        (5, {"train/a/0.png", "val/b/0.png"}),
+    ],
+    ids=["both_fit", "not_quite", "training_fits", "validation_fits", "neither"],
+)
+def test_training_and_validation_pictures_share_the_memory(make_folder, train_tiny, room, read_again):
+    """What is in memory does not notice that a file is damaged meanwhile."""
+    root = make_folder({"train/a": 10, "train/b": 10, "val/a": 3, "val/b": 3}, size=(16, 16))
+
+    def damage(row):
+        for name in ("train/a/0.png", "val/b/0.png"):
+            (root / name).write_bytes(b"")
+
+    settings = {"limit_per_class": None, "memory_gib": room * 16 * 16 / 2**30, "lr": 0.1, "on_epoch": damage}
+    run = train_tiny(data=str(root), **settings)
+    skipped = run.folder / "skipped.csv"
+    with skipped.open() if skipped.exists() else io.StringIO() as file:
+        assert {row["path"] for row in csv.DictReader(file)} == {str(root / name) for name in read_again}
 
 
 @pytest.mark.parametrize("memory_gib", [0.0, 1.0], ids=["read_while_training", "decoded_before"])

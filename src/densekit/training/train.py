@@ -227,7 +227,8 @@ def _load(
     train_set, damaged = load_into_memory(dataset.train, max_bytes=room, strict=settings.strict, screen=screen)
     if dataset.val is None:
         return train_set, None, damaged
-    room -= int(train_set.shapes.prod(axis=1).sum())
+    if train_set.in_memory:
+        room -= int(train_set.shapes.prod(axis=1).sum())
     val_set, more = load_into_memory(dataset.val, max_bytes=max(room, 0), strict=settings.strict, screen=screen)
     if len(more) == len(val_set):
         raise DataError(f"none of the {len(dataset.val)} validation pictures can be read, first {more[0]}")
