@@ -122,7 +122,7 @@ class Classifier:
 
     def check_logits(self, logits: Tensor) -> None:
         """Raise CheckpointError where the network's answers, (N, K), are no numbers, or are not about the classes."""
-        if logits.shape[1:] != (len(self.classes),):
+        if len(logits) and logits.shape[1:] != (len(self.classes),):
             raise CheckpointError(
                 f"{self.model} answers {tuple(logits.shape)}, but there are {len(self.classes)} classes"
             )

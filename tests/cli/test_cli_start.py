@@ -77,10 +77,12 @@ main()
 
 def test_ctrl_c_is_one_line_and_status_130(shell):
     code = """
-import os, signal, threading, time
+import os, signal, time
 from densekit.cli.main import app
-app.command(lambda: time.sleep(30), name="sleep")
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+def sleep():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+app.command(sleep, name="sleep")
 main()
 """
     assert shell(code, "sleep") == (130, "", "densekit: interrupted\n")
