@@ -77,7 +77,7 @@ class TestEvaluate:
 
     def test_other_data_says_what_it_is(self, densekit, colour_run, colours, tmp_path):
         answer = densekit("evaluate", colour_run, colours / "train", "--out", tmp_path)
-        assert "all accuracy 100.00%" in answer.out
+        assert "\naccuracy 100.00%" in answer.out
         assert "60 pictures" in answer.out
 
     def test_warnings_go_to_standard_error_even_if_quiet(self, densekit, colour_run, paint, tmp_path):

@@ -16,8 +16,9 @@ def demo(*, out: Path = Path("demo-run"), quiet: Quiet = False) -> None:
         Run folder to make; numbered if it exists.
     """
     from densekit.files import free_path
+    from densekit.units import in_shell
 
     folder = free_path(out)
     train(recipe="digits", out=folder, quiet=quiet)
     evaluate(folder, quiet=quiet)
-    print(f"curves: {folder / 'curves.png'}")
+    print(f"next: densekit report {in_shell(folder)}")

@@ -35,7 +35,7 @@ def report(
     Parameters
     ----------
     run
-        Run folder.
+        Run folder or exported folder.
     data
         Other pictures than the run's own, with the same class names.
     split

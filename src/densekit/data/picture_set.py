@@ -14,6 +14,15 @@ from densekit.errors import PictureError
 Split = Literal["train", "val", "test", "all"]  # all: pictures of data that names no splits
 
 
+def before_pictures(split: str) -> str:
+    """Return the name of a split to be written before a word; nothing for pictures of no split.
+
+    >>> f"{before_pictures('test')}accuracy", f"{before_pictures('all')}accuracy"
+    ('test accuracy', 'accuracy')
+    """
+    return "" if split == "all" else f"{split} "
+
+
 @dataclass(frozen=True, eq=False)
 class PackedPictures:
     """Decoded pictures of any sizes in one flat array, which forked loader processes share.

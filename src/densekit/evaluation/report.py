@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from densekit.data.picture_set import before_pictures
 from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics
 from densekit.files import write_atomically, write_json, write_text
@@ -89,7 +90,8 @@ def draw_confusion(path: Path, names: list[str], metrics: Metrics) -> None:
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     what = "" if len(names) <= _MOST_LABELS else " (row number in confusion.csv)"
     axes.set(xlabel=f"predicted{what}", ylabel=f"true{what}")
-    axes.set_title(f"accuracy {metrics.accuracy:.1%} on {metrics.pictures} {metrics.split} pictures", fontsize="medium")
+    pictures = f"{metrics.pictures} {before_pictures(metrics.split)}pictures"
+    axes.set_title(f"accuracy {metrics.accuracy:.1%} on {pictures}", fontsize="medium")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a script the font lacks is drawn as boxes
         figure.savefig(path, format="png")
@@ -99,8 +101,9 @@ def metrics_table(metrics: Metrics) -> Table:
     """Return the per-class table for a terminal, with the overall figures as its caption."""
     low, high = metrics.accuracy_interval_95
     top5 = f", top-5 {metrics.top5:.2%}" if metrics.top5 is not None else ""
+    interval = f"95 % interval {low:.2%} to {high:.2%}"
     caption = (
-        f"{metrics.split} accuracy {metrics.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}){top5}, "
+        f"{before_pictures(metrics.split)}accuracy {metrics.accuracy:.2%} ({interval}){top5}, "
         f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
     )
     table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)

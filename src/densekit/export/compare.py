@@ -6,7 +6,7 @@ from typing import Any
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.loaders import Workers, evaluation_loader
-from densekit.data.picture_set import PictureSet
+from densekit.data.picture_set import PictureSet, before_pictures
 from densekit.errors import DataError
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.export.targets import Tolerance
@@ -42,9 +42,8 @@ class Comparison:
         return asdict(self) | {"within_tolerance": self.within_tolerance}
 
     def __str__(self) -> str:
-        kind = "" if self.split == "all" else f"{self.split} "
         return (
-            f"on {self.pictures} {kind}pictures the probabilities differ by at most "
+            f"on {self.pictures} {before_pictures(self.split)}pictures the probabilities differ by at most "
             f"{self.largest_probability_difference:.1e} (mean {self.mean_probability_difference:.1e}), "
             f"same top label on {self.agreement:.2%}"
         )

@@ -208,7 +208,8 @@ def _adapt(tensor: Tensor, shape: torch.Size, *, stem: bool) -> tuple[Tensor, st
 
 def _nothing_fits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sources: Mapping[str, str]) -> str:
     key, own = next(iter(wanted.items()))
-    theirs = sources.get(key, next(iter(tensors)))
+    alike = (name for name, tensor in tensors.items() if tensor.dim() == own.dim())
+    theirs = sources.get(key) or next(alike, next(iter(tensors)))
     return (
         f"the weights are of another network: they have {theirs} {_shape(tensors[theirs])}, "
         f"where {key} {_shape(own)} is wanted"
