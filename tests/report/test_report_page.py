@@ -192,8 +192,9 @@ def test_a_table_may_mix_whole_and_relative_paths(colour_run, colours, tmp_path,
     shutil.copytree(colours / "test" / "red", tmp_path / "own")
     red = sorted((colours / "test" / "red").iterdir())[0]
     Path("table.csv").write_text(f"path,label\n{red},grün\nown/{red.name},grün\n", encoding="utf-8")
-    page = write_report(colour_run, "table.csv", out="report", device="cpu", screen=QUIET)
-    assert red.name in page.read_text("utf-8")
+    page = write_report(colour_run, "table.csv", out="report", device="cpu", screen=QUIET).read_text("utf-8")
+    assert red.name in page
+    assert "<dt>accuracy</dt>" in page  # of no split
 
 
 def test_damaged_history_is_one_line(colour_run, tmp_path):

@@ -118,7 +118,8 @@ def vary(choices: Mapping[str, Sequence[Any]], base: TrainSettings) -> dict[str,
 def _check_choice(name: str, values: Sequence[Any], base: TrainSettings) -> None:
     assert base.model is not None
     if name in _FIXED:
-        raise SettingsError(f"vary {name}: the variants of a study see the same pictures; make a study for each")
+        instead = "--seeds says with how many each is trained" if name == "seed" else "make a study for each"
+        raise SettingsError(f"vary {name}: the variants of a study see the same pictures; {instead}")
     known = [*TrainSettings.model_fields, *model_options(base.model)]
     if name not in known:
         raise UnknownNameError(f"setting, or option of {base.model},", name, known)

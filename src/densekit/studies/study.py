@@ -42,7 +42,7 @@ class Study:
         over = f"mean ± standard deviation over {self.plan.seeds} seeds" if self.plan.seeds > 1 else "a single seed"
         caption = f"{over}; val accuracy: of the kept epoch, on {self.val_pictures} pictures"
         if best is not None:
-            caption += f"; best there: {best.variant}"
+            caption += f"; highest: {best.variant}"
         return results_table(summaries, caption)
 
 
