@@ -133,7 +133,6 @@ figure = side_by_side(
         "Laplacian of grey": apply_filter(grey, LAPLACIAN),
     }
 )
-default = Path(__file__).parent.parent / "images" / "filters.png"
-path = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "filters.png")
 figure.savefig(path, dpi=100)
 print("6. Filters: see", path)

@@ -28,6 +28,8 @@ from densekit.models.dense_mlp import DenseMLP
 # Two columns only number the sales. The class of a dwelling is a code, not a quantity. Everything else is a number
 # where every value of it is one. An empty field says that something is not there (no alley, no garage) or unknown.
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python house_prices.py AmesHousing.csv")
 with Path(sys.argv[1]).open(encoding="utf-8-sig", newline="") as file:
     sales = list(csv.DictReader(file))
 price = np.array([float(sale["SalePrice"]) for sale in sales])

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from densekit.engine.choose_ops import choose_ops
-from densekit.engine.compile_steps import CannotCompile, load_steps
+from densekit.engine.compile_steps import CannotCompile, load_steps, must_compile
 from densekit.engine.ops_cpu import CompiledOps
+from densekit.engine.swap import fuse_where_faster
 from densekit.errors import SettingsError
+from densekit.models.catalogue import create_model
 
 
 @pytest.fixture
@@ -177,6 +179,25 @@ def test_a_compiler_with_words_behind_it(monkeypatch, tmp_path, forget):
     monkeypatch.setenv("CXX", "c++ --no-such-word")
     with pytest.raises(CannotCompile, match=r"c\+\+ cannot compile the steps: .*--no-such-word"):
         load_steps()
+
+
+def test_a_compiler_that_is_not_found_is_told(write_compiler, monkeypatch, caplog):
+    write_compiler()
+    monkeypatch.setenv("CXX", "g++-99 -v")
+    assert load_steps().bnrelu_float32 is not None
+    assert caplog.messages == ["the compiler g++-99, which CXX names, is not found: c++ is taken"]
+
+
+def test_whether_a_compiler_is_to_be_waited_for(write_compiler, monkeypatch, tmp_path):
+    log = write_compiler()
+    assert must_compile()
+    assert not fuse_where_faster(create_model("resnet14_cifar"))
+    assert "-shared" not in log.read_text()
+    assert fuse_where_faster(create_model("densenet_bc100_k12_cifar"))
+    assert "-shared" in log.read_text()
+    assert not must_compile()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert not must_compile()
 
 
 def test_a_compiler_that_is_no_program(monkeypatch, tmp_path, forget):

@@ -89,7 +89,7 @@ def open_own_data(
     settings = own.settings
     if own.record is not None and not Path(own.name).exists():
         raise DataError(
-            f"{own.name} is gone: where it has moved, "
+            f"{own.name} is gone; if it has moved, "
             f"densekit train NEW_PLACE --out {in_shell(own.record.parent)} --resume tells the run"
         )
     here = {"strict": settings.strict or strict, "data_root": settings.data_root if data_root is None else data_root}
