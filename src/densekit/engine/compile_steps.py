@@ -47,7 +47,7 @@ class CannotCompile(Exception):  # noqa: N818 (no error: other steps take over)
 
 @cache
 def load_steps() -> ctypes.CDLL:
-    """Return the compiled steps; the first time on a machine this takes 11 to 16 s on two cores.
+    """Return the compiled steps; the first time on a machine this takes 11 to 17 s on two cores.
 
     The compiler is ``$CXX``, or else c++, g++ or clang++. The library is kept in the platform's cache folder, under a
     name made of all that went into it, and with a checksum, because half a file would kill the process that loads it;
