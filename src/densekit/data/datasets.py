@@ -188,9 +188,7 @@ def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Scree
     if unlabelled:
         screen.warn(f"left out, because the table has no label for them: {some(unlabelled)}")
     if rest := len(unlisted) - len(empty) - len(others) - len(unlabelled):
-        screen.say(
-            f"left out: {counted(rest, 'file that is not a picture', 'files that are not pictures')} in a class folder"
-        )
+        screen.say(f"left out, not being pictures of a class: {counted(rest, 'file', 'files')}")
     if listing.doubt:
         screen.warn(listing.doubt)
     if unreadable:
