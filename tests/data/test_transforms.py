@@ -36,8 +36,8 @@ def test_definition_where_the_size_fits():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(100, 60), (60, 100), (20, 20), (1, 1), (3, 200), (257, 256)],
-    ids=["tall", "wide", "enlarged", "one_pixel", "extreme", "nearly_square"],
+    [(100, 60), (60, 100), (20, 20), (1, 1), (3, 200), (257, 256), (67, 64), (64, 67)],
+    ids=["tall", "wide", "enlarged", "one_pixel", "extreme", "nearly_square", "odd_height_over", "odd_width_over"],
 )
 def test_crop_is_torchvisions_resize_and_centre_crop(height, width, interpolation):
     ours = Preprocessing(size=(56, 56), resize="crop", crop_fraction=0.875, interpolation=interpolation)
