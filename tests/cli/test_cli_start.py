@@ -80,6 +80,7 @@ def test_ctrl_c_is_one_line_and_status_130(shell):
 import os, signal, time
 from densekit.cli.main import app
 def sleep():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(30)
 app.command(sleep, name="sleep")

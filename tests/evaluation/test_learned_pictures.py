@@ -39,7 +39,7 @@ def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
     before = evaluate(run).metrics
     root.rename(moved)
     with pytest.raises(
-        DataError, match=f"before is gone: .*densekit train NEW_PLACE --out {run} --resume tells the run"
+        DataError, match=f"before is gone; .*densekit train NEW_PLACE --out {run} --resume tells the run"
     ):
         evaluate(run)
     evaluate(run, moved, screen=screen)
