@@ -49,8 +49,7 @@ def running(folder: Path, options: list[str]) -> Iterator[str]:
     command = [str(Path(sys.executable).with_name("densekit")), "serve", str(folder), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stderr
-        address = re.search(r"http://\S+", process.stderr.readline())
-        assert address
+        address = next(filter(None, (re.search(r"http://\S+", line) for line in process.stderr)))
         drain = ThreadPoolExecutor(1).submit(process.stderr.read)  # else its log fills the pipe, and it waits
         try:
             yield address[0]

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_startup.py [--runs 20] [--write]
 
-The commands take turns, so that whatever else the machine does hits them alike. Promise: --help
-in less than half a second. `densekit predict` names one picture with an untrained densenet121 in a folder of its own.
+The commands take turns, so that whatever else the machine does hits them alike. Promise: --help in less than half a
+second. `densekit predict` names one picture with an untrained densenet121.
 """
 
 import argparse

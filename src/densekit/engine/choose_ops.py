@@ -1,19 +1,17 @@
 """Which implementation of the fused steps runs, and why."""
 
-import logging
 import os
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
-from densekit.engine.compile_steps import CannotCompile, load_steps
+from densekit.engine.compile_steps import CannotCompile, load_steps, logger
 from densekit.engine.ops import TorchOps
 from densekit.engine.ops_cpu import CompiledOps
 from densekit.errors import SettingsError
 
 ENGINES = ("auto", "torch", "cpu", "triton")
-logger = logging.getLogger("densekit.engine")
 
 
 @dataclass(frozen=True)

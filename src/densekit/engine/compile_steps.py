@@ -56,50 +56,29 @@ def load_steps() -> ctypes.CDLL:
     Raises:
         CannotCompile: no compiler, or one that fails.
     """
-    named, compiler = _named_compiler(), _find_compiler()
-    if named and named[0] != compiler[0]:
+    named = shlex.split(os.environ.get("CXX", ""))
+    commands = (named, ["c++"], ["g++"], ["clang++"])
+    compiler = next((words for words in commands if words and shutil.which(words[0])), None)
+    if compiler is None:
+        raise CannotCompile("no C++ compiler found (c++, g++, clang++, or CXX)")
+    if named and compiler is not named:
         logger.warning(f"the compiler {named[0]}, which CXX names, is not found: {compiler[0]} is taken")
-    library = _place(compiler)
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        if _is_mine(library.parent) and (not library.exists() or _is_mine(library)):
+        name, folder = f"{_key(compiler)}.so", user_cache_path("densekit") / "steps"
+    except OSError as error:
+        raise CannotCompile(f"{compiler[0]} cannot be run: {error}") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _is_mine(folder) and (not (folder / name).exists() or _is_mine(folder / name)):
             with _one_thread:
-                return _load(library, compiler)
+                return _load(folder / name, compiler)
     except OSError:  # a folder that cannot be written, or from which nothing may be loaded
         pass
     try:
         with tempfile.TemporaryDirectory(prefix="densekit-") as private:
-            return _load(Path(private, library.name), compiler)
+            return _load(Path(private, name), compiler)
     except OSError as error:
         raise CannotCompile(f"the compiled steps cannot be loaded: {error}") from None
-
-
-def must_compile() -> bool:
-    """Return whether there is a compiler, and `load_steps` will have to wait for it."""
-    try:
-        return not _is_whole(_place(_find_compiler()))
-    except (CannotCompile, OSError):
-        return False
-
-
-def _named_compiler() -> list[str]:
-    return shlex.split(os.environ.get("CXX", ""))
-
-
-def _find_compiler() -> list[str]:
-    commands = (_named_compiler(), ["c++"], ["g++"], ["clang++"])
-    compiler = next((words for words in commands if words and shutil.which(words[0])), None)
-    if compiler is None:
-        raise CannotCompile("no C++ compiler found (c++, g++, clang++, or CXX)")
-    return compiler
-
-
-def _place(compiler: list[str]) -> Path:
-    """Return where the library of a compiler is kept."""
-    try:
-        return user_cache_path("densekit") / "steps" / f"{_key(compiler)}.so"
-    except OSError as error:
-        raise CannotCompile(f"{compiler[0]} cannot be run: {error}") from None
 
 
 def _is_mine(path: Path) -> bool:
@@ -114,20 +93,13 @@ def _is_mine(path: Path) -> bool:
 
 
 def _load(library: Path, compiler: list[str]) -> ctypes.CDLL:
-    if not _is_whole(library):
+    checksum = library.with_suffix(".sha256")
+    if not (library.exists() and checksum.exists() and checksum.read_text() == _sha256(library)):
+        logger.warning("compiling the fused dense blocks for this processor, once")
         write_atomically(library, lambda path: _compile(compiler, path))
         library.chmod(0o600)
-        write_text(_checksum(library), _sha256(library))
+        write_text(checksum, _sha256(library))
     return ctypes.CDLL(str(library))
-
-
-def _is_whole(library: Path) -> bool:
-    checksum = _checksum(library)
-    return library.exists() and checksum.exists() and checksum.read_text() == _sha256(library)
-
-
-def _checksum(library: Path) -> Path:
-    return library.with_suffix(".sha256")
 
 
 def _sha256(file: Path) -> str:

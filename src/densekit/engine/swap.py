@@ -98,18 +98,16 @@ def fuse_where_faster(model: nn.Module) -> bool:
     Returns:
         Whether it is fused.
     """
-    if not has_blocks(model) or choose_ops("auto", _device(model)).name not in _FASTER:
+    blocks = (module for module in model.modules() if isinstance(module, Fused) or qualified_name(module) in BLOCKS)
+    if not any(blocks):  # nothing need be compiled to know
+        return False
+    if choose_ops("auto", _device(model)).name not in _FASTER:
         return False
     try:
         fuse(model)
     except SettingsError:
         return False
     return True
-
-
-def has_blocks(model: nn.Module) -> bool:
-    """Return whether there are dense blocks in a network: for another nothing need be compiled."""
-    return any(isinstance(module, Fused) or qualified_name(module) in BLOCKS for module in model.modules())
 
 
 def _device(model: nn.Module) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from densekit.console import Screen
+from densekit.data.picture_set import before_pictures
 from densekit.evaluation.calibration import calibration_error, confidence_bins
 from densekit.evaluation.evaluate import Evaluation
 from densekit.report.charts import PLOT, reliability_bars, share_ticks, training_curves
@@ -49,7 +50,7 @@ def render_page(evaluation: Evaluation, run: RunFolder, screen: Screen) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    environment.globals["plot"] = PLOT
+    environment.globals |= {"plot": PLOT, "before_pictures": before_pictures}
     page = environment.get_template("page.html").render(
         run=run.path.resolve().name,
         written=datetime.now().astimezone(),

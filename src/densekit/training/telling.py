@@ -1,13 +1,8 @@
 """What a run says before it trains, and when it is done."""
 
-import torch
-from torch import nn
-
 from densekit.console import Screen
 from densekit.data.doubles import find_doubles
 from densekit.data.picture_set import DataSet
-from densekit.engine.compile_steps import must_compile
-from densekit.engine.swap import has_blocks
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
 from densekit.training.job import Job
@@ -50,12 +45,6 @@ def tell_start(job: Job, dataset: DataSet, precision: str) -> None:
         f"{settings.model}, {count_parameters(job.state.network):,} parameters, on {len(dataset.train)} pictures of "
         f"{len(dataset.classes)} classes ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
     )
-
-
-def tell_compiling(network: nn.Module, settings: TrainSettings, device: torch.device, screen: Screen) -> None:
-    """Say why a first training on this machine begins later."""
-    if settings.fused and not settings.compile and device.type == "cpu" and has_blocks(network) and must_compile():
-        screen.say("compiling the fused dense blocks for this processor, once")
 
 
 def tell_end(job: Job, dataset: DataSet) -> None:

@@ -35,7 +35,7 @@ from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
-from densekit.training.telling import tell_compiling, tell_end, tell_learned_before, tell_small_splits, tell_start
+from densekit.training.telling import tell_end, tell_learned_before, tell_small_splits, tell_start
 from densekit.units import counted
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
@@ -131,7 +131,6 @@ def _train(
         if accelerator.is_main_process and run is None:
             folder.write_settings(resolved)
             write_split_record(folder.splits, dataset)
-        tell_compiling(classifier.network, resolved, device, screen)
         state = new_state(classifier, resolved, accelerator)
         if run is not None:
             _load_state(run, state, resolved, accelerator)
