@@ -21,6 +21,7 @@ from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device, choose_precision
+from densekit.models.answers import to_probabilities
 from densekit.models.weights import load_model, read_record, save_model, save_record
 from densekit.runtimes.exported import ExportedNetwork, open_exported
 
@@ -30,12 +31,14 @@ class Prediction:
     """The answer for one picture.
 
     ``top`` holds the likeliest (class, probability), best first; it is empty where the picture could not be read, and
-    ``error`` says why.
+    ``error`` says why. ``labels`` is the answer of a multi-label classifier: every class that is likelier than not,
+    best first, maybe none; all of them are in ``top``. It is None where a picture has one class of several.
     """
 
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str | None:
@@ -48,10 +51,12 @@ class Prediction:
         return self.top[0][1] if self.top else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON writes it: path, label, probability and top, or path and error."""
+        """Return it as JSON writes it: path, label (or labels), probability and top, or path and error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         top = [{"label": label, "probability": probability} for label, probability in self.top]
+        if self.labels is not None:
+            return {"path": self.path, "labels": list(self.labels), "top": top}
         return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
 
 
@@ -64,8 +69,9 @@ class Classifier:
         classes: name of each logit.
         preprocessing: what a picture goes through first.
         record: what else model.json says, e.g. how it was trained.
-        temperature: what logits are divided by before the softmax, so that 80 % sure is right 8 times in 10; training
-            fits it to the validation pictures. It changes no answer's class.
+        temperature: what logits are divided by before they become probabilities, so that 80 % sure is right 8 times in
+            10; training fits it to the validation pictures. It changes no answer's class.
+        multilabel: a picture may have several of the classes, or none: each has a probability of its own.
         precision: what the network answers in: "fp32", "bf16" or "fp16"; "own" where it is exported. It is not saved.
     """
 
@@ -74,12 +80,14 @@ class Classifier:
     preprocessing: Preprocessing
     record: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    multilabel: bool = False
     precision: str = "fp32"
 
     def __repr__(self) -> str:
         """One line, as a notebook shows it."""
         channels, (height, width) = self.preprocessing.channels, self.preprocessing.size
-        what = f"{len(self.classes)} classes, pictures {channels}x{height}x{width}, {self.device} {self.precision}"
+        kind = "labels" if self.multilabel else "classes"
+        what = f"{len(self.classes)} {kind}, pictures {channels}x{height}x{width}, {self.device} {self.precision}"
         return f"Classifier({self.model}: {what})"
 
     def save(self, folder: str | Path) -> None:
@@ -93,7 +101,7 @@ class Classifier:
     def _entries(self) -> dict[str, Any]:
         preprocessing = self.preprocessing.model_dump(mode="json")
         own = {"classes": list(self.classes), "preprocessing": preprocessing, "temperature": self.temperature}
-        return {**self.record, **own}
+        return {**self.record, **own, **({"multilabel": True} if self.multilabel else {})}
 
     @property
     def model(self) -> str:
@@ -138,7 +146,7 @@ class Classifier:
         with self.autocast():
             logits = self.network(pictures.to(self.device)).float()
         self.check_logits(logits)
-        return (logits / self.temperature).softmax(1).cpu()
+        return to_probabilities(logits / self.temperature, multilabel=self.multilabel).cpu()
 
     def predict(
         self, pictures: str | Path | Iterable[str | Path], *, top: int = 5, batch_size: int = 32
@@ -147,7 +155,7 @@ class Classifier:
 
         Args:
             pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
-            top: how many classes to name.
+            top: how many classes to name; multi-label at least all that are likelier than not.
             batch_size: pictures at a time.
 
         Returns:
@@ -173,7 +181,7 @@ class Classifier:
         Args:
             images: one picture, several, or an array of several. An array is (H, W) or (H, W, 1) grey, (H, W, 3) RGB or
                 (H, W, 4) RGBA, and of several (N, H, W, C), or (N, H, W) where W is more than 4.
-            top: how many classes to name.
+            top: how many classes to name; multi-label at least all that are likelier than not.
             batch_size: pictures at a time.
 
         Returns:
@@ -221,9 +229,12 @@ class Classifier:
 
     def name_likeliest(self, path: str, probabilities: Tensor, top: int) -> Prediction:
         """Return the answer for one picture from its probabilities (K,)."""
-        values, places = probabilities.topk(min(top, len(self.classes)))
+        count = max(top, int((probabilities > 0.5).sum()))  # more than one only where there may be several labels
+        values, places = probabilities.topk(min(count, len(self.classes)))
         named = zip(places.tolist(), values.tolist(), strict=True)
-        return Prediction(path, tuple((self.classes[place], value) for place, value in named))
+        ranked = tuple((self.classes[place], value) for place, value in named)
+        labels = tuple(label for label, value in ranked if value > 0.5) if self.multilabel else None
+        return Prediction(path, ranked, labels=labels)
 
 
 def _check_positive(top: int, batch_size: int) -> None:
@@ -272,6 +283,7 @@ def load_classifier(
         classes = tuple(record.pop("classes"))
         preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
         temperature = float(record.pop("temperature", 1.0))
+        multilabel = bool(record.pop("multilabel", False))
     except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
         raise CheckpointError(
             f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
@@ -282,7 +294,7 @@ def load_classifier(
     answers = architecture.get("options", {}).get("num_classes", len(classes))
     if answers != len(classes):
         raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
-    classifier = Classifier(network, classes, preprocessing, record, temperature).to(device)
+    classifier = Classifier(network, classes, preprocessing, record, temperature, multilabel).to(device)
     if not isinstance(network, ExportedNetwork):
         return replace(classifier, precision=choose_precision(precision, classifier.device))
     if precision not in ("auto", "fp32"):

@@ -10,7 +10,7 @@ from densekit.errors import DataError, PictureError
 
 
 def listed(listing, root):
-    return [(str(entry.path.relative_to(root)), entry.label, entry.split) for entry in listing.entries]
+    return [(str(entry.path.relative_to(root)), *entry.labels, entry.split) for entry in listing.entries]
 
 
 def reasons(listing, root):
@@ -39,7 +39,7 @@ def test_class_folders_with_deep_unicode_and_spaced_names(make_folder):
 
 def test_unicode_forms_of_one_name_are_one_class(make_folder):
     root = make_folder({"train/caf\u00e9": 1, "train/tea": 1, "test/cafe\u0301": 1})
-    assert {entry.label for entry in scan_folder(root).entries} == {"caf\u00e9", "tea"}
+    assert {entry.labels[0] for entry in scan_folder(root).entries} == {"caf\u00e9", "tea"}
 
 
 def test_a_class_may_be_called_train(make_folder):
@@ -153,7 +153,7 @@ def test_a_class_whose_name_could_not_be_read_back_is_refused(make_folder, name)
     with pytest.raises(DataError, match="no class can have the name"):
         scan_folder(root)
     (root / os.fsdecode(name)).rename(root / "sheep\u00a0dog\u200d🐕")  # joiners and no-break spaces are writing
-    assert {entry.label for entry in scan_folder(root).entries} == {"cat", "sheep\u00a0dog\u200d🐕"}
+    assert {entry.labels[0] for entry in scan_folder(root).entries} == {"cat", "sheep\u00a0dog\u200d🐕"}
 
 
 def test_headers_from_a_slow_place_are_read_together(make_folder, screen, monkeypatch):
@@ -197,7 +197,7 @@ def test_splits_below_the_classes(make_folder):
 def test_classes_that_look_like_splits_are_told(make_folder):
     root = make_folder({f"{top}/{name}": 1 for top in ("trn", "tst") for name in ("cat", "dog")})
     listing = scan_folder(root)
-    assert {entry.label for entry in listing.entries} == {"trn", "tst"}
+    assert {entry.labels[0] for entry in listing.entries} == {"trn", "tst"}
     assert listing.doubt == (
         "'trn', 'tst' are taken for classes, and each holds 'cat', 'dog': "
         "if they are splits, name them train, val and test"

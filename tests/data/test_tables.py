@@ -6,7 +6,7 @@ from densekit.errors import DataError
 
 
 def listed(listing, root):
-    return [(str(entry.path.relative_to(root)), entry.label, entry.split) for entry in listing.entries]
+    return [(str(entry.path.relative_to(root)), *entry.labels, entry.split) for entry in listing.entries]
 
 
 TABLES = {
@@ -101,7 +101,7 @@ def test_of_two_names_for_a_column_the_usual_one_counts(tmp_path, header):
     cells = {"path": "a.png", "file": "b.png", "label": "cat", "target": "x0", "class": "y0"}
     (tmp_path / "list.csv").write_text(f"{header}\n{','.join(cells[name] for name in header.split(','))}\n")
     (entry,) = read_table(tmp_path / "list.csv").entries
-    assert (entry.path.name, entry.label) == ("a.png", "cat")
+    assert (entry.path.name, *entry.labels) == ("a.png", "cat")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

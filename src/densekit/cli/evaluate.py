@@ -10,7 +10,7 @@ from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict, Wor
 Out = Annotated[
     Path | None,
     Parameter(
-        help="Where to write metrics.json, confusion.csv and confusion.png. "
+        help="Where to write metrics.json and pictures of it. "
         "[the run folder, or RUN/evaluation-NAME for another split or other data]"
     ),
 ]
@@ -62,4 +62,5 @@ def evaluate(
         screen=Screen(quiet=quiet),
     )
     print_table(metrics_table(evaluation.metrics))
-    print(f"written to {evaluation.folder}: metrics.json, confusion.csv, confusion.png")
+    drawn = "labels.png" if evaluation.classifier.multilabel else "confusion.csv, confusion.png"
+    print(f"written to {evaluation.folder}: metrics.json, {drawn}")

@@ -34,7 +34,7 @@ def predict(
     images
         Picture files, folders and patterns.
     top
-        How many classes to name.
+        How many classes to name; where a picture may have several labels, at least all that are likelier than not.
     format
         How to write the answers to standard output.
     batch_size
@@ -61,7 +61,10 @@ def predict(
 
 
 def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) -> None:
-    """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list."""
+    """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list.
+
+    In the table, what a multi-label classifier finds less likely than not is in brackets.
+    """
     if format == "json":
         json.dump([answer.to_dict() for answer in answers], out, indent=2, ensure_ascii=False)
         out.write("\n")
@@ -77,5 +80,8 @@ def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) 
         paths = [on_one_line(answer.path) for answer in answers]
         width = max(map(len, paths))
         for path, answer in zip(paths, answers, strict=True):
-            named = "  ".join(f"{on_one_line(label)} {p:.1%}" for label, p in answer.top)
-            out.write(f"{path:<{width}}  {named or 'cannot be read: ' + str(answer.error)}\n")
+            named = [f"{on_one_line(label)} {p:.1%}" for label, p in answer.top]
+            if answer.labels is not None:
+                count = len(answer.labels)
+                named = [*(named[:count] or ["none"]), *(f"({name})" for name in named[count:])]
+            out.write(f"{path:<{width}}  {'  '.join(named) or 'cannot be read: ' + str(answer.error)}\n")

@@ -1,7 +1,7 @@
 """From a folder, a table or a name to a DataSet with its splits."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,8 @@ def open_data(
 
     Args:
         data: a folder (``train/CLASS/*``, ``val/CLASS/*``, ``test/CLASS/*``, or ``CLASS/*``), a table of
-            ``path,label[,split]``, or a name: digits, mnist, fashion-mnist, cifar10, cifar100.
+            ``path,label[,split]`` or of several labels a picture (see `densekit.data.tables.read_table`), or a name:
+            digits, mnist, fashion-mnist, cifar10, cifar100.
         data_root: where named sets are kept; the platform's cache folder by default.
         val_fraction: share of each class's training pictures to validate on, where no val split is given.
         test_fraction: share of each class's pictures to test on, where the data names no splits at all.
@@ -64,12 +65,16 @@ def open_data(
             "train": PictureSet(arrays.train_pictures, arrays.train_labels, "train"),
             "test": PictureSet(arrays.test_pictures, arrays.test_labels, "test"),
         }
-    elif record is not None:
-        limited = limit_per_class is not None or limit_test_per_class is not None
-        classes, parts, skipped = _open_recorded(Path(data).expanduser(), SplitRecord(record), limited, strict, screen)
-        return DataSet(str(data), classes, parts["train"], parts.get("val"), parts.get("test"), tuple(skipped))
     else:
-        classes, parts, skipped = _open_files(Path(data).expanduser(), test_fraction, seed, strict, screen)
+        path = Path(data).expanduser()
+        found = _open_files(path, strict, screen)
+        if record is not None:
+            limited = limit_per_class is not None or limit_test_per_class is not None
+            return _as_recorded(path, found, SplitRecord(record), limited, screen)
+        classes, skipped = _class_names(path, found), found.skipped
+        parts = found.parts(classes)
+        if found.without_splits:
+            _cut(parts, "test", test_fraction, seed_from(seed, _TEST))
     if limit_per_class is not None:
         parts["train"] = _limit(parts["train"], limit_per_class, seed_from(seed, _LIMIT))
     if limit_test_per_class is not None and "test" in parts:
@@ -88,6 +93,7 @@ def open_labelled(
     data: str | Path,
     *,
     classes: tuple[str, ...],
+    multilabel: bool = False,
     data_root: str | Path | None = None,
     strict: bool = False,
     screen: Screen | None = None,
@@ -97,6 +103,7 @@ def open_labelled(
     Args:
         data: a folder, a table or a name, as for `open_data`; a class may be missing.
         classes: the classifier's class names; labels are places in this tuple.
+        multilabel: the classifier answers with any number of labels, so the pictures must come with that too.
         data_root: where named sets are kept.
         strict: a picture that cannot be opened is an error instead of being left out.
         screen: where progress and warnings go.
@@ -105,23 +112,35 @@ def open_labelled(
         The pictures; ``split`` is "test", or "all" where the data names no splits. ``skipped`` names the other files.
 
     Raises:
-        DataError: no such data, no test split, or a class that is not in ``classes``.
+        DataError: no such data, no test split, a class that is not in ``classes``, or another kind of labels.
     """
     screen = screen or Screen()
     if str(data) in NAMED_SETS:
+        _check_kind(data, False, multilabel)
         arrays = load_named(str(data), data_root=data_root, screen=screen)
         _check_known(str(data), arrays.classes, classes)
         number = np.array([classes.index(name) for name in arrays.classes], np.int64)
         return PictureSet(arrays.test_pictures, number[arrays.test_labels], "test")
     path = Path(data).expanduser()
-    entries, headers, skipped = _open_entries(path, strict, screen)
-    _check_known(path, sorted({entry.label for entry in entries}, key=natural_key), classes)
-    parts = _group(entries, headers, classes)
-    if all(entry.split is None for entry in entries):
-        return replace(parts["train"], split="all", skipped=tuple(skipped))
+    found = _open_files(path, strict, screen)
+    _check_kind(path, found.multilabel, multilabel)
+    _check_known(path, sorted(_names(found.entries), key=natural_key), classes)
+    parts = found.parts(classes)
+    if found.without_splits:
+        return replace(parts["train"], split="all", skipped=tuple(found.skipped))
     if "test" not in parts:
         raise DataError(f"{path}: has train or val pictures but no test split to evaluate on")
-    return replace(parts["test"], skipped=tuple(skipped))
+    return replace(parts["test"], skipped=tuple(found.skipped))
+
+
+def _check_kind(source: object, found: bool, wanted: bool) -> None:
+    if found and not wanted:
+        raise DataError(f"{source}: has any number of labels a picture, but the classifier tells one class of several")
+    if wanted and not found:
+        raise DataError(
+            f"{source}: has one class a picture, but the classifier tells any number of labels: "
+            "name a table of path,labels (a cell may hold cat|dog)"
+        )
 
 
 def _check_known(source: object, found: Sequence[str], classes: tuple[str, ...]) -> None:
@@ -141,29 +160,37 @@ def _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per
         raise SettingsError(f"seed={seed}: use 0 or more")
 
 
-def _open_files(
-    path: Path, test_fraction: float, seed: int, strict: bool, screen: Screen
-) -> tuple[tuple[str, ...], dict[Split, PictureSet], list[Skipped]]:
-    entries, headers, skipped = _open_entries(path, strict, screen)
-    classes = _class_names(path, entries)
-    parts = _group(entries, headers, classes)
-    if all(entry.split is None for entry in entries):
-        _cut(parts, "test", test_fraction, seed_from(seed, _TEST))
-    return classes, parts, skipped
+@dataclass(frozen=True)
+class _Files:
+    """Pictures that can be opened, each with its header, and the files that were left out."""
+
+    entries: list[Entry]
+    headers: list[PictureHeader]
+    skipped: list[Skipped]
+    multilabel: bool
+
+    @property
+    def without_splits(self) -> bool:
+        return all(entry.split is None for entry in self.entries)
+
+    def parts(self, classes: tuple[str, ...]) -> dict[Split, PictureSet]:
+        """Return the pictures of each split there is; without splits all are for training."""
+        number = {name: label for label, name in enumerate(classes)}
+        labels = [[number[name] for name in entry.labels] for entry in self.entries]
+        if self.multilabel:
+            values = np.zeros((len(labels), len(classes)), np.float32)
+            for row, places in zip(values, labels, strict=True):
+                row[places] = 1
+        else:
+            values = np.array(labels, np.int64)[:, 0]
+        paths = [entry.path for entry in self.entries]
+        splits = np.array([entry.split or "train" for entry in self.entries])
+        everything = PictureSet(paths, values, "train", np.array(self.headers, np.int64).reshape(-1, 3))
+        found: list[Split] = ["train", "val", "test"]
+        return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
 
 
-def _open_recorded(
-    path: Path, record: SplitRecord, limited: bool, strict: bool, screen: Screen
-) -> tuple[tuple[str, ...], dict[Split, PictureSet], list[Skipped]]:
-    entries, headers, skipped = _open_entries(path, strict, screen)
-    entries, headers = record.apply(path, entries, headers, limited=limited, screen=screen)
-    parts = _group(entries, headers, record.classes)
-    if "train" not in parts:
-        raise DataError(f"{path}: the training pictures of {record.path} are gone")
-    return record.classes, parts, skipped
-
-
-def _open_entries(path: Path, strict: bool, screen: Screen) -> tuple[list[Entry], list[PictureHeader], list[Skipped]]:
+def _open_files(path: Path, strict: bool, screen: Screen) -> _Files:
     if not path.exists():
         raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
     listing = scan_folder(path) if path.is_dir() else read_table(path)
@@ -171,7 +198,19 @@ def _open_entries(path: Path, strict: bool, screen: Screen) -> tuple[list[Entry]
     _tell_skipped(listing, unreadable, screen)
     if not entries:
         raise DataError(f"{path}: none of the pictures can be read")
-    return entries, headers, listing.skipped + unreadable
+    return _Files(entries, headers, listing.skipped + unreadable, listing.multilabel)
+
+
+def _as_recorded(path: Path, found: _Files, record: SplitRecord, limited: bool, screen: Screen) -> DataSet:
+    """Return the pictures that a run began with, each in its split of then."""
+    if found.multilabel != record.multilabel:
+        raise DataError(f"{path}: has another kind of labels (one class, or any number) than when the run began")
+    entries, headers = record.apply(path, found.entries, found.headers, limited=limited, screen=screen)
+    parts = replace(found, entries=entries, headers=headers).parts(record.classes)
+    if "train" not in parts:
+        raise DataError(f"{path}: the training pictures of {record.path} are gone")
+    skipped = tuple(found.skipped)
+    return DataSet(str(path), record.classes, parts["train"], parts.get("val"), parts.get("test"), skipped)
 
 
 def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Screen) -> None:
@@ -197,34 +236,28 @@ def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Scree
         screen.warn(f"{which} left out, first {first.path}: {first.reason}")
 
 
-def _class_names(source: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
+def _names(entries: Iterable[Entry]) -> set[str]:
+    return {label for entry in entries for label in entry.labels}
+
+
+def _class_names(source: Path, found: _Files) -> tuple[str, ...]:
     """Class names in natural order; DataError where the classes cannot be learned."""
-    names = {entry.label for entry in entries}
+    names = _names(found.entries)
     seen: dict[str, str] = {}
     for name in sorted(names, key=natural_key):
         if (twin := seen.setdefault(name.lower(), name)) != name:
             raise DataError(f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them")
-    trained = {entry.label for entry in entries if entry.split in {None, "train"}}
+    trained = _names(entry for entry in found.entries if entry.split in {None, "train"})
     if untrained := sorted(names - trained, key=natural_key):
         raise DataError(f"{source}: no training pictures of {some(untrained)}, only validation or test pictures")
-    if len(names) < 2:
+    if not names:
+        raise DataError(f"{source}: no picture has any label")
+    if len(names) < 2 and not found.multilabel:
         (name,) = names
         inner = [path.name for path in (source / name).iterdir() if path.is_dir()] if (source / name).is_dir() else []
         hint = f": if {some(inner)} in it are the classes, name {source / name}" if inner else ""
         raise DataError(f"{source}: only one class, {name!r}; a classifier needs at least two{hint}")
     return tuple(sorted(names, key=natural_key))
-
-
-def _group(
-    entries: Sequence[Entry], headers: Sequence[PictureHeader], classes: tuple[str, ...]
-) -> dict[Split, PictureSet]:
-    number = {name: label for label, name in enumerate(classes)}
-    paths = [entry.path for entry in entries]
-    labels = np.array([number[entry.label] for entry in entries], np.int64)
-    splits = np.array([entry.split or "train" for entry in entries])
-    everything = PictureSet(paths, labels, "train", np.array(headers, np.int64).reshape(-1, 3))
-    found: list[Split] = ["train", "val", "test"]
-    return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
 
 
 def _limit(part: PictureSet, limit: int, seed: int) -> PictureSet:

@@ -35,10 +35,13 @@ _IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 @dataclass(frozen=True)
 class Entry:
-    """One candidate picture file; ``split`` is None where the layout does not tell."""
+    """One candidate picture file: with one label, or where the listing is multi-label with any number.
+
+    ``split`` is None where the layout does not tell.
+    """
 
     path: Path
-    label: str
+    labels: tuple[str, ...]
     split: Split | None
 
 
@@ -48,6 +51,7 @@ class Listing:
 
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    multilabel: bool = False  # pictures have any number of labels, none too
     repeated: int = 0  # lines of a table that name a picture again
     doubt: str | None = None  # what else may have been meant
     folders: dict[str, Path] = field(default_factory=dict)  # of classes, by where they really are
@@ -196,7 +200,7 @@ def _scan_class(folder: Path, name: str, split: Split | None, listing: Listing) 
     label = unicodedata.normalize("NFC", name)  # a Mac writes "é" as two characters, others as one
     files = list(files_below(folder, above))
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
-    listing.entries += [Entry(path, label, split) for path in pictures]
+    listing.entries += [Entry(path, (label,), split) for path in pictures]
     others = (path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES)
     listing.skipped += [Skipped(path, "not a picture file name") for path in others]
     if not pictures:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
     """Pictures of one step. Where none of them could be read, ``pictures`` is empty: skip the step."""
 
     pictures: Tensor  # float32 (N, C, H, W)
-    labels: Tensor  # int64 (N,)
+    labels: Tensor  # int64 (N,), or float32 (N, K) of pictures with any number of labels
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # int64 (N,): numbers in the picture set
     unreadable: list[Skipped]  # pictures that are missing from this batch
 
@@ -57,7 +58,7 @@ class PictureLoader(DataLoader[Any]):
 
 class _Item(NamedTuple):
     pixels: Tensor | None
-    label: int
+    label: Any  # int64, or float32 (K,)
     number: int
     unreadable: Skipped | None = None
 
@@ -69,7 +70,7 @@ class _Items(Dataset[_Item]):
         self.pictures, self.transform, self.seed = pictures, transform, seed
 
     def __getitem__(self, place: Place) -> _Item:
-        label = int(self.pictures.labels[place.number])
+        label = self.pictures.labels[place.number]
         try:
             picture = self.pictures.read(place.number)
             with seeded(self.seed, place.epoch, place.position):
@@ -84,7 +85,7 @@ def _collate(items: list[_Item]) -> Batch:
     pixels = [item.pixels for item in good if item.pixels is not None]
     return Batch(
         torch.stack(pixels) if pixels else torch.empty(0),
-        torch.tensor([item.label for item in good], dtype=torch.int64),
+        torch.from_numpy(np.array([item.label for item in good])),
         torch.tensor([item.number for item in good], dtype=torch.int64),
         [item.unreadable for item in items if item.unreadable is not None],
     )

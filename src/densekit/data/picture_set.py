@@ -60,7 +60,8 @@ class PictureSet:
 
     Args:
         pictures: paths, or all pictures as uint8 (N, H, W) grey or (N, H, W, 3) RGB.
-        labels: class of each picture, int64 (N,).
+        labels: class of each picture, int64 (N,), or where pictures have any number of labels, 1 for each that it has
+            and else 0, float32 (N, K).
         split: which part of the data set this is.
         shapes: height, width and channels of each picture, int64 (N, 3); worked out from an array by itself.
         decoded: the pictures of ``pictures`` when those are paths and have been read into memory.
@@ -116,8 +117,15 @@ class PictureSet:
             self.decoded and self.decoded.select(chosen),
         )
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.labels.ndim == 2
+
     def counts(self, num_classes: int) -> np.ndarray:
         """Number of pictures of each class, int64 (num_classes,)."""
+        if self.multilabel:
+            return self.labels.sum(0).astype(np.int64)
         return np.bincount(self.labels, minlength=num_classes)
 
 
@@ -140,6 +148,11 @@ class DataSet:
     val: PictureSet | None = None
     test: PictureSet | None = None
     skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.train.multilabel
 
     @property
     def channels(self) -> Literal[1, 3]:

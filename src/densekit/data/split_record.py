@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +12,29 @@ from densekit.console import Screen
 from densekit.data.folders import SPLIT_NAMES, Entry, natural_key
 from densekit.data.picture_set import DataSet, Split
 from densekit.data.pictures import PictureHeader
+from densekit.data.tables import LABEL_SEPARATOR
 from densekit.errors import DataError
 from densekit.files import write_csv
 from densekit.units import counted
 
 SPLIT_RECORD = "splits.csv"  # its name in a run folder
-_COLUMNS = ("path", "label", "split")
 
 
 def write_split_record(path: Path, dataset: DataSet) -> None:
-    """Write a table ``path,label,split`` of a data set of files; named sets never change and need none.
+    """Write a table ``path,label,split`` (or ``path,labels,split``) of a data set of files; named sets never change.
 
     Paths are relative to the data's folder, where they lie in it.
     """
     folder, rows = _folder(Path(dataset.name)), []
+    columns = ("path", "labels" if dataset.multilabel else "label", "split")
     for part in (dataset.train, dataset.val, dataset.test):
         if part is not None and not isinstance(part.pictures, np.ndarray):
             for picture, label in zip(part.pictures, part.labels, strict=True):
-                cells = (_place(picture, folder), dataset.classes[label], part.split)
-                rows.append(dict(zip(_COLUMNS, cells, strict=True)))
+                places = np.flatnonzero(label) if dataset.multilabel else [label]
+                names = LABEL_SEPARATOR.join(dataset.classes[place] for place in places)
+                rows.append(dict(zip(columns, (_place(picture, folder), names, part.split), strict=True)))
     if rows:
-        write_csv(path, _COLUMNS, rows)
+        write_csv(path, columns, rows)
 
 
 class SplitRecord:
@@ -48,12 +51,18 @@ class SplitRecord:
         self.path = path
         try:
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                rows = list(csv.DictReader(file))
+                reader = csv.DictReader(file)
+                rows, self.multilabel = list(reader), "labels" in (reader.fieldnames or ())
             self.splits: dict[str, Split] = {row["path"]: SPLIT_NAMES[row["split"]] for row in rows}
-            self.labels = {row["path"]: row["label"] for row in rows}
-            self.classes = tuple(sorted(set(self.labels.values()), key=natural_key))
+            self.labels = {row["path"]: self._labels(row) for row in rows}
+            self.classes = tuple(sorted(set(chain.from_iterable(self.labels.values())), key=natural_key))
         except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
             raise DataError(f"{path} does not hold the splits of a run ({error})") from None
+
+    def _labels(self, row: dict[str, str]) -> tuple[str, ...]:
+        if not self.multilabel:
+            return (row["label"],)
+        return tuple(sorted(filter(None, row["labels"].split(LABEL_SEPARATOR))))
 
     def apply(
         self, data: Path, entries: Sequence[Entry], headers: Sequence[PictureHeader], *, limited: bool, screen: Screen
@@ -74,10 +83,11 @@ class SplitRecord:
         for entry, header in zip(entries, headers, strict=True):
             place = _place(entry.path, folder)
             split = self.splits.get(place)
-            if split is not None and entry.label in self.classes:
+            if split is not None and set(entry.labels) <= set(self.classes):
                 kept.append((replace(entry, split=split), header))
-                if entry.label != self.labels[place]:
-                    relabelled.append(f"{place} was {self.labels[place]!r}, is {entry.label!r}")
+                if entry.labels != self.labels[place]:
+                    was, now = (LABEL_SEPARATOR.join(labels) for labels in (self.labels[place], entry.labels))
+                    relabelled.append(f"{place} was {was!r}, is {now!r}")
         if not kept:
             raise DataError(f"{data}: none of the {len(self.splits)} pictures of {self.path} can be read there")
         if (others := len(entries) - len(kept)) and not limited:

@@ -1,13 +1,18 @@
 """Seeded cuts of a data set, the same whatever was drawn before."""
 
+from collections.abc import Callable
+
 import numpy as np
+
+Count = Callable[[int], int]
 
 
 def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Hold out ``fraction`` of every class: at least one picture, but never a class's last.
 
     Args:
-        labels: class of each picture, int64 (N,).
+        labels: class of each picture, int64 (N,), or 1 for each label that it has and else 0, (N, K): then held out as
+            closely as labels that come together allow.
         fraction: share to hold out, 0 <= fraction < 1; 0 holds out nothing.
         seed: the same seed and labels give the same split.
 
@@ -22,23 +27,65 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple
     def held_out(count: int) -> int:
         return min(count - 1, max(1, round(fraction * count))) if fraction > 0 else 0
 
-    out = _first_of_each_class(labels, held_out, seed=seed)
+    choose = _some_of_each_class if labels.ndim == 1 else _some_of_each_label
+    out = choose(labels, held_out, seed=seed)
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
 def limit_per_class(labels: np.ndarray, limit: int, *, seed: int) -> np.ndarray:
     """Ascending indices of the first ``limit`` pictures of each class after a seeded shuffle.
 
+    Of pictures with several labels, those are left out that would be one too many of any of their labels.
+
     >>> limit_per_class(np.array([0, 0, 0, 1]), 1, seed=0).size
     2
     """
-    return _first_of_each_class(labels, lambda count: min(count, limit), seed=seed)
+    if labels.ndim == 2:
+        return _up_to(_with_none(labels), limit, seed)
+    return _some_of_each_class(labels, lambda count: min(count, limit), seed=seed)
 
 
-def _first_of_each_class(labels: np.ndarray, how_many, *, seed: int) -> np.ndarray:
+def _some_of_each_class(labels: np.ndarray, how_many: Count, *, seed: int) -> np.ndarray:
     chosen = [np.empty(0, np.int64)]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         shuffled = np.random.default_rng([seed, int(label)]).permutation(members)
         chosen.append(shuffled[: how_many(len(members))])
     return np.sort(np.concatenate(chosen))
+
+
+def _some_of_each_label(labels: np.ndarray, how_many: Count, *, seed: int) -> np.ndarray:
+    """Choose pictures with several labels, those with the rarest of the labels left first.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011).
+    """
+    has = _with_none(labels)
+    counts = has.sum(0)
+    wanted = np.array([how_many(count) if count else 0 for count in counts.tolist()])
+    spare = np.maximum(counts - 1, 0)  # the last picture of a label stays
+    undecided, chosen = np.ones(len(has), bool), []
+    while undecided.any():
+        left = has[undecided].sum(0)
+        label = int(np.argmin(np.where(left > 0, left, len(has) + 1)))
+        members = np.flatnonzero(undecided & has[:, label])
+        for picture in np.random.default_rng([seed, label]).permutation(members):
+            if wanted[label] > 0 and (spare[has[picture]] > 0).all():
+                chosen.append(picture)
+                wanted[has[picture]] -= 1
+                spare[has[picture]] -= 1
+        undecided[members] = False
+    return np.sort(np.array(chosen, np.int64))
+
+
+def _up_to(has: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    counts, chosen = np.zeros(has.shape[1], np.int64), []
+    for picture in np.random.default_rng(seed).permutation(len(has)):
+        if (counts[has[picture]] < limit).all():
+            chosen.append(picture)
+            counts[has[picture]] += 1
+    return np.sort(np.array(chosen, np.int64))
+
+
+def _with_none(labels: np.ndarray) -> np.ndarray:
+    """Return which picture has which label, bool (N, K + 1); the last column is that of pictures without any."""
+    return np.column_stack([labels > 0, ~labels.any(1)])

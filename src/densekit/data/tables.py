@@ -1,9 +1,11 @@
-"""Tables of pictures: lines of path,label[,split]."""
+"""Tables of pictures: lines of path,label[,split], or with any number of labels a picture."""
 
 import csv
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,36 @@ from densekit.errors import DataError
 _COLUMNS = {
     "path": ("path", "file", "filename", "image", "picture"),
     "label": ("label", "class", "target"),
+    "labels": ("labels", "classes", "tags", "targets"),
     "split": ("split", "set", "subset"),
 }
+LABEL_SEPARATOR = "|"  # of several in one cell
+_YES, _NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
 NO_LABEL = "its line of the table has no label"
 
 
-def read_table(table: Path) -> Listing:
-    """Read a text table ``path,label[,split]``.
+@dataclass(frozen=True)
+class _Header:
+    """Places of the columns; the labels are in one of ``label`` and ``labels``, or in a column each."""
 
-    Paths are relative to the table; a header line may name the columns. Commas, semicolons or tabs
-    may part the columns. An empty split means train; lines without a label are skipped.
+    path: int
+    label: int | None = None
+    labels: int | None = None
+    split: int | None = None
+    yes_or_no: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def multilabel(self) -> bool:
+        return self.label is None
+
+
+def read_table(table: Path) -> Listing:
+    """Read a text table of pictures and their classes.
+
+    Either ``path,label[,split]``, a class each, or any number of labels a picture: ``path,labels[,split]`` with
+    ``cat|dog`` in a cell, or a column for each label that holds 1 or 0. Paths are relative to the table; a header line
+    names the columns, and may be left out of the first kind. Commas, semicolons or tabs may part the columns. An empty
+    split means train. A line without a label is skipped in the first kind, and in the others means none of the labels.
 
     Raises:
         DataError: a line that cannot be understood (named by its number), or one picture under two labels or
@@ -40,33 +62,27 @@ def read_table(table: Path) -> Listing:
         raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
     first = text.partition("\n")[0]
     reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    seen: dict[str, Entry] = {}
-    unlabelled: list[Skipped] = []
-    lines = 0
-    columns: dict[str, int] | None = None
+    listing, seen, lines = Listing(), dict[str, Entry](), 0
+    header: _Header | None = None
     for number, row in _numbered(table, reader):
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
-        if columns is None:
-            columns = _header_columns(cells)
-            if columns:
+        if header is None:
+            header = _read_header(table, cells)
+            if header is not None:
+                listing.multilabel = header.multilabel
                 continue
-            if Path(cells[0]).suffix.lower() not in PICTURE_SUFFIXES and not (table.parent / cells[0]).exists():
-                raise DataError(
-                    f"{table}: its first line, {','.join(cells)!r}, neither begins with a picture nor names columns "
-                    f"that are known: {', '.join(_COLUMNS['path'])}; {', '.join(_COLUMNS['label'])}; split"
-                )
-            columns = {"path": 0, "label": 1, **({"split": 2} if len(cells) > 2 else {})}
-        entry = _table_entry(f"{table}, line {number}", table.parent, cells, columns)
-        if not entry.label:
-            unlabelled.append(Skipped(entry.path, NO_LABEL))
+            header = _without_header(table, cells)
+        entry = _read_entry(f"{table}, line {number}", table.parent, cells, header)
+        if not entry.labels and not header.multilabel:
+            listing.skipped.append(Skipped(entry.path, NO_LABEL))
             continue
         before = seen.setdefault(os.path.normpath(entry.path), entry)
-        if (before.label, before.split) != (entry.label, entry.split):
+        if (before.labels, before.split) != (entry.labels, entry.split):
             raise DataError(f"{table}, line {number}: {entry.path} was already given another label or split")
         lines += 1
-    listing = Listing(list(seen.values()), unlabelled, repeated=lines - len(seen))
+    listing.entries, listing.repeated = list(seen.values()), lines - len(seen)
     if not listing.entries:
         raise DataError(f"{table}: no lines of path,label[,split] found")
     return listing
@@ -84,22 +100,63 @@ def _numbered(table: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{table}, near line {number}: a quote that is not closed takes in the next lines") from None
 
 
-def _header_columns(cells: list[str]) -> dict[str, int] | None:
-    """Places of path, label and split if this line is a header; None if it is already a picture."""
+def _read_header(table: Path, cells: list[str]) -> _Header | None:
+    """Return where the columns are if this line names them; None if it is already a picture."""
     lowered = [cell.lower() for cell in cells]
     known = {column: [lowered.index(name) for name in names if name in lowered] for column, names in _COLUMNS.items()}
     found = {column: places[0] for column, places in known.items() if places}  # the first name that is there counts
-    return found if {"path", "label"} <= found.keys() else None
+    if "path" not in found:
+        return None
+    if "label" in found:
+        return _Header(found["path"], label=found["label"], split=found.get("split"))
+    if "labels" in found:
+        return _Header(found["path"], labels=found["labels"], split=found.get("split"))
+    names = [unicodedata.normalize("NFC", cell) for cell in cells]
+    others = {name: place for place, name in enumerate(names) if name and place not in found.values()}
+    if twice := [name for name, count in Counter(names).items() if count > 1 and name in others]:
+        raise DataError(f"{table}: two columns are named {twice[0]!r}")
+    return _Header(found["path"], split=found.get("split"), yes_or_no=others) if others else None
 
 
-def _table_entry(where: str, folder: Path, cells: list[str], columns: dict[str, int]) -> Entry:
-    picked = {column: cells[place] if place < len(cells) else "" for column, place in columns.items()}
-    if not picked["path"]:
+def _without_header(table: Path, cells: list[str]) -> _Header:
+    """Return where the columns are in a table that begins with this line."""
+    if Path(cells[0]).suffix.lower() not in PICTURE_SUFFIXES and not (table.parent / cells[0]).exists():
+        names = "; ".join(", ".join(_COLUMNS[column]) for column in ("path", "label", "labels"))
+        raise DataError(
+            f"{table}: its first line, {','.join(cells)!r}, neither begins with a picture nor names columns "
+            f"that are known: {names}; split"
+        )
+    return _Header(0, label=1, split=2 if len(cells) > 2 else None)
+
+
+def _read_entry(where: str, folder: Path, cells: list[str], header: _Header) -> Entry:
+    def cell(place: int) -> str:
+        return cells[place] if place < len(cells) else ""
+
+    path = cell(header.path)
+    if not path:
         raise DataError(f"{where}: expected path,label[,split], got {','.join(cells)!r}")
-    split = picked.get("split", "train" if "split" in columns else None)
-    if split is not None and (split := split.lower() or "train") not in SPLIT_NAMES:
+    split = None if header.split is None else cell(header.split).lower() or "train"
+    if split is not None and split not in SPLIT_NAMES:
         raise DataError(
             f"{where}: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLIT_NAMES.values()))}"
         )
-    label = unicodedata.normalize("NFC", picked["label"])
-    return Entry(folder / picked["path"], label, None if split is None else SPLIT_NAMES[split])
+    if header.label is not None:
+        labels = [cell(header.label)]
+    elif header.labels is not None:
+        labels = [label.strip() for label in cell(header.labels).split(LABEL_SEPARATOR)]
+    else:
+        labels = [name for name, place in header.yes_or_no.items() if _is_yes(where, name, cell(place))]
+    named = dict.fromkeys(unicodedata.normalize("NFC", label) for label in labels if label)
+    return Entry(folder / path, tuple(sorted(named)), None if split is None else SPLIT_NAMES[split])
+
+
+def _is_yes(where: str, name: str, value: str) -> bool:
+    if value.lower() in _YES:
+        return True
+    if value.lower() in _NO:
+        return False
+    raise DataError(
+        f"{where}: {name} is {value!r}, but a column for each label holds 1 or 0; "
+        "if it holds names of classes, call it label, if of several a picture, parted by |, labels"
+    )

@@ -56,7 +56,7 @@ def mix_batch(
 
     Args:
         pictures: float (N, C, H, W), on any device.
-        labels: int64 (N,).
+        labels: int64 (N,), or float (N, K) of pictures with any number of labels.
         num_classes: K.
         augmentation: says how; one of ``mixup`` and ``cutmix`` must be on.
         seed: with epoch, step and rank decides the draw, whatever was drawn before.

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densekit.models.answers import to_probabilities
+
 _HOTTEST = 20.0  # also of a network that only guesses, whose best temperature would be infinite
 
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """Pictures whose likeliest class has a probability in (low, high].
+    """Pictures whose likeliest class has a probability in (low, high]; of several labels, yes-or-no answers.
 
     ``confidence`` is the mean of those probabilities and ``accuracy`` the share of right answers; both are None where
     there is no picture.
@@ -30,10 +32,13 @@ def confidence_bins(logits: Tensor, labels: Tensor, *, count: int = 15) -> tuple
 
     Args:
         logits: (N, K).
-        labels: int64 (N,).
+        labels: int64 (N,), or of any number of labels float (N, K): then every yes or no counts as a picture.
         count: number of bins; 15 is what the field reports (Guo et al., On calibration of modern neural networks,
             2017, arXiv:1706.04599).
     """
+    if labels.dim() == 2:
+        # yes or no is a choice of two classes
+        logits, labels = torch.stack([-logits.flatten(), logits.flatten()], 1) / 2, labels.flatten().long()
     confidence, predicted = logits.double().softmax(1).max(1)
     edges = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     place = torch.bucketize(confidence, edges[1:-1])  # (N,) bin of each picture
@@ -61,24 +66,30 @@ def calibration_error(bins: tuple[ConfidenceBin, ...]) -> float:
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature T for which softmax(logits / T) is most likely to have given the labels (arXiv:1706.04599).
 
+    Of any number of labels a picture, the same with the sigmoid.
+
     The labels count as right with the certainty that so many pictures allow (Platt, Probabilistic outputs for support
     vector machines, 1999): without it, a network that is right on all of 20 pictures would be told to be certain.
 
     Args:
         logits: (N, K) of pictures that were not learned from.
-        labels: int64 (N,).
+        labels: int64 (N,), or float (N, K).
 
     Returns:
         T, between 1/20 and 20; above 1 where the network is too sure of itself.
     """
     z = logits.double()
     doubt = 1 / (len(labels) + 2)
-    targets = (1 - doubt) * F.one_hot(labels, z.shape[1]) + doubt / z.shape[1]
+    multilabel = labels.dim() == 2
+    if multilabel:
+        targets = (1 - doubt) * labels + doubt / 2
+    else:
+        targets = (1 - doubt) * F.one_hot(labels, z.shape[1]) + doubt / z.shape[1]
     wanted = (targets * z).sum()
     # The derivative of the loss by 1/T is the expected logit less the wanted one, and the former falls as T grows.
     low, high = -math.log(_HOTTEST), math.log(_HOTTEST)
     for _ in range(40):
         middle = (low + high) / 2
-        expected = ((z / math.exp(middle)).softmax(1) * z).sum()
+        expected = (to_probabilities(z / math.exp(middle), multilabel=multilabel) * z).sum()
         low, high = (middle, high) if expected > wanted else (low, middle)
     return math.exp((low + high) / 2)

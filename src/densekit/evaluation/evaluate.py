@@ -21,6 +21,7 @@ from densekit.data.split_record import SplitRecord
 from densekit.engine.swap import fuse_where_faster
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
+from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, learned_before, open_own_data, own_data
 from densekit.evaluation.report import write_evaluation
@@ -41,7 +42,7 @@ class Evaluation:
         dataset: all splits of the run's own data; None where other pictures were looked at.
     """
 
-    metrics: Metrics
+    metrics: Metrics | MultilabelMetrics
     outcomes: Outcomes
     pictures: PictureSet
     folder: Path
@@ -63,7 +64,7 @@ def evaluate(
     strict: bool = False,
     screen: Screen | None = None,
 ) -> Evaluation:
-    """Test a classifier and write metrics.json, confusion.csv and confusion.png.
+    """Test a classifier and write metrics.json, confusion.csv and confusion.png; of a multi-label one labels.png.
 
     Args:
         run: run folder, any folder with model.json and model.safetensors, or an exported folder or file.
@@ -90,12 +91,19 @@ def evaluate(
     own = own_data(run)
     dataset = None
     if data is None or (own is not None and _same(data, own.name)):
-        dataset, pictures = _own_split(run, own, classifier.classes, split, data_root, strict, screen)
+        dataset, pictures = _own_split(run, own, classifier, split, data_root, strict, screen)
         source, name = (own.name if own else ""), split
     elif split != "test":
         raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
     else:
-        pictures = open_labelled(data, classes=classifier.classes, data_root=data_root, strict=strict, screen=screen)
+        pictures = open_labelled(
+            data,
+            classes=classifier.classes,
+            multilabel=classifier.multilabel,
+            data_root=data_root,
+            strict=strict,
+            screen=screen,
+        )
         source = str(data) if str(data) in NAMED_SETS else whole_path(str(data))
         split, name = pictures.split, Path(data).stem
     # the run's own test figures, and those of other pictures, are never overwritten by others
@@ -124,7 +132,8 @@ def evaluate(
     outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
-    metrics = compute_metrics(outcomes, classifier.classes, split=split)
+    compute = compute_multilabel_metrics if classifier.multilabel else compute_metrics
+    metrics = compute(outcomes, classifier.classes, split=split)
     write_evaluation(folder, metrics, about)
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
@@ -193,7 +202,7 @@ def _same(one: str | Path, other: str) -> bool:
 def _own_split(
     run: Path,
     own: OwnData | None,
-    classes: tuple[str, ...],
+    classifier: Classifier,
     split: str,
     data_root: str | None,
     strict: bool,
@@ -203,7 +212,7 @@ def _own_split(
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
         raise DataError(f"no split {split!r}: use test, val or train")
-    dataset = open_own_data(own, classes, data_root=data_root, strict=strict, screen=screen)
+    dataset = open_own_data(own, classifier, data_root=data_root, strict=strict, screen=screen)
     pictures: PictureSet | None = getattr(dataset, split)
     if pictures is None:
         raise DataError(f"{own.name} has no {split} pictures: name others, evaluate RUN DATA")

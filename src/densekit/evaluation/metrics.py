@@ -61,7 +61,7 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
     columns = zip(
         classes, confusion.diagonal().tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist(), strict=True
     )
-    per_class = tuple(_class_metrics(*column) for column in columns)
+    per_class = tuple(class_metrics(*column) for column in columns)
     correct = int(confusion.trace())
     recalls = [metrics.recall for metrics in per_class if metrics.recall is not None]
     return Metrics(
@@ -79,7 +79,8 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
     )
 
 
-def _class_metrics(name: str, hits: int, predicted: int, pictures: int) -> ClassMetrics:
+def class_metrics(name: str, hits: int, predicted: int, pictures: int) -> ClassMetrics:
+    """Compute the figures of a class from numbers of pictures: found, answered with it, and labelled with it."""
     return ClassMetrics(
         name,
         pictures,

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from densekit.console import Bar
 from densekit.data.loaders import PictureLoader
 from densekit.data.pictures import Skipped
+from densekit.models.answers import cross_entropy, right
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Logits float32 (N, K) and labels int64 (N,) of N pictures; ``index`` (N,) are their numbers in the set."""
+    """Logits float32 (N, K) of N pictures; ``index`` (N,) are their numbers in the set.
+
+    Labels are int64 (N,), or where a picture may have any number of them float32 (N, K).
+    """
 
     logits: Tensor
     labels: Tensor
@@ -27,14 +30,19 @@ class Outcomes:
         return len(self.labels)
 
     @property
+    def multilabel(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.labels.dim() == 2
+
+    @property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        return F.cross_entropy(self.logits, self.labels).item()
+        return cross_entropy(self.logits, self.labels, multilabel=self.multilabel).item()
 
     @property
     def accuracy(self) -> float:
-        """Share of pictures whose likeliest class is the right one."""
-        return (self.logits.argmax(1) == self.labels).double().mean().item()
+        """Share of pictures whose likeliest class is the right one; of several labels, with every one right."""
+        return right(self.logits, self.labels).double().mean().item()
 
     def top_accuracy(self, k: int) -> float:
         """Share of pictures whose right class is among the ``k`` likeliest."""

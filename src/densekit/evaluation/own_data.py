@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
@@ -75,7 +76,7 @@ def learned_before(weights: str | None) -> list[Path]:
 
 def open_own_data(
     own: OwnData,
-    classes: tuple[str, ...],
+    classifier: Classifier,
     *,
     data_root: str | None = None,
     strict: bool = False,
@@ -84,7 +85,7 @@ def open_own_data(
     """Open a run's data with the same cuts as in training.
 
     Raises:
-        DataError: it is not there any more, or has other classes than ``classes``.
+        DataError: it is not there any more, or has other classes than the classifier.
     """
     settings = own.settings
     if own.record is not None and not Path(own.name).exists():
@@ -94,6 +95,6 @@ def open_own_data(
         )
     here = {"strict": settings.strict or strict, "data_root": settings.data_root if data_root is None else data_root}
     dataset = open_chosen(settings.model_copy(update=here), record=own.record, screen=screen)
-    if dataset.classes != classes:
+    if (dataset.classes, dataset.multilabel) != (classifier.classes, classifier.multilabel):
         raise DataError(f"{own.name} has other classes than the run was trained with: name pictures, evaluate RUN DATA")
     return dataset

@@ -14,14 +14,15 @@ from rich.text import Text
 from densekit.data.picture_set import before_pictures
 from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics
+from densekit.evaluation.multilabel import MultilabelMetrics
 from densekit.files import write_atomically, write_json, write_text
 
 _MOST_LABELS = 40  # more class names than this cannot be read beside a matrix
 _MOST_NUMBERS = 20
 
 
-def write_evaluation(folder: Path, metrics: Metrics, about: dict[str, Any]) -> None:
-    """Write metrics.json, confusion.csv and confusion.png.
+def write_evaluation(folder: Path, metrics: Metrics | MultilabelMetrics, about: dict[str, Any]) -> None:
+    """Write metrics.json, and confusion.csv and confusion.png or, of several labels a picture, labels.png.
 
     Args:
         folder: where to.
@@ -29,6 +30,9 @@ def write_evaluation(folder: Path, metrics: Metrics, about: dict[str, Any]) -> N
         about: further entries of metrics.json.
     """
     write_json(folder / "metrics.json", {**about, **metrics.to_dict()})
+    if isinstance(metrics, MultilabelMetrics):
+        write_atomically(folder / "labels.png", lambda path: draw_labels(path, metrics))
+        return
     names = [metrics_of_class.name for metrics_of_class in metrics.classes]
     write_text(folder / "confusion.csv", _confusion_csv(names, metrics.confusion))
     write_atomically(folder / "confusion.png", lambda path: draw_confusion(path, names, metrics))
@@ -92,25 +96,65 @@ def draw_confusion(path: Path, names: list[str], metrics: Metrics) -> None:
     axes.set(xlabel=f"predicted{what}", ylabel=f"true{what}")
     pictures = f"{metrics.pictures} {before_pictures(metrics.split)}pictures"
     axes.set_title(f"accuracy {metrics.accuracy:.1%} on {pictures}", fontsize="medium")
+    _save(figure, path)
+
+
+def draw_labels(path: Path, metrics: MultilabelMetrics) -> None:
+    """Draw the average precision of each label, best first, beside what guessing would reach."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    rows = sorted((row for row in metrics.classes if row.pictures), key=lambda row: row.average_precision or 0.0)
+    left_out = f" (the {_MOST_LABELS} with the lowest of {len(rows)})" if len(rows) > _MOST_LABELS else ""
+    rows = rows[:_MOST_LABELS]
+    figure = Figure(figsize=(6.5, 1.6 + 0.28 * len(rows)), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    places = range(len(rows))
+    axes.barh(places, [row.average_precision or 0.0 for row in rows], color="#5b7fb5")
+    shares = [row.pictures / metrics.pictures for row in rows]
+    axes.plot(shares, places, "|", color="#d1603d", markersize=13, markeredgewidth=2, label="guessing")
+    plain: Any = {"parse_math": False}  # a name may hold dollar signs
+    axes.set_yticks(places, [f"{shorten(row.name)}  {row.pictures}" for row in rows], **plain)
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="average precision", ylabel="label and its pictures")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    pictures = f"{metrics.pictures} {before_pictures(metrics.split)}pictures"
+    mean = _percent(metrics.mean_average_precision)
+    axes.set_title(f"mean average precision {mean} on {pictures}{left_out}", fontsize="medium")
+    figure.legend(loc="outside lower right", frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a script the font lacks is drawn as boxes
         figure.savefig(path, format="png")
 
 
-def metrics_table(metrics: Metrics) -> Table:
+def metrics_table(metrics: Metrics | MultilabelMetrics) -> Table:
     """Return the per-class table for a terminal, with the overall figures as its caption."""
     low, high = metrics.accuracy_interval_95
-    top5 = f", top-5 {metrics.top5:.2%}" if metrics.top5 is not None else ""
-    interval = f"95 % interval {low:.2%} to {high:.2%}"
-    caption = (
-        f"{before_pictures(metrics.split)}accuracy {metrics.accuracy:.2%} ({interval}){top5}, "
-        f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
-    )
+    accuracy = f"{metrics.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
+    of, rest = before_pictures(metrics.split), f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
+    columns = {"precision": "precision", "recall": "recall", "F1": "f1"}
+    if isinstance(metrics, MultilabelMetrics):
+        columns |= {"avg. precision": "average_precision", "AUROC": "auroc"}
+        means = f"AUROC {_percent(metrics.mean_auroc)}, F1 {_percent(metrics.macro_f1)} (means of the labels)"
+        caption = (
+            f"{of}mean average precision {_percent(metrics.mean_average_precision, 2)}, {means}, "
+            f"every label right on {accuracy}, {rest}"
+        )
+    else:
+        top5 = f", top-5 {metrics.top5:.2%}" if metrics.top5 is not None else ""
+        caption = f"{of}accuracy {accuracy}{top5}, {rest}"
     table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    for title in ("pictures", "precision", "recall", "F1"):
+    table.add_column("label" if isinstance(metrics, MultilabelMetrics) else "class", overflow="fold")
+    for title in ("pictures", *columns):
         table.add_column(title, justify="right")
     for row in metrics.classes:
-        cells = ("-" if value is None else f"{value:.1%}" for value in (row.precision, row.recall, row.f1))
+        cells = (_percent(getattr(row, name)) for name in columns.values())
         table.add_row(Text(row.name), str(row.pictures), *cells)
     return table
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None else f"{share:.{digits}%}"

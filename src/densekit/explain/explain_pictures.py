@@ -154,21 +154,18 @@ class _Drawing:
             return
         pixels = torch.stack([picture.pixels for picture in pictures])
         probabilities = self.classifier.probabilities(pixels)
-        places = probabilities.topk(self.top).indices
-        explained = places if self.asked is None else self.asked.expand(len(pixels), -1)
+        likeliest = probabilities.topk(self.top).indices
+        explained = likeliest if self.asked is None else self.asked.expand(len(pixels), -1)
         self.method = self.method or choose_method(self.classifier, pixels)
         repeated = pixels.repeat_interleave(self.maps, 0)
         choices = {"method": self.method, "batch_size": self.batch_size, "bar": bar}
         maps = heat_maps(self.classifier, repeated, explained.flatten(), **choices).split(self.maps)
-        for picture, shares, likeliest, shown, heats in zip(
-            pictures, probabilities.tolist(), places.tolist(), explained.tolist(), maps, strict=True
-        ):
+        for picture, shares, shown, heats in zip(pictures, probabilities, explained.tolist(), maps, strict=True):
             panels = [Panel(picture.shown, picture.path.name, picture.note)]
             for place, heat in zip(shown, heats, strict=True):
                 heated = overlay(picture.shown, heat, picture.seen)
-                panels.append(Panel(heated, self.classifier.classes[place], f"{shares[place]:.1%}"))
-            top = tuple((self.classifier.classes[place], shares[place]) for place in likeliest)
-            yield Prediction(str(picture.path), top), panels
+                panels.append(Panel(heated, self.classifier.classes[place], f"{shares[place].item():.1%}"))
+            yield self.classifier.name_likeliest(str(picture.path), shares, self.top), panels
 
     def _draw(self, picture: _Opened, prediction: Prediction, panels: list[Panel]) -> None:
         self.predictions.append(prediction)

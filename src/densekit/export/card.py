@@ -34,16 +34,17 @@ def model_card(
         model_name=name,
         eval_results=_results(metrics) if metrics and exact else None,
     )
+    kind = "labels" if classifier.multilabel else "classes"
     epochs = f" for {trained['epochs']} epochs (epoch {trained['epoch']} kept)" if "epochs" in trained else ""
     sections = {
-        f"{name}, {len(classifier.classes)} classes": f"An image classifier, trained with densekit{epochs}.",
+        f"{name}, {len(classifier.classes)} {kind}": f"An image classifier, trained with densekit{epochs}.",
         "Data": _data(metrics),
         "Metrics": "\n\n".join(filter(None, (_figures(metrics, exact), exported))),
-        "Classes": _classes(classifier.classes),
+        kind.capitalize(): _classes(classifier.classes),
         "Input": describe(classifier.preprocessing),
         "Use": use,
-        "Intended use": "To name which of its classes a picture shows, where it is like the pictures it learned from.",
-        "Limits": _limits(metrics, classifier.temperature),
+        "Intended use": f"To name which of its {kind} a picture shows, where it is like the pictures it learned from.",
+        "Limits": _limits(metrics, classifier),
     }
     title, *others = (f"{heading}\n\n{text}\n" for heading, text in sections.items())
     return ModelCard(
@@ -73,15 +74,16 @@ def _results(metrics: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     name = _data_name(metrics)
-    accuracy = EvalResult(
+    several = "mean_average_precision" in metrics
+    result = EvalResult(
         task_type="image-classification",
         dataset_type=name,
         dataset_name=name,
         dataset_split="test",
-        metric_type="accuracy",
-        metric_value=round(metrics["accuracy"], 4),
+        metric_type="mAP" if several else "accuracy",
+        metric_value=round(metrics["mean_average_precision" if several else "accuracy"] or 0.0, 4),
     )
-    return [accuracy]
+    return [result]
 
 
 def _data_name(metrics: dict[str, Any]) -> str:
@@ -98,15 +100,16 @@ def _figures(metrics: dict[str, Any] | None, exact: bool) -> str:
     if metrics is None:
         return "Not tested: `densekit evaluate` would."
     low, high = metrics["accuracy_interval_95"]
-    whose = (
-        "Test accuracy"
-        if exact
-        else "Before it was rounded to 8 bits (`densekit evaluate` tells it after that): test accuracy"
-    )
-    return (
-        f"{whose} {metrics['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on {metrics['pictures']} "
-        f"pictures, balanced over the classes {metrics['balanced_accuracy']:.2%}, cross-entropy {metrics['loss']:.4f}."
-    )
+    before = "" if exact else "Before it was rounded to 8 bits (`densekit evaluate` tells it after that): "
+    accuracy = f"{metrics['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on {metrics['pictures']} pictures"
+    if "mean_average_precision" in metrics:
+        means = {"average precision": "mean_average_precision", "AUROC": "mean_auroc", "F1": "macro_f1"}
+        told = ", ".join(f"{what} {metrics[key]:.2%}" for what, key in means.items() if metrics[key] is not None)
+        text = f"test means over the labels: {told}; every label right on {accuracy}, binary"
+    else:
+        text = f"test accuracy {accuracy}, balanced over the classes {metrics['balanced_accuracy']:.2%},"
+    text = f"{before}{text} cross-entropy {metrics['loss']:.4f}."
+    return text[0].upper() + text[1:]
 
 
 def _classes(classes: tuple[str, ...]) -> str:
@@ -121,17 +124,23 @@ def _code(name: str) -> str:
     return f"{fence} {name} {fence}" if len(fence) > 1 else f"`{name}`"
 
 
-def _limits(metrics: dict[str, Any] | None, temperature: float) -> str:
-    text = (
-        "It answers with one of its classes whatever a picture shows. On pictures of another kind (camera, light, "
-        "place) it can be much worse than its figures."
+def _limits(metrics: dict[str, Any] | None, classifier: Classifier) -> str:
+    unknown = (
+        "It says nothing of what is none of its labels."
+        if classifier.multilabel
+        else "It answers with one of its classes whatever a picture shows."
     )
-    if temperature == 1:
+    text = f"{unknown} On pictures of another kind (camera, light, place) it can be much worse than its figures."
+    if classifier.temperature == 1:
         text += " Its probabilities are not calibrated."
     else:
-        text += f" Its probabilities are calibrated for pictures like those, at the temperature {temperature:.4g}."
+        text += (
+            " Its probabilities are calibrated for pictures like those, at the temperature "
+            f"{classifier.temperature:.4g}."
+        )
     recalls = [(row["recall"], row["name"]) for row in (metrics or {}).get("classes", ()) if row["recall"] is not None]
     if recalls:
         recall, name = min(recalls)
-        text += f" Its weakest class is {_code(name)}: it finds {recall:.1%} of those test pictures."
+        kind = "label" if classifier.multilabel else "class"
+        text += f" Its weakest {kind} is {_code(name)}: it finds {recall:.1%} of those test pictures."
     return text

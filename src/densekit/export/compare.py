@@ -10,6 +10,7 @@ from densekit.data.picture_set import PictureSet, before_pictures
 from densekit.errors import DataError
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.export.targets import Tolerance
+from densekit.models.answers import answered, to_probabilities
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Comparison:
     """How far an exported classifier is from the trained one.
 
     Differences are absolute, over all pictures and classes; ``agreement`` is the share of pictures with the same
-    likeliest class; the accuracies are on these same pictures.
+    answer, the likeliest class or all labels that are likelier than not; the accuracies are on these same pictures.
     """
 
     pictures: int
@@ -45,7 +46,7 @@ class Comparison:
         return (
             f"on {self.pictures} {before_pictures(self.split)}pictures the probabilities differ by at most "
             f"{self.largest_probability_difference:.1e} (mean {self.mean_probability_difference:.1e}), "
-            f"same top label on {self.agreement:.2%}"
+            f"same answer on {self.agreement:.2%}"
         )
 
 
@@ -79,8 +80,10 @@ def compare(
     if not len(before):
         raise DataError(f"none of the {len(pictures)} pictures to compare on can be read")
     logits = (after.logits - before.logits).abs()
-    shares_before, shares_after = ((each.logits / trained.temperature).softmax(1) for each in (before, after))
-    probabilities = (shares_after - shares_before).abs()
+    multilabel, temperature = trained.multilabel, trained.temperature
+    shares = [to_probabilities(each.logits / temperature, multilabel=multilabel) for each in (before, after)]
+    probabilities = (shares[1] - shares[0]).abs()
+    answers = [answered(each.logits, multilabel=multilabel) for each in (before, after)]
     return Comparison(
         pictures=len(before),
         split=pictures.split,
@@ -88,7 +91,7 @@ def compare(
         mean_logit_difference=logits.mean().item(),
         largest_probability_difference=probabilities.max().item(),
         mean_probability_difference=probabilities.mean().item(),
-        agreement=(after.logits.argmax(1) == before.logits.argmax(1)).double().mean().item(),
+        agreement=(answers[0] == answers[1]).all(1).double().mean().item(),
         accuracy_trained=before.accuracy,
         accuracy_exported=after.accuracy,
         tolerance=tolerance,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from densekit.classifier import classifier_folder, load_classifier
+from densekit.classifier import Classifier, classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.errors import CheckpointError, ExportError
 from densekit.evaluation.report import read_metrics
@@ -72,7 +72,7 @@ def export_run(
         raise CheckpointError(f"{run} is an export already: export the run that it was made of")
     run = classifier_folder(run)
     folder = new_folder(out, run / "exports" / (to + "-int8" * int8 + "-bytes" * bake_preprocessing))
-    compared, measured = real_pictures(run, classifier.classes, data, data_root, screen, calibrate=int8)
+    compared, measured = real_pictures(run, classifier, data, data_root, screen, calibrate=int8)
     baked = classifier.preprocessing.model_copy(update={"in_network": bake_preprocessing})
     exported = replace(classifier, preprocessing=baked)
     options = Options(int8, bake_preprocessing, samples(measured, exported) if int8 else ())
@@ -86,7 +86,7 @@ def export_run(
                 f"the {to} export does not answer as the trained network and is thrown away: {comparison}"
             )
         write_json(work / "comparison.json", comparison.to_dict())
-        use, told = _use(target, options, classifier.temperature), _exported(to, comparison)
+        use, told = _use(target, options, classifier), _exported(to, comparison)
         card = model_card(classifier, read_metrics(run), use=use, exported=told, exact=not int8)
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
@@ -96,7 +96,8 @@ def export_run(
     return Export(folder, folder / file.name, comparison)
 
 
-def _use(target: Target, options: Options, temperature: float) -> str:
+def _use(target: Target, options: Options, classifier: Classifier) -> str:
+    function = "sigmoid" if classifier.multilabel else "softmax"
     given = (
         "uint8 (N, H, W, C), of any size: the file does what is said under Input"
         if options.bake_preprocessing
@@ -105,7 +106,8 @@ def _use(target: Target, options: Options, temperature: float) -> str:
     return (
         "`densekit predict FOLDER picture.jpg` and `densekit evaluate FOLDER PICTURES` take this folder as it is. "
         f"Without densekit, where `pictures` is {given}:\n\n```python\n{target.usage}```\n\n"
-        f"Its probabilities are the softmax of `logits / {temperature:.6g}` (the temperature in model.json)."
+        f"Its probabilities are the {function} of `logits / {classifier.temperature:.6g}` (the temperature in "
+        "model.json)."
     )
 
 

@@ -17,7 +17,7 @@ _LOADING = """\
 import densekit
 
 classifier = densekit.load("FOLDER")  # this repository, downloaded
-classifier.predict(["picture.jpg"])[0].label
+classifier.predict(["picture.jpg"])[0].{answer}
 ```"""
 
 
@@ -60,7 +60,9 @@ def push(
     if card.exists() and metrics.exists() and card.stat().st_mtime < metrics.stat().st_mtime:
         screen.warn(f"{card} is older than {metrics}: the figures in it may be others")
     if not card.exists():
-        text = model_card(classifier, read_metrics(folder), use=_LOADING)
+        text = model_card(
+            classifier, read_metrics(folder), use=_LOADING.format(answer="labels" if classifier.multilabel else "label")
+        )
         operations.append(CommitOperationAdd("README.md", text.encode()))
     try:
         api.create_repo(repository, private=private, exist_ok=True)

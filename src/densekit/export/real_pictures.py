@@ -17,7 +17,7 @@ _COMPARED, _MEASURED = 100, 300  # pictures, at most
 
 def real_pictures(
     run: Path,
-    classes: tuple[str, ...],
+    classifier: Classifier,
     data: str | Path | None,
     data_root: str | None,
     screen: Screen,
@@ -28,7 +28,7 @@ def real_pictures(
 
     Args:
         run: the folder that is exported.
-        classes: names of its classes.
+        classifier: what is in it.
         data: where the pictures are from; None takes the run's validation pictures, or without any the training ones.
         data_root: where named data sets are kept.
         screen: where progress goes.
@@ -38,9 +38,10 @@ def real_pictures(
         DataError: there are none.
     """
     if data is not None:
-        pictures = open_labelled(data, classes=classes, data_root=data_root, screen=screen)
+        names, multilabel = classifier.classes, classifier.multilabel
+        pictures = open_labelled(data, classes=names, multilabel=multilabel, data_root=data_root, screen=screen)
     elif own := own_data(run):
-        opened = open_own_data(own, classes, data_root=data_root, screen=screen)
+        opened = open_own_data(own, classifier, data_root=data_root, screen=screen)
         pictures = opened.val or opened.train
     else:
         raise DataError(f"{run} does not say what it was trained with: name pictures to compare on, --data FOLDER")

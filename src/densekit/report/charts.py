@@ -59,15 +59,15 @@ class Curves:
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], kind: str, best_epoch: int | None) -> Curves:
-    """Lay out the loss or the accuracy of every epoch.
+    """Lay out a figure of every epoch.
 
     Args:
         history: rows of history.csv, one or more.
-        kind: "loss" or "accuracy".
+        kind: one of `densekit.training.curves.CURVES`.
         best_epoch: the epoch whose network was kept.
     """
     names = {"train": "training", "val": "validation"}
-    values = {split: [row[f"{split}_{kind}"] for row in history] for split in names}
+    values = {split: [row.get(f"{split}_{kind}") for row in history] for split in names}
     known = [value for column in values.values() for value in column if value is not None]
     y_values = _ticks(min(known + [0.0] * (kind == "loss")), max(known))
     first, last = history[0]["epoch"], history[-1]["epoch"]
@@ -91,10 +91,10 @@ def training_curves(history: Sequence[Mapping[str, Any]], kind: str, best_epoch:
         for split, name in names.items()
     ]
     return Curves(
-        title=kind,
+        title=kind.replace("_", " "),
         lines=[line for line in lines if line.points],
         x_ticks=[Tick(x(epoch), f"{epoch:g}") for epoch in _ticks(first, last, whole=True) if first <= epoch <= last],
-        y_ticks=[Tick(y(value), f"{100 * value:.4g}%" if kind == "accuracy" else f"{value:g}") for value in y_values],
+        y_ticks=[Tick(y(value), f"{value:g}" if kind == "loss" else f"{100 * value:.4g}%") for value in y_values],
         kept=None if best_epoch is None else x(best_epoch),
     )
 

@@ -11,13 +11,17 @@ from densekit.console import Screen
 from densekit.data.picture_set import before_pictures
 from densekit.evaluation.calibration import calibration_error, confidence_bins
 from densekit.evaluation.evaluate import Evaluation
+from densekit.evaluation.metrics import Metrics
+from densekit.evaluation.multilabel import MultilabelMetrics
 from densekit.report.charts import PLOT, reliability_bars, share_ticks, training_curves
 from densekit.report.confusion import Cell, confusion_cells, most_confused, places_behind
 from densekit.report.costs import count_costs
 from densekit.report.label_errors import find_label_errors
+from densekit.report.labels import wrong_labels
 from densekit.report.pictures import LARGE, SMALL, add_heat_maps, least_certain, show_pictures, worst_mistakes
 from densekit.report.texts import FILTERS
 from densekit.runtimes.exported import ExportedNetwork
+from densekit.training.curves import CURVES
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
 from densekit.version import __version__
@@ -51,12 +55,18 @@ def render_page(evaluation: Evaluation, run: RunFolder, screen: Screen) -> str:
     )
     environment.filters.update(FILTERS)
     environment.globals |= {"plot": PLOT, "before_pictures": before_pictures}
-    page = environment.get_template("page.html").render(
+    if isinstance(evaluation.metrics, MultilabelMetrics):
+        template, kind, answers = "several_labels.html", "labels", wrong_labels(evaluation, screen)
+    else:
+        template, kind, answers = "one_class.html", "classes", _pictures(evaluation, evaluation.metrics, screen)
+    page = environment.get_template(template).render(
         run=run.path.resolve().name,
         written=datetime.now().astimezone(),
         metrics=evaluation.metrics,
         trained=evaluation.classifier.record.get("trained", {}),
-        **_pictures(evaluation, screen),
+        classes=evaluation.classifier.classes,
+        kind=kind,
+        **answers,
         **_calibration(evaluation),
         **_data(evaluation, run),
         **_training(evaluation, run),
@@ -64,9 +74,9 @@ def render_page(evaluation: Evaluation, run: RunFolder, screen: Screen) -> str:
     return page.encode(errors="backslashreplace").decode()  # a file's name need not be valid text
 
 
-def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
+def _pictures(evaluation: Evaluation, metrics: Metrics, screen: Screen) -> dict[str, Any]:
     """Everything that shows pictures: confusion, mistakes, doubts, suspected labels."""
-    outcomes, confusion = evaluation.outcomes, evaluation.metrics.confusion
+    outcomes, confusion = evaluation.outcomes, metrics.confusion
     probabilities = outcomes.logits.double().softmax(1)
     cells, classes = confusion_cells(confusion), most_confused(confusion, MOST_CLASSES)
     confusions = [cell for cell in cells if cell.true != cell.predicted][:MOST_CONFUSIONS]
@@ -75,15 +85,15 @@ def _pictures(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
     behind = places_behind(shown, probabilities, outcomes.labels, most_a_cell=MOST_A_CELL, most=MOST_BEHIND)
     mistakes = worst_mistakes(probabilities, outcomes.labels, MOST_HIGHLIGHTS)
     doubts = least_certain(probabilities, outcomes.labels, MOST_HIGHLIGHTS)
-    learned = evaluation.metrics.split == "train"
+    learned = metrics.split == "train"
     suspects = [] if learned else find_label_errors(probabilities, outcomes.labels)
     small = [place for places in behind.values() for place in places] + suspects[:MOST_SUSPECTS]
     copies = show_pictures(evaluation, small, side=SMALL, screen=screen)
     large = show_pictures(evaluation, mistakes + doubts, side=LARGE, screen=screen)
     if not isinstance(evaluation.classifier.network, ExportedNetwork):
-        large = add_heat_maps(evaluation, large, side=LARGE, screen=screen)
+        answers = outcomes.logits[list(large)].argmax(1)
+        large = add_heat_maps(evaluation, large, answers, side=LARGE, screen=screen)
     return {
-        "classes": evaluation.classifier.classes,
         "matrix_classes": classes,
         "cells": {(cell.true, cell.predicted): cell for cell in cells},
         "confusions": confusions,
@@ -139,7 +149,7 @@ def _training(evaluation: Evaluation, run: RunFolder) -> dict[str, Any]:
     """Curves, costs, settings and versions."""
     history, trained = run.read_history(), evaluation.classifier.record.get("trained", {})
     settings = read_settings(run.settings).model_dump(mode="json") if run.settings.exists() else {}
-    kinds = ("loss", "accuracy") if history else ()
+    kinds = [kind for kind in CURVES if history and f"val_{kind}" in history[0]]
     exported = isinstance(evaluation.classifier.network, ExportedNetwork)  # a runtime's file, which cannot be counted
     return {
         "history": history,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +26,16 @@ _PIXELS_SHOW = 64  # a picture up to this size is enlarged as squares, not as a 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture with what was said about it; probabilities are 0 to 1."""
+    """A picture with what was said about it; of several labels, ``label`` and ``answer`` name all of them."""
 
     name: str
     label: str
     answer: str
-    probability: float  # of the answer
-    label_probability: float
     thumbnail: str  # data: URI
     tiny: bool  # so small that its pixels are to be seen
-    heat_map: str | None = None  # data: URI of the picture with what spoke for the answer
+    probability: float | None = None  # 0 to 1, of the answer where that is one class
+    label_probability: float | None = None
+    heat_map: str | None = None  # data: URI of the picture with what spoke for a class
 
 
 def worst_mistakes(probabilities: Tensor, labels: Tensor, most: int) -> list[int]:
@@ -71,23 +72,31 @@ def show_pictures(evaluation: Evaluation, places: Sequence[int], *, side: int, s
 
 
 def _show(evaluation: Evaluation, side: int, place: int, name: str) -> Shown:
+    picture = evaluation.pictures.read(int(evaluation.outcomes.index[place]))
+    said = _say_labels(evaluation, place) if evaluation.outcomes.multilabel else _say_class(evaluation, place)
+    return Shown(name=name, thumbnail=_data_uri(_shrink(picture, side)), tiny=max(picture.size) <= _PIXELS_SHOW, **said)
+
+
+def _say_class(evaluation: Evaluation, place: int) -> dict[str, Any]:
     outcomes, classes = evaluation.outcomes, evaluation.classifier.classes
     probabilities = outcomes.logits[place].double().softmax(0)
     label, answer = int(outcomes.labels[place]), int(probabilities.argmax())
-    picture = evaluation.pictures.read(int(outcomes.index[place]))
-    return Shown(
-        name=name,
-        label=classes[label],
-        answer=classes[answer],
-        probability=probabilities[answer].item(),
-        label_probability=probabilities[label].item(),
-        thumbnail=_data_uri(_shrink(picture, side)),
-        tiny=max(picture.size) <= _PIXELS_SHOW,
-    )
+    shares = {"probability": probabilities[answer].item(), "label_probability": probabilities[label].item()}
+    return {"label": classes[label], "answer": classes[answer], **shares}
 
 
-def add_heat_maps(evaluation: Evaluation, shown: dict[int, Shown], *, side: int, screen: Screen) -> dict[int, Shown]:
-    """Add to pictures of `show_pictures`, by their places, what spoke for the answer."""
+def _say_labels(evaluation: Evaluation, place: int) -> dict[str, Any]:
+    def name(chosen: Tensor) -> str:
+        return ", ".join(evaluation.classifier.classes[number] for number in chosen.nonzero()[:, 0]) or "none"
+
+    outcomes = evaluation.outcomes
+    return {"label": name(outcomes.labels[place]), "answer": name(outcomes.logits[place] > 0)}
+
+
+def add_heat_maps(
+    evaluation: Evaluation, shown: dict[int, Shown], classes: Tensor, *, side: int, screen: Screen
+) -> dict[int, Shown]:
+    """Add to pictures of `show_pictures`, by their places, what spoke for a class of each, int64 (len(shown),)."""
     if not shown:
         return shown
     preprocessing, outcomes = evaluation.classifier.preprocessing, evaluation.outcomes
@@ -99,7 +108,7 @@ def add_heat_maps(evaluation: Evaluation, shown: dict[int, Shown], *, side: int,
         seen.append(preprocessing.seen_part(picture.height, picture.width))
         prepared.append(preprocessing(picture))
     with screen.bar("drawing heat maps", len(places)) as bar:
-        maps = heat_maps(evaluation.classifier, torch.stack(prepared), outcomes.logits[places].argmax(1), bar=bar)
+        maps = heat_maps(evaluation.classifier, torch.stack(prepared), classes, bar=bar)
     laid = map(overlay, small, maps, seen)
     return {
         place: replace(shown[place], heat_map=_data_uri(picture)) for place, picture in zip(places, laid, strict=True)

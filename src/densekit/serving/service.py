@@ -32,10 +32,14 @@ class Likely(BaseModel):
 
 
 class Answer(BaseModel):
-    """About one picture: its likeliest class and all that are named, best first; or why it could not be read."""
+    """About one picture: its likeliest class and all that are named, best first; or why it could not be read.
+
+    A multi-label classifier answers with ``labels``, all that are likelier than not, instead of ``label``.
+    """
 
     path: str
     label: str | None = None
+    labels: list[str] | None = None
     probability: float | None = None
     top: list[Likely] | None = None
     error: str | None = None
@@ -106,12 +110,13 @@ class Service:
 
     def model(self) -> dict[str, Any]:
         """Tell what answers: network, classes, preprocessing, test figures, whether it can be explained."""
-        shown = ("accuracy", "accuracy_interval_95", "pictures")  # the rest names folders of this machine
+        shown = {"accuracy", "accuracy_interval_95", "pictures", "mean_average_precision"}  # no folders of this machine
         return {
             "model": self.classifier.model,
             "classes": self.classifier.classes,
             "preprocessing": self.classifier.preprocessing.model_dump(mode="json"),
-            "test": self.metrics and {name: self.metrics[name] for name in shown},
+            "multilabel": self.classifier.multilabel,
+            "test": self.metrics and {name: value for name, value in self.metrics.items() if name in shown},
             "explains": _explains(self.classifier),
             "densekit": __version__,
         }

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with all that changes while training, written whole or not at all."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from densekit.errors import CheckpointError
 from densekit.files import write_tensors
+
+MEAN_PRECISION = "val_mean_average_precision"  # a column of history.csv where a picture may have several labels
 
 
 @dataclass
@@ -27,11 +29,28 @@ class Progress:
     accumulate: int = 1
     processes: int = 1  # that train together; a step takes a batch of each
     best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
     history: list[dict[str, Any]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)  # path -> reason
     scaler: dict[str, Any] = field(default_factory=dict)  # of fp16 gradients
+
+    def finish_epoch(self, row: dict[str, Any]) -> bool:
+        """Add the figures of an epoch to the history, and return whether it is the best so far.
+
+        The best has the highest validation accuracy, or mean average precision where a picture may have several labels,
+        and of equals the lowest loss; without validation it is the last.
+        """
+        best = self.history[self.best_epoch - 1] if self.best_epoch else None
+        self.history.append(row)
+        keep = best is None or row["val_loss"] is None or _score(row) > _score(best)
+        if keep:
+            self.best_epoch = row["epoch"]
+        self.epoch, self.step, self.seconds = row["epoch"], 0, 0.0
+        self.loss_sum, self.correct, self.pictures = 0.0, 0.0, 0
+        return keep
+
+
+def _score(row: dict[str, Any]) -> tuple[float, float]:
+    return row.get(MEAN_PRECISION, row["val_accuracy"]) or 0.0, -row["val_loss"]
 
 
 @dataclass
@@ -74,12 +93,14 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            state.progress = Progress(**json.loads(file.metadata()["progress"]))
+            told = json.loads(file.metadata()["progress"])
+            known = {entry.name for entry in fields(Progress)}  # older versions told more
+            state.progress = Progress(**{name: value for name, value in told.items() if name in known})
         state.network.load_state_dict(_under("network.", tensors))
         if state.average is not None:
             state.average.load_state_dict(_under("average.", tensors))
         _load_optimizer(state.optimizer, _under("optimizer.", tensors))
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"cannot resume from {path}: {reason}") from None
     torch.set_rng_state(tensors["random.cpu"])

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+CURVES = ("loss", "accuracy", "mean_average_precision")  # of each split as far as history.csv has them
+
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
     """Draw training and validation curves.
@@ -16,21 +18,22 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: in
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=110)
+    kinds = [kind for kind in CURVES if f"val_{kind}" in history[0]]
+    figure = Figure(figsize=(4.5 * len(kinds), 3.6), layout="constrained", dpi=110)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) <= 30 else None
-    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axes, kind in zip(figure.subplots(1, len(kinds)), kinds, strict=True):
         for split, colour in (("train", "#5b7fb5"), ("val", "#d1603d")):
-            values = [row[f"{split}_{kind}"] for row in history]
+            values = [row.get(f"{split}_{kind}") for row in history]
             if values[-1] is not None:
                 label = "training" if split == "train" else "validation"
                 axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
         axes.axvline(best_epoch, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
-        axes.set(xlabel="epoch", title=kind)
+        axes.set(xlabel="epoch", title=kind.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.25)
         # "best" would try every place, and warn on a slow machine
         axes.legend(frameon=False, loc="upper right" if kind == "loss" else "lower right")
-        if kind == "accuracy":
+        if kind != "loss":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.savefig(path, format="png")

@@ -13,8 +13,9 @@ from densekit.data.loaders import PictureLoader
 from densekit.data.pictures import Skipped
 from densekit.errors import DivergenceError, TrainingError
 from densekit.evaluation.calibration import fit_temperature
+from densekit.evaluation.multilabel import mean_average_precision
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.training.checkpoint import save_checkpoint
+from densekit.training.checkpoint import MEAN_PRECISION, save_checkpoint
 from densekit.training.freezing import begin_epoch
 from densekit.training.interruption import Interruption
 from densekit.training.job import Job
@@ -86,34 +87,23 @@ def finish_epoch(job: Job) -> None:
     progress, settings = job.state.progress, job.settings
     outcomes = None if job.val_loader is None else _validate(job, job.val_loader)
     progress.unreadable = all_unreadable(progress.unreadable, job.accelerator)
-    progress.epoch += 1
     row = {
-        "epoch": progress.epoch,
+        "epoch": progress.epoch + 1,
         "train_loss": progress.loss_sum / max(progress.pictures, 1),
         "train_accuracy": progress.correct / max(progress.pictures, 1),
-        "val_loss": None,
-        "val_accuracy": None,
+        "val_loss": None if outcomes is None else outcomes.loss,
+        "val_accuracy": None if outcomes is None else outcomes.accuracy,
+        **({MEAN_PRECISION: mean_average_precision(outcomes)} if outcomes and outcomes.multilabel else {}),
         "lr": job.state.optimizer.param_groups[-1]["lr"],  # of the head
         "seconds": round(progress.seconds, 3),
         "pictures_per_s": round(progress.pictures / max(progress.seconds, 1e-9), 1),
     }
-    keep = True
-    if outcomes is not None:
-        row |= {"val_loss": outcomes.loss, "val_accuracy": outcomes.accuracy}
-        best = (progress.best_accuracy, -progress.best_loss)
-        keep = (outcomes.accuracy, -outcomes.loss) > best
-        if keep:
-            progress.best_accuracy, progress.best_loss = outcomes.accuracy, outcomes.loss
-    progress.history.append(row)
-    if keep:
-        progress.best_epoch = progress.epoch
-    progress.step, progress.seconds = 0, 0.0
-    progress.loss_sum = progress.correct = 0.0
-    progress.pictures = 0
+    keep = progress.finish_epoch(row)
     if job.accelerator.is_main_process:
         if keep:
             job.classifier.record["trained"] |= {"epoch": progress.epoch, "epochs": settings.epochs}
-            job.classifier.record["trained"] |= {"val_accuracy": row["val_accuracy"]}
+            figures = {name: row[name] for name in ("val_accuracy", MEAN_PRECISION) if name in row}
+            job.classifier.record["trained"] |= figures
             temperature = fit_temperature(outcomes.logits, outcomes.labels) if outcomes else 1.0
             replace(job.classifier, temperature=temperature).save(job.run.path)
         job.reporter.report_epoch(row, progress.history)

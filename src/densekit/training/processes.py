@@ -54,4 +54,4 @@ def fill_up(batch: Batch, accelerator: Accelerator) -> Batch:
             f"none of the pictures of a batch can be read, first {batch.unreadable[0]}: several processes "
             "cannot leave out a step; remove these files, or train in one process"
         )
-    return batch._replace(pictures=batch.pictures.repeat(2, 1, 1, 1), labels=batch.labels.repeat(2))
+    return batch._replace(pictures=batch.pictures.repeat(2, 1, 1, 1), labels=torch.cat([batch.labels, batch.labels]))

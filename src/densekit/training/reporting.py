@@ -7,7 +7,7 @@ from typing import Any
 from densekit.console import Bar, Screen
 from densekit.data.pictures import Skipped
 from densekit.files import write_atomically
-from densekit.training.checkpoint import Progress
+from densekit.training.checkpoint import MEAN_PRECISION, Progress
 from densekit.training.curves import draw_curves
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings
@@ -48,6 +48,8 @@ class Reporter:
         val = ""
         if row["val_loss"] is not None:
             val = f"  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:6.2%}"
+            if row.get(MEAN_PRECISION) is not None:
+                val += f" mAP {row[MEAN_PRECISION]:6.2%}"
         left = (self.settings.epochs - row["epoch"]) * sum(r["seconds"] for r in history) / len(history)
         self.screen.say(
             f"epoch {row['epoch']:>{len(str(self.settings.epochs))}}/{self.settings.epochs}"

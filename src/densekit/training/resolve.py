@@ -122,4 +122,4 @@ def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, datase
         "densekit": __version__,
         "torch": torch.__version__,
     }
-    return Classifier(network, dataset.classes, preprocessing, {"trained": trained})
+    return Classifier(network, dataset.classes, preprocessing, {"trained": trained}, multilabel=dataset.multilabel)

@@ -3,7 +3,7 @@
 import csv
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,9 @@ class RunFolder:
         """Write settings.yaml."""
         write_text(self.settings, settings.to_yaml())
 
-    def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write history.csv, a line for each epoch; accuracies are shares, times are seconds."""
-        write_csv(self._history, HISTORY, history)
+        write_csv(self._history, history[0] if history else HISTORY, history)
 
     def read_history(self) -> list[dict[str, Any]]:
         """Read history.csv; a figure that was not measured is None. Empty where there is no history.
@@ -89,7 +89,8 @@ class RunFolder:
         """
         try:
             rows = _rows(self._history)
-            return [{name: float(row[name]) if row[name] else None for name in HISTORY} for row in rows]
+            names = dict.fromkeys([*HISTORY, *(rows[0] if rows else ())])  # several labels have a figure more
+            return [{name: float(row[name]) if row[name] else None for name in names} for row in rows]
         except (KeyError, ValueError):
             raise CheckpointError(f"{self._history} does not hold the history of a run") from None
 

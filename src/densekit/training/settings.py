@@ -99,7 +99,8 @@ class TrainSettings(Augmentation, DataSettings):
     )
     early_stopping: PositiveInt | None = Field(
         None,
-        description="stop after so many epochs without a better validation accuracy, or as good a one with less loss",
+        description="stop after so many epochs without a better validation accuracy (of several labels a picture: mean "
+        "average precision), or as good a one with less loss",
     )
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

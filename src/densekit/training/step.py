@@ -7,11 +7,11 @@ from itertools import pairwise
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
-from torch.nn import functional as F
 
 from densekit.data.loaders import Batch
 from densekit.data.transforms import mix_batch
 from densekit.errors import TrainingError
+from densekit.models.answers import cross_entropy, right
 from densekit.training.job import Job
 
 
@@ -51,7 +51,9 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
     pictures = batch.pictures.to(device, non_blocking=True, memory_format=layout)
     labels = batch.labels.to(device, non_blocking=True)
     targets = labels
-    weights = None if job.class_weights is None else job.class_weights[labels]  # (N,)
+    weights = None
+    if job.class_weights is not None and not job.classifier.multilabel:  # then the loss is a weighted mean
+        weights = job.class_weights[labels]  # (N,)
     if settings.mixes:
         place = {"epoch": state.progress.epoch, "step": state.progress.step}
         rank = job.accelerator.process_index
@@ -65,15 +67,19 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
         last = end == len(labels)  # when gradients are exchanged, once a step, however many parts there are
         with nullcontext() if last else job.accelerator.no_sync(job.forward), job.accelerator.autocast():
             logits = job.forward(pictures[part])
-        loss = F.cross_entropy(
-            logits.float(), targets[part], weight=job.class_weights, label_smoothing=settings.label_smoothing
+        loss = cross_entropy(
+            logits.float(),
+            targets[part],
+            multilabel=job.classifier.multilabel,
+            class_weights=job.class_weights,
+            label_smoothing=settings.label_smoothing,
         )
         count = len(logits)
         share = count / len(labels) if weights is None else weights[part].sum() / weights.sum()
         job.accelerator.backward(loss * share)
         with torch.no_grad():
-            right = (logits.argmax(1) == labels[part]).sum()
-            totals += torch.stack([loss.detach() * share * len(labels), right, torch.full_like(loss, count)])
+            correct = right(logits, labels[part]).sum()
+            totals += torch.stack([loss.detach() * share * len(labels), correct, torch.full_like(loss, count)])
     if settings.clip is not None:
         job.accelerator.clip_grad_norm_(state.network.parameters(), settings.clip)
     state.optimizer.step()

@@ -5,6 +5,7 @@ from densekit.data.doubles import find_doubles
 from densekit.data.picture_set import DataSet
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
+from densekit.training.checkpoint import MEAN_PRECISION
 from densekit.training.job import Job
 from densekit.training.settings import TrainSettings
 from densekit.units import counted, in_shell, some
@@ -37,13 +38,14 @@ def tell_start(job: Job, dataset: DataSet, precision: str) -> None:
     """Say what is trained on what, and from where it goes on."""
     settings, progress = job.settings, job.state.progress
     validation = f"{len(dataset.val)} to validate" if dataset.val is not None else "none to validate"
+    kind = "labels" if dataset.multilabel else "classes"
     if progress.epoch >= settings.epochs:
         job.screen.say(f"{job.run.path} is finished already")
     elif progress.epoch or progress.step:
         job.screen.say(f"going on after epoch {progress.epoch}, step {progress.step}")
     job.screen.say(
         f"{settings.model}, {count_parameters(job.state.network):,} parameters, on {len(dataset.train)} pictures of "
-        f"{len(dataset.classes)} classes ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
+        f"{len(dataset.classes)} {kind} ({validation}), {job.accelerator.device} {precision}, into {job.run.path}"
     )
 
 
@@ -51,9 +53,12 @@ def tell_end(job: Job, dataset: DataSet) -> None:
     """Say which epoch was kept, what was left out, and what to do next."""
     progress = job.state.progress
     if job.val_loader is not None:
+        best = progress.history[progress.best_epoch - 1]
+        what, value = "accuracy", best["val_accuracy"]
+        if dataset.multilabel:
+            what, value = "mean average precision", best[MEAN_PRECISION] or 0.0
         job.screen.say(
-            f"kept epoch {progress.best_epoch}: validation accuracy {progress.best_accuracy:.2%} on "
-            f"{len(dataset.val or ())} pictures"
+            f"kept epoch {progress.best_epoch}: validation {what} {value:.2%} on {len(dataset.val or ())} pictures"
         )
     if left_out := len(job.reporter.skipped) + len(progress.unreadable):
         which = counted(left_out, "file was", "files were")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def _train(
     weights = _weights(chosen, accelerator, screen) if run is None else None  # else they are in its checkpoint
     record = run.splits if run is not None and run.splits.exists() else None
     dataset = open_chosen(chosen, record=record, screen=screen)
+    if chosen.class_balance == "sampler" and dataset.multilabel:
+        raise SettingsError("class_balance=sampler is for pictures of one class each: use class_balance=loss")
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
     if run is None:
@@ -137,7 +139,7 @@ def _train(
         if accelerator.num_processes > 1:  # else all would drop the same activations
             place = (accelerator.process_index, state.progress.epoch, state.progress.step)
             torch.manual_seed(seed_from(resolved.seed, *place))
-        classifier = Classifier(state.result, classifier.classes, classifier.preprocessing, classifier.record)
+        classifier = replace(classifier, network=state.result)
         state.progress.unreadable |= {str(picture.path): picture.reason for picture in damaged}
         reporter = Reporter(folder, resolved, dataset.skipped, screen, state.progress.epoch)
         job = new_job(resolved, state, classifier, train_set, val_set, accelerator, folder, reporter, screen)

@@ -47,12 +47,14 @@ async function ask(path, form) {
 
 function describe() {
   document.title = `${model.model} - densekit`;
-  find("#model").textContent = `${model.model}, ${model.classes.length} classes`;
+  find("#model").textContent = `${model.model}, ${model.classes.length} ${model.multilabel ? "labels" : "classes"}`;
   find("#classes").textContent = model.classes.join(", ");
   const test = model.test;
   const [low, high] = test ? test.accuracy_interval_95.map(percent) : [];
+  const precision = test?.mean_average_precision;
+  const right = model.multilabel ? "Every label right" : "Right";
   find("#figures").textContent = test
-    ? `Right on ${percent(test.accuracy)} of ${test.pictures.toLocaleString("en")} test pictures (95 % interval ${low} to ${high}).`
+    ? `${precision ? `Mean average precision ${percent(precision)}. ` : ""}${right} on ${percent(test.accuracy)} of ${test.pictures.toLocaleString("en")} test pictures (95 % interval ${low} to ${high}).`
     : "Not tested yet: densekit evaluate tells how often it is right.";
   const here = new URL(".", location.href).href;
   find("#commands").textContent = [
@@ -115,16 +117,18 @@ async function answer(file, card, place) {
   } catch (error) {
     answers[place] = { path: file.name, error: error.message };
   }
-  const { top = [], error } = answers[place];
+  const { top = [], labels, error } = answers[place];
+  const found = labels ?? top.slice(0, 1).map(({ label }) => label);
   find(".error", card).textContent = error ?? "";
   find(".error", card).hidden = !error;
   find(".picture", card).hidden = Boolean(error);
-  find("ol", card).replaceChildren(...top.map((entry) => newLikely(entry, file, card)));
+  find("ol", card).replaceChildren(...top.map((entry) => newLikely(entry, found.includes(entry.label), file, card)));
   tell();
 }
 
-function newLikely({ label, probability }, file, card) {
+function newLikely({ label, probability }, found, file, card) {
   const item = find("#likely").content.cloneNode(true).firstElementChild;
+  item.classList.toggle("found", found);
   const button = find("button", item);
   find(".label", item).textContent = label;
   find(".share", item).textContent = percent(probability);

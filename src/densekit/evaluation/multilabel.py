@@ -1,0 +1,118 @@
+"""Figures of merit of a multi-label classifier on one set of pictures, as plain numbers."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from densekit.evaluation.calibration import calibration_error, confidence_bins
+from densekit.evaluation.metrics import ClassMetrics, class_metrics
+from densekit.evaluation.outcomes import Outcomes, accuracy_interval
+
+
+@dataclass(frozen=True)
+class LabelMetrics(ClassMetrics):
+    """Figures of one label; those of a threshold are at a probability of 1/2, and None where nothing defines them.
+
+    Average precision and the area under the ROC curve (AUROC) look at the order of the pictures alone. Guessing has an
+    average precision of the label's share of the pictures, and an AUROC of 1/2.
+    """
+
+    average_precision: float | None
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class MultilabelMetrics:
+    """Figures of one split; shares are in 0..1, the loss is binary cross-entropy in nats, over pictures and labels.
+
+    ``accuracy`` is the share of pictures with every label right. Means are over the labels that have the figure;
+    ``micro_f1`` counts all yes-or-no answers together. ``calibration_error`` is their expected calibration error, over
+    15 bins of equal width. ``unreadable`` pictures are in none of the figures.
+    """
+
+    split: str
+    pictures: int
+    unreadable: int
+    loss: float
+    accuracy: float
+    accuracy_interval_95: tuple[float, float]
+    mean_average_precision: float | None
+    mean_auroc: float | None
+    macro_f1: float | None
+    micro_f1: float | None
+    calibration_error: float
+    classes: tuple[LabelMetrics, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as they stand in metrics.json."""
+        return asdict(self)
+
+
+def compute_multilabel_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str) -> MultilabelMetrics:
+    """Compute all figures.
+
+    Args:
+        outcomes: at least one picture, with labels (N, K).
+        classes: name of each label.
+        split: what the pictures are, e.g. "test"; stands beside every figure.
+    """
+    labels, answered = outcomes.labels.bool(), outcomes.logits > 0
+    counts = ((labels & answered).sum(0), answered.sum(0), labels.sum(0))  # (K,) each
+    columns = zip(
+        classes, *(count.tolist() for count in counts), average_precisions(outcomes), _aurocs(outcomes), strict=True
+    )
+    per_class = tuple(
+        LabelMetrics(**vars(class_metrics(name, hits, yes, pictures)), average_precision=precision, auroc=auroc)
+        for name, hits, yes, pictures, precision, auroc in columns
+    )
+    correct = round(outcomes.accuracy * len(outcomes))
+    return MultilabelMetrics(
+        split=split,
+        pictures=len(outcomes),
+        unreadable=len(outcomes.unreadable),
+        loss=outcomes.loss,
+        accuracy=outcomes.accuracy,
+        accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
+        mean_average_precision=_mean(row.average_precision for row in per_class),
+        mean_auroc=_mean(row.auroc for row in per_class),
+        macro_f1=_mean(row.f1 for row in per_class),
+        micro_f1=class_metrics("", *(int(count.sum()) for count in counts)).f1,
+        calibration_error=calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
+        classes=per_class,
+    )
+
+
+def average_precisions(outcomes: Outcomes) -> list[float | None]:
+    """Return the average precision of each label, None for one that no picture has."""
+    from sklearn.metrics import average_precision_score
+
+    return [
+        float(average_precision_score(labels, logits)) if labels.any() else None for labels, logits in _each(outcomes)
+    ]
+
+
+def mean_average_precision(outcomes: Outcomes) -> float | None:
+    """Return the mean of `average_precisions`, None where no picture has a label."""
+    return _mean(average_precisions(outcomes))
+
+
+def _aurocs(outcomes: Outcomes) -> list[float | None]:
+    from sklearn.metrics import roc_auc_score
+
+    return [
+        float(roc_auc_score(labels, logits)) if labels.any() and not labels.all() else None
+        for labels, logits in _each(outcomes)
+    ]
+
+
+def _each(outcomes: Outcomes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield labels, bool (N,), and logits (N,) of each class."""
+    return zip(outcomes.labels.bool().numpy().T, outcomes.logits.numpy().T, strict=True)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,63 @@
+"""The mistakes of a multi-label classifier as the report shows them: labels that were missed, or wrongly found."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from densekit.console import Screen
+from densekit.evaluation.evaluate import Evaluation
+from densekit.report.pictures import LARGE, Shown, add_heat_maps, show_pictures
+from densekit.runtimes.exported import ExportedNetwork
+
+MOST_WRONG = 12  # pictures of each kind
+
+
+class WrongLabel(NamedTuple):
+    """A label that is wrongly in an answer, or missing from it; probabilities are 0 to 1."""
+
+    label: str
+    probability: float
+    picture: Shown
+
+
+def wrong_labels(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
+    """Return what was ``missed`` and what ``wrongly_found``, the surest mistakes first, each picture once in either.
+
+    Args:
+        evaluation: of a multi-label classifier.
+        screen: where progress goes.
+    """
+    probabilities, labels = evaluation.outcomes.logits.double().sigmoid(), evaluation.outcomes.labels.bool()
+    return {
+        "missed": _worst(evaluation, 1 - probabilities, labels, screen),
+        "wrongly_found": _worst(evaluation, probabilities, ~labels, screen),
+        "learned": evaluation.metrics.split == "train",
+    }
+
+
+def surest_mistakes(sureness: Tensor, wrong: Tensor, most: int) -> list[tuple[int, int]]:
+    """Return (picture, label) of the surest mistakes, each picture once.
+
+    Args:
+        sureness: (N, K), probability of the yes or the no.
+        wrong: bool (N, K), whether that answer is wrong where it is the likelier one.
+        most: how many.
+    """
+    worst, label = sureness.where(wrong & (sureness > 0.5), 0.0).max(1)
+    order = worst.argsort(descending=True, stable=True)[:most]
+    return [(place, int(label[place])) for place in order.tolist() if worst[place] > 0]
+
+
+def _worst(evaluation: Evaluation, sureness: Tensor, wrong: Tensor, screen: Screen) -> list[WrongLabel]:
+    mistakes = surest_mistakes(sureness, wrong, MOST_WRONG)
+    places = [place for place, _ in mistakes]
+    shown = show_pictures(evaluation, places, side=LARGE, screen=screen)
+    if not isinstance(evaluation.classifier.network, ExportedNetwork):
+        numbers = torch.tensor([label for _, label in mistakes])
+        shown = add_heat_maps(evaluation, shown, numbers, side=LARGE, screen=screen)
+    probabilities = evaluation.outcomes.logits.double().sigmoid()
+    return [
+        WrongLabel(evaluation.classifier.classes[label], probabilities[place, label].item(), shown[place])
+        for place, label in mistakes
+    ]
