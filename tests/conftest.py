@@ -61,6 +61,37 @@ def colour_run(colours, tmp_path_factory) -> Path:
     return train(colours, out=folder, screen=Screen(quiet=True), **settings, **fixed).folder
 
 
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory) -> Path:
+    """A table of noisy 12x24 pictures whose halves have a colour each, or are grey; the labels are the colours."""
+    root = tmp_path_factory.mktemp("halves")
+    random, names = np.random.default_rng(0), [None, *COLOURS]
+    lines = ["path,labels,split"]
+    for i in range(160):
+        shown = [names[number] for number in random.integers(0, 4, 2)]
+        halves = [np.full((12, 12, 3), COLOURS.get(name, (120, 120, 120))) for name in shown]
+        pixels = np.concatenate(halves, 1) + random.normal(0, 20, (12, 24, 3))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / f"{i}.png")
+        lines.append(f"{i}.png,{'|'.join(filter(None, shown))},{'test' if i < 40 else ''}")
+    (root / "halves.csv").write_text("\n".join(lines), encoding="utf-8")
+    return root / "halves.csv"
+
+
+@pytest.fixture(scope="session")
+def label_run(halves, tmp_path_factory) -> Path:
+    """Run folder of a multi-label classifier that has learned `halves`, and its test figures."""
+    from densekit.console import Screen
+    from densekit.evaluation.evaluate import evaluate
+    from densekit.training.train import train
+
+    settings = {"model": "simple_cnn", "epochs": 6, "batch_size": 18, "optimizer": "adam", "lr": 0.01}
+    fixed = {"device": "cpu", "precision": "fp32", "workers": 0, "tensorboard": False}
+    folder = tmp_path_factory.mktemp("runs") / "halves"
+    train(halves, out=folder, screen=Screen(quiet=True), **settings, **fixed)
+    evaluate(folder, device="cpu", screen=Screen(quiet=True))
+    return folder
+
+
 class Handler(SimpleHTTPRequestHandler):
     """Serves files; a test may change ``answer_with``, the further headers of an answer to a path."""
 

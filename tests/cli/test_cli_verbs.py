@@ -29,6 +29,16 @@ class TestPredict:
         assert rows[2].split("  ")[-1] == "cannot be read: no such file"
         assert len(rows) == 3
 
+    def test_table_of_any_number_of_labels(self, densekit, label_run, halves):
+        files = [halves.parent / f"{i}.png" for i in range(12)]
+        rows = densekit("predict", label_run, *files, "--top", 3).out.splitlines()
+        for row, answer in zip(rows, load_classifier(label_run, device="cpu").predict(files), strict=True):
+            shares = [f"{label} {p:.1%}" for label, p in answer.top]
+            count = len(answer.labels or ())
+            expected = [*(shares[:count] or ["none"]), *(f"({share})" for share in shares[count:])]
+            assert row.removeprefix(answer.path).lstrip().split("  ") == expected
+        assert any("none" in row for row in rows)
+
     def test_csv(self, densekit, colour_run, mixed):
         answer = densekit("predict", colour_run, *mixed, "--top", 2, "--format", "csv")
         header, *rows = csv.reader(io.StringIO(answer.out))
@@ -74,6 +84,18 @@ class TestEvaluate:
         assert re.search(r"^deep blue +8 +100\.0% +100\.0% +100\.0%$", answer.out, re.MULTILINE)
         assert re.search(r"^grün +9 +100\.0% +88\.9% +94\.1%$", answer.out, re.MULTILINE)
         assert f"written to {tmp_path}: metrics.json, confusion.csv, confusion.png" in answer.out
+
+    def test_prints_the_precision_of_every_label(self, densekit, label_run, tmp_path):
+        answer = densekit("evaluate", label_run, "--out", tmp_path)
+        written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+        for row in written["classes"]:
+            shares = [row[name] for name in ("precision", "recall", "f1", "average_precision", "auroc")]
+            cells = " +".join(f"{share:.1%}" for share in shares)
+            assert re.search(rf"^{row['name']} +{row['pictures']} +{cells}$", answer.out, re.MULTILINE)
+        out = " ".join(answer.out.split())
+        assert f"test mean average precision {written['mean_average_precision']:.2%}, AUROC" in out
+        assert f"every label right on {written['accuracy']:.2%} (95 % interval" in out
+        assert out.endswith("metrics.json, labels.png")
 
     def test_other_data_says_what_it_is(self, densekit, colour_run, colours, tmp_path):
         answer = densekit("evaluate", colour_run, colours / "train", "--out", tmp_path)

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from densekit.classifier import Classifier
 from densekit.data.archives import read_idx
 from densekit.data.datasets import open_data
 from densekit.data.downloads import SYSTEM_ROOT, Source, load_named, published_source
+from densekit.data.preprocessing import Preprocessing
 from densekit.data.settings import DataSettings
 from densekit.download import download
 from densekit.errors import DataError, UnknownNameError
@@ -199,7 +201,8 @@ def test_a_runs_own_data_is_looked_for_where_it_was(tmp_path, screen):
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "cifar-10-binary.tar.gz").write_bytes(cifar_archive(10, 1)[0])
     own = OwnData(DataSettings(data="cifar10", data_root=str(tmp_path), val_fraction=0), None, None)
-    data = open_own_data(own, tuple(f"class{i}" for i in range(10)), screen=screen)
+    classifier = Classifier(torch.nn.Identity(), tuple(f"class{i}" for i in range(10)), Preprocessing(size=(32, 32)))
+    data = open_own_data(own, classifier, screen=screen)
     assert len(data.train) == 4
 
 

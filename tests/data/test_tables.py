@@ -126,3 +126,63 @@ def test_a_picture_is_one_however_its_path_is_written(tmp_path):
     table.write_text("i/0.png,cat\n./i/0.png,dog\n")
     with pytest.raises(DataError, match="was already given another label or split"):
         read_table(table)
+
+
+SEVERAL = {
+    "cells": "path,labels\na.png,dog|cat\nb.png,\nc.png,dog\n",
+    "spaces_and_repeats": "Path;Tags\na.png; cat | dog |cat\nb.png;|\nc.png;dog\n",
+    "a_column_each": "path,dog,cat,never\na.png,1,1,0\nb.png,0,0,0\nc.png,1,0,0\n",
+    "words_and_gaps": "cat,file,dog\nTrue,a.png,yes\n,b.png,\n0.0,c.png,1.0\n",
+    "numbered_lines": ",path,dog,cat\n0,a.png,1,1\n1,b.png,0,0\n2,c.png,1,0\n",  # as pandas writes them
+}
+
+
+@pytest.mark.parametrize("text", SEVERAL.values(), ids=SEVERAL)
+def test_tables_of_any_number_of_labels(tmp_path, text):
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    listing = read_table(table)
+    assert listing.multilabel
+    assert [(entry.path.name, entry.labels) for entry in listing.entries] == [
+        ("a.png", ("cat", "dog")),
+        ("b.png", ()),
+        ("c.png", ("dog",)),
+    ]
+    assert not listing.skipped
+
+
+def test_one_class_each_is_not_multilabel(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,label,labels\na.png,cat|dog,x\n")  # label comes first, and is a name as it stands
+    listing = read_table(table)
+    assert (listing.multilabel, listing.entries[0].labels) == (False, ("cat|dog",))
+
+
+def test_splits_and_accents_of_several_labels(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,cafe\u0301,split\na.png,1,test\nb.png,1,\n", encoding="utf-8")
+    entries = read_table(table).entries
+    assert [(entry.labels, entry.split) for entry in entries] == [(("caf\u00e9",), "test"), (("caf\u00e9",), "train")]
+
+
+BAD_SEVERAL = {
+    "no_yes_or_no": ("path,cat,age\na.png,1,58\n", "line 2: age is '58', but a column for each label holds 1 or 0"),
+    "uncertain": ("path,cat\na.png,-1.0\n", "line 2: cat is '-1.0'"),
+    "other_labels": ("path,labels\na.png,x|y\na.png,x\n", r"line 3: .*a\.png was already given another label"),
+    "two_columns": ("path,cat,cat\na.png,1,0\n", "two columns are named 'cat'"),
+    "nothing": ("path,labels\n", "no lines"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_SEVERAL.values(), ids=BAD_SEVERAL)
+def test_bad_tables_of_several_labels(tmp_path, text, message):
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_table(table)
+
+
+def test_the_same_labels_in_another_order_are_the_same(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,labels\na.png,x|y\na.png,y|x\n")
+    assert read_table(table).repeated == 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.classifier import Classifier
+from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
@@ -175,3 +175,11 @@ def test_wrong_input(red_finder, dotted, tmp_path):
         explain_pictures(red_finder, "a.png", top=0, out=tmp_path)
     with pytest.raises(DataError, match="no pictures found"):
         explain_pictures(red_finder, tmp_path / "*.png", out=tmp_path)
+
+
+def test_any_number_of_labels(label_run, halves, tmp_path):
+    files = [halves.parent / f"{i}.png" for i in range(6)]
+    classifier = load_classifier(label_run, device="cpu")
+    done = explain_pictures(classifier, files, top=1, out=tmp_path / "out", screen=QUIET)
+    assert [each.labels for each in done.predictions] == [each.labels for each in classifier.predict(files, top=1)]
+    assert any(len(each.labels or ()) == 2 for each in done.predictions)

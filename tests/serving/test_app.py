@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from torch import nn
 
+from densekit.classifier import load_classifier
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
@@ -249,3 +251,18 @@ def test_the_reason_lies_over_the_part_that_was_seen(colour_classifier):
     pixels, place = cut(picture)[None], torch.tensor([classifier.classes.index("red")])
     expected = overlay(fit(picture, 448), heat_maps(classifier, pixels, place)[0], (1 / 3, 0.0, 2 / 3, 1.0))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))
+
+
+def test_any_number_of_labels(label_run, halves):
+    classifier = load_classifier(label_run, device="cpu")
+    metrics = json.loads((label_run / "metrics.json").read_text())
+    files = [halves.parent / f"{i}.png" for i in range(12)]
+    with TestClient(create_app(classifier, metrics=metrics)) as client:
+        told = client.get("/model").json()
+        assert told["multilabel"] is True
+        assert told["test"]["mean_average_precision"] == metrics["mean_average_precision"]
+        answers = client.post("/predict?top=1", files=[("pictures", (f.name, f.read_bytes())) for f in files]).json()
+    expected = classifier.predict(files, top=1)
+    assert [answer["labels"] for answer in answers] == [list(each.labels or ()) for each in expected]
+    assert {len(each["labels"]) for each in answers} == {0, 1, 2}
+    assert not any("label" in answer for answer in answers)

@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 from fastapi.responses import HTMLResponse, Response
 
+from densekit.classifier import load_classifier
 from densekit.serving.app import _PAGE, create_app
 
 WAIT = ("--virtual-time-budget=20000",)
@@ -34,9 +35,9 @@ def driven(colour_classifier, colours):
     """Serve an application whose page at /driven chooses pictures by itself: ``driven(pictures, why) -> address``."""
     running = []
 
-    def start(pictures: dict[str, bytes], why: str = "") -> str:
-        metrics = {"accuracy": 0.96, "accuracy_interval_95": [0.8046, 0.9929], "pictures": 25}
-        app = create_app(colour_classifier, metrics=metrics)
+    def start(pictures: dict[str, bytes], why: str = "", classifier=colour_classifier, **further) -> str:
+        metrics = {"accuracy": 0.96, "accuracy_interval_95": [0.8046, 0.9929], "pictures": 25, **further}
+        app = create_app(classifier, metrics=metrics)
         paths = [[f"picture/{place}", name] for place, name in enumerate(pictures)]
         script = f"const PICTURES = {json.dumps(paths)}, WHY = {json.dumps(why)};{CHOOSE}"
         page = (_PAGE / "index.html").read_text(encoding="utf-8")
@@ -88,3 +89,16 @@ def test_names_are_text_whatever_is_in_them(browse, driven, upload, read_page):
     page = read_page(browse(driven({name: upload("red")[1]}), *WAIT, "--dump-dom"))
     assert name in page.text
     assert all(picture.get("src", "blob:").startswith("blob:") for picture in page.every("img"))
+
+
+def test_every_label_of_a_picture_is_marked(browse, driven, label_run, halves, read_page):
+    classifier = load_classifier(label_run, device="cpu")
+    answers = {path: classifier.predict(path)[0].labels for path in (halves.parent / f"{i}.png" for i in range(12))}
+    both = next(path for path, labels in answers.items() if len(labels) == 2)
+    none = next(path for path, labels in answers.items() if not labels)
+    pictures = {"both.png": both.read_bytes(), "none.png": none.read_bytes()}
+    address = driven(pictures, classifier=classifier, mean_average_precision=0.987)
+    page = read_page(browse(address, *WAIT, "--dump-dom"))
+    assert "simple_cnn, 3 labels" in page.text
+    assert "Mean average precision 98.7 %. Every label right on 96.0 % of 25 test pictures" in page.text
+    assert sum(item.get("class") == "found" for item in page.every("li")) == 2

@@ -1,0 +1,113 @@
+"""Data sets whose pictures have any number of labels."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from densekit.data.batches import OrderedBatches, class_weights
+from densekit.data.datasets import open_data, open_labelled
+from densekit.data.loaders import make_loader
+from densekit.data.preprocessing import Preprocessing
+from densekit.data.split_record import write_split_record
+from densekit.errors import DataError
+
+NAMES = {"a": ("cat", "dog"), "b": (), "c": ("dog",), "d": ("elk 10", "elk 2", "cat")}
+
+
+@pytest.fixture
+def table(make_folder, tmp_path):
+    """Ten pictures with the labels of each of ``NAMES``."""
+    root = make_folder(dict.fromkeys(NAMES, 10), root=tmp_path / "data")
+    lines = [f"{name}/{i}.png,{'|'.join(labels)}" for name, labels in NAMES.items() for i in range(10)]
+    (root / "labels.csv").write_text("\n".join(["path,labels", *lines]))
+    return root / "labels.csv"
+
+
+def named(dataset, part) -> dict[str, tuple[str, ...]]:
+    rows = zip(part.pictures, part.labels, strict=True)
+    return {str(path): tuple(dataset.classes[place] for place in np.flatnonzero(row)) for path, row in rows}
+
+
+def test_labels_are_a_row_of_ones_and_zeros(table, screen):
+    dataset = open_data(table, test_fraction=0.2, val_fraction=0.25, screen=screen)
+    assert dataset.multilabel
+    assert dataset.classes == ("cat", "dog", "elk 2", "elk 10")
+    parts = [dataset.train, dataset.val, dataset.test]
+    assert [len(part) for part in parts] == [24, 8, 8]
+    for part in parts:
+        assert (part.labels.dtype, part.labels.shape) == (np.float32, (len(part), 4))
+        assert part.counts(4).tolist() == part.labels.sum(0).tolist()
+        for path, labels in named(dataset, part).items():
+            assert sorted(labels) == sorted(NAMES[path.split("/")[-2]])
+
+
+def test_a_batch_has_its_rows(table, screen):
+    train = open_data(table, screen=screen).train
+    batches = list(make_loader(train, Preprocessing(size=(6, 8)), OrderedBatches(len(train), 7), workers=0))
+    assert str(batches[0].labels.dtype) == "torch.float32"
+    assert np.array_equal(np.concatenate([batch.labels for batch in batches]), train.labels)
+
+
+def test_a_single_label_is_a_yes_or_no(make_folder, screen):
+    root = make_folder({"a": 6})
+    (root / "t.csv").write_text("path,defect\n" + "\n".join(f"a/{i}.png,{i % 2}" for i in range(6)))
+    dataset = open_data(root / "t.csv", screen=screen)
+    assert dataset.classes == ("defect",)
+    assert dataset.train.labels.shape[1] == 1
+
+
+def test_no_label_at_all(make_folder, screen):
+    root = make_folder({"a": 3})
+    (root / "t.csv").write_text("path,labels\na/0.png,\na/1.png,\n")
+    with pytest.raises(DataError, match="no picture has any label"):
+        open_data(root / "t.csv", screen=screen)
+
+
+def test_a_label_of_test_pictures_only(make_folder, screen):
+    root = make_folder({"a": 3})
+    (root / "t.csv").write_text("path,labels,split\na/0.png,x,train\na/1.png,x|y,test\n")
+    with pytest.raises(DataError, match="no training pictures of 'y'"):
+        open_data(root / "t.csv", screen=screen)
+
+
+def test_pictures_to_test_on_must_be_of_the_same_kind(table, make_folder, tmp_path, screen):
+    classes = ("cat", "dog", "elk 2", "elk 10", "yak")
+    found = open_labelled(table, classes=classes, multilabel=True, screen=screen)
+    assert found.labels.shape == (40, 5)
+    assert found.labels.sum(0).tolist() == [20, 20, 10, 10, 0]
+    with pytest.raises(DataError, match="any number of labels a picture, but the classifier tells one class"):
+        open_labelled(table, classes=classes, screen=screen)
+    folder = make_folder({"cat": 2, "dog": 2}, root=tmp_path / "folder")
+    for data in (folder, "digits"):
+        with pytest.raises(DataError, match="one class a picture, but the classifier tells any number"):
+            open_labelled(data, classes=classes, multilabel=True, screen=screen)
+    with pytest.raises(DataError, match="the classifier has no class 'elk 2', 'elk 10'"):
+        open_labelled(table, classes=("cat", "dog"), multilabel=True, screen=screen)
+
+
+def test_splits_of_a_run_stay(table, tmp_path, screen):
+    before, record = open_data(table, seed=4, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, before)
+    with record.open(encoding="utf-8") as file:
+        assert next(csv.reader(file)) == ["path", "labels", "split"]
+    lines = table.read_text().replace("b/3.png,", "b/3.png,dog").splitlines()
+    table.write_text("\n".join([lines[0], *reversed(lines[1:]), "a/new.png,cat"]))
+    after = open_data(table, seed=9, record=record, screen=screen)
+    assert after.classes == before.classes
+    for name in ("train", "val", "test"):
+        part, old = getattr(after, name), getattr(before, name)
+        assert set(map(str, part.pictures)) == set(map(str, old.pictures))
+        changed = {path for path, labels in named(after, part).items() if labels != named(before, old)[path]}
+        assert all(path.endswith("b/3.png") for path in changed)
+    assert "1 picture has another class than when the run began, first b/3.png was '', is 'dog'" in (
+        screen.console.export_text()
+    )
+    table.write_text("path,label\na/0.png,cat\nc/0.png,dog\n")
+    with pytest.raises(DataError, match="another kind of labels"):
+        open_data(table, record=record, screen=screen)
+
+
+def test_weights_make_up_for_rare_labels():
+    labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], np.float32)
+    assert class_weights(labels, 3).tolist() == pytest.approx([1 / 3, 3.0, 4.0])

@@ -1,0 +1,72 @@
+"""Cuts of pictures with any number of labels; those of one class each are tested with the data sets."""
+
+import numpy as np
+import pytest
+
+from densekit.data.splits import limit_per_class, stratified_split
+
+
+def several(pictures: int, shares: tuple[float, ...], seed: int = 0) -> np.ndarray:
+    """Labels (N, K) that come together as they like; a picture may have none."""
+    random = np.random.default_rng(seed)
+    return (random.random((pictures, len(shares))) < shares).astype(np.float32)
+
+
+CASES = {
+    "balanced": (several(400, (0.5, 0.5, 0.5)), 0.2),
+    "rare": (several(600, (0.6, 0.02, 0.1, 0.01)), 0.1),
+    "mostly_none": (several(500, (0.03, 0.02)), 0.25),
+    "always_together": (np.repeat(several(200, (0.3,)), 3, axis=1), 0.1),
+    "one_label": (several(100, (0.4,)), 0.3),
+}
+
+
+@pytest.mark.parametrize(("labels", "fraction"), CASES.values(), ids=CASES)
+def test_every_label_is_held_out_in_its_share(labels, fraction):
+    stay, out = stratified_split(labels, fraction, seed=3)
+    assert np.sort(np.concatenate([stay, out])).tolist() == list(range(len(labels)))
+    for column in [*labels.T, ~labels.any(1)]:
+        count, held = int(column.sum()), int(column[out].sum())
+        if count > 1:
+            assert 1 <= held < count
+            # labels that come together cannot all be met; a random cut strays further, as the next test shows
+            assert abs(held - fraction * count) <= max(2.0, 0.1 * fraction * count), (count, held)
+
+
+def test_it_is_closer_than_a_random_cut():
+    labels = several(1000, (0.5, 0.01, 0.02, 0.03, 0.3, 0.05))
+    wanted = 0.1 * labels.sum(0)
+
+    def strays(out):
+        return np.abs(labels[out].sum(0) - wanted).sum()
+
+    random = [strays(np.random.default_rng(seed).permutation(1000)[:100]) for seed in range(100)]
+    assert max(strays(stratified_split(labels, 0.1, seed=seed)[1]) for seed in range(10)) < np.median(random) / 2
+
+
+def test_seeds_and_nothing_to_hold_out():
+    labels = several(200, (0.5, 0.1))
+    first, again, other = (stratified_split(labels, 0.2, seed=seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+    assert stratified_split(labels, 0.0, seed=0)[1].size == 0
+
+
+def test_the_last_picture_of_a_label_stays():
+    labels = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 2, 2]]
+    stay, out = stratified_split(labels, 0.5, seed=0)
+    assert labels[out].sum(0).tolist() == [2, 0, 1]
+    assert labels[stay].any(0).all()
+
+
+@pytest.mark.parametrize("limit", [1, 5, 50, 10_000])
+def test_no_label_goes_beyond_a_limit(limit):
+    labels = several(300, (0.5, 0.05, 0.2))
+    kept = limit_per_class(labels, limit, seed=0)
+    assert (labels[kept].sum(0) <= limit).all()
+    assert (~labels[kept].any(1)).sum() <= limit
+    assert len(kept) == 300 if limit == 10_000 else len(kept) < 300
+    left_out = np.setdiff1d(np.arange(300), kept)
+    full = labels[kept].sum(0) == limit
+    none_full = (~labels[kept].any(1)).sum() == limit
+    for picture in left_out:  # each had a reason
+        assert full[labels[picture] > 0].any() or (not labels[picture].any() and none_full)
