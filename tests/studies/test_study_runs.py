@@ -13,6 +13,7 @@ from densekit.models.catalogue import count_parameters, create_model
 from densekit.models.weights import save_model
 from densekit.studies.results import Result, best_variant, read_results, summarise
 from densekit.studies.study import study
+from densekit.training.run_folder import RunFolder
 from densekit.training.train import train
 
 CHOICES = {"growth_rate": [4, 8]}
@@ -33,14 +34,14 @@ def test_every_run_is_the_one_that_train_makes(finished, tiny, tmp_path):
     result = finished.results[3]
     assert (result.variant, result.seed) == ("growth_rate=8", 1)
     kept = run.history[run.best_epoch - 1]
-    assert (result.val_accuracy, result.val_loss) == (kept["val_accuracy"], kept["val_loss"])
+    assert (result.val_score, result.val_loss) == (kept["val_accuracy"], kept["val_loss"])
 
 
 def test_accuracies_are_those_of_the_named_splits(finished):
     for result in finished.results:
         for split in ("val", "test"):
             found = evaluate(finished.folder / result.run, split=split, device="cpu", workers=0)
-            assert found.metrics.accuracy == getattr(result, f"{split}_accuracy")
+            assert found.metrics.accuracy == getattr(result, f"{split}_score")
 
 
 def test_costs_are_those_of_the_trained_network(finished):
@@ -55,16 +56,16 @@ def test_costs_are_those_of_the_trained_network(finished):
 
 def test_mean_and_sample_deviation(finished):
     for summary, first in zip(finished.summaries(), (0, 1), strict=True):
-        values = [finished.results[first].val_accuracy, finished.results[first + 2].val_accuracy]
-        np.testing.assert_allclose(summary.val_accuracy.mean, np.mean(values))
-        np.testing.assert_allclose(summary.val_accuracy.deviation, np.std(values, ddof=1))
+        values = [finished.results[first].val_score, finished.results[first + 2].val_score]
+        np.testing.assert_allclose(summary.val_score.mean, np.mean(values))
+        np.testing.assert_allclose(summary.val_score.deviation, np.std(values, ddof=1))
 
 
 def test_validation_chooses_even_against_the_test_split():
     row = {"seed": 0, "run": "r", "parameters": 1, "macs": 1}
     rows = [
-        Result(variant="a", val_accuracy=0.8, test_accuracy=0.1, **row),
-        Result(variant="b", val_accuracy=0.7, test_accuracy=0.9, **row),
+        Result(variant="a", val_score=0.8, test_score=0.1, **row),
+        Result(variant="b", val_score=0.7, test_score=0.9, **row),
         Result(variant="c", error="the loss is nan", **row),
     ]
     assert best_variant(summarise(rows, "abc")).variant == "a"
@@ -72,8 +73,8 @@ def test_validation_chooses_even_against_the_test_split():
 
 def test_a_variant_that_fails_now_and_then_is_not_the_best():
     row = {"run": "r", "parameters": 1, "macs": 1}
-    steady = [Result(variant="a", seed=seed, val_accuracy=0.80, **row) for seed in range(3)]
-    lucky = Result(variant="b", seed=0, val_accuracy=0.81, **row)
+    steady = [Result(variant="a", seed=seed, val_score=0.80, **row) for seed in range(3)]
+    lucky = Result(variant="b", seed=0, val_score=0.81, **row)
     failed = [Result(variant="b", seed=seed, error="the loss is nan", **row) for seed in (1, 2)]
     assert best_variant(summarise([*steady, lucky, *failed], "ab")).variant == "a"
     assert best_variant(summarise([lucky, *failed], "ab")).variant == "b"
@@ -118,7 +119,7 @@ def test_finished_study_can_be_given_more_seeds_and_be_tested(tiny, tmp_path, tr
     more = study(out=first.folder, resume=True, seeds=2, test=True)
     assert training_passes.count == 4 * 2
     assert [result.seconds for result in more.results[:2]] == [result.seconds for result in first.results]
-    assert all(result.test_accuracy is not None for result in more.results)
+    assert all(result.test_score is not None for result in more.results)
     again = study(out=first.folder, resume=True)
     assert again.results == more.results
     assert training_passes.count == 4 * 2
@@ -127,9 +128,9 @@ def test_finished_study_can_be_given_more_seeds_and_be_tested(tiny, tmp_path, tr
 def test_exploding_run_is_noted_and_the_others_go_on(tiny, tmp_path):
     found = study(choices={"lr": [1e30, 0.05]}, seeds=1, out=tmp_path / "s", **{**tiny, "lr": None})
     exploded, trained = read_results(found.folder / "results.csv")
-    assert exploded.val_accuracy is None
+    assert exploded.val_score is None
     assert "the loss is" in exploded.error
-    assert trained.val_accuracy is not None
+    assert trained.val_score is not None
     assert best_variant(found.summaries()).variant == "lr=0.05"
     assert (found.folder / "study.png").exists()
 
@@ -185,3 +186,26 @@ def test_variants_of_a_file(tiny, tmp_path):
     assert load_classifier(found.folder / "runs" / "cnn-seed0").network.architecture["name"] == "simple_cnn"
     with (found.folder / "results.csv").open() as file:
         assert [row["epochs"] for row in csv.DictReader(file)] == ["1", "1"]
+
+
+def test_several_labels_are_compared_by_their_mean_average_precision(halves, tmp_path):
+    fixed = {"model": "simple_cnn", "epochs": 2, "batch_size": 18, "device": "cpu", "workers": 0, "tensorboard": False}
+    choices = {"lr": [0.01, 1e-6]}
+    done = study(halves, choices=choices, test=True, out=tmp_path / "s", optimizer="adam", **fixed)
+    for result in done.results:
+        rows = RunFolder(tmp_path / "s" / result.run).read_history()
+        assert result.val_score == rows[result.kept_epoch - 1]["val_mean_average_precision"]
+        figures = json.loads((tmp_path / "s" / result.run / "metrics.json").read_text())
+        assert result.test_score == figures["mean_average_precision"]
+    assert [column.header for column in done.table().columns][2:4] == [
+        "val mean average precision",
+        "test mean average precision",
+    ]
+    assert "highest: lr=0.01" in str(done.table().caption)
+
+
+def test_results_of_older_versions_are_read(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("variant,seed,run,parameters,macs,val_accuracy,test_accuracy\na,0,runs/a,1,2,0.5,0.25\n")
+    (result,) = read_results(path)
+    assert (result.val_score, result.test_score, result.measure) == (0.5, 0.25, "accuracy")

@@ -12,6 +12,7 @@ from densekit.evaluation.evaluate import evaluate
 from densekit.studies.search import search
 from densekit.studies.search_space import SPACES
 from densekit.studies.trial_storage import open_trials, quiet_optuna, without_password
+from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings, make_settings
 from densekit.training.train import train
 
@@ -54,7 +55,7 @@ def test_a_trial_is_the_training_it_says(finished, tiny, tmp_path):
 def test_the_best_on_validation_is_tested_and_kept_as_a_recipe(finished):
     assert finished.best.value == max(trial.value for trial in finished.trials)
     run = finished.folder / "runs" / finished.best.user_attrs["run"]
-    assert evaluate(run, device="cpu", workers=0).metrics.accuracy == finished.test_accuracy
+    assert evaluate(run, device="cpu", workers=0).metrics.accuracy == finished.test_score
     recipe = make_settings(str(finished.folder / "best.yaml"))
     assert recipe.lr == finished.best.params["lr_sgd"]
     assert recipe.batch_size == 25  # what all trials shared
@@ -67,7 +68,7 @@ def test_only_the_best_network_was_tested(finished):
 def test_files_hold_what_was_found(finished):
     with (finished.folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["val_accuracy"]) for row in rows] == [trial.value for trial in finished.trials]
+    assert [float(row["val_score"]) for row in rows] == [trial.value for trial in finished.trials]
     assert {row["state"] for row in rows} == {"complete"}
     names = {"study.yaml", "results.csv", "study.png", "best.yaml", "trials.sqlite", "runs", ".lock"}
     assert {path.name for path in finished.folder.iterdir()} == names
@@ -204,7 +205,7 @@ def test_passwords_are_not_written_down(tmp_path):
             id="no_densenet",
         ),
         pytest.param({"trials": 0}, "trials=0: ", id="no_trials"),
-        pytest.param({"val_fraction": 0.0}, "a search goes by validation accuracy", id="no_val"),
+        pytest.param({"val_fraction": 0.0}, "a search compares on validation pictures", id="no_val"),
         pytest.param({"resume": True}, "leave it out", id="resume_with_settings"),
     ],
 )
@@ -223,3 +224,13 @@ def test_there_must_be_a_search_to_resume(tmp_path):
     (tmp_path / "study.yaml").write_text("settings: {}\nvariants: {a: {}}\n")
     with pytest.raises(CheckpointError, match="is no search: unknown setting 'variants'"):
         search(out=tmp_path, resume=True)
+
+
+def test_several_labels_are_searched_by_their_mean_average_precision(halves, tmp_path):
+    fixed = {"model": "simple_cnn", "epochs": 2, "batch_size": 18, "device": "cpu", "workers": 0, "tensorboard": False}
+    found = search(halves, out=tmp_path / "s", trials=2, test=True, **fixed)
+    for trial in found.trials:
+        rows = RunFolder(tmp_path / "s" / "runs" / trial.user_attrs["run"]).read_history()
+        assert [row["val_mean_average_precision"] for row in rows] == list(trial.intermediate_values.values())
+    assert found.table().columns[1].header == "val mean average precision"
+    assert "test mean average precision of trial" in str(found.table().caption)

@@ -14,7 +14,8 @@ from densekit.evaluation.evaluate import evaluate
 from densekit.export.export import export_run
 from densekit.files import alone_in
 from densekit.report.write import write_report
-from densekit.training.run_folder import HISTORY, RunFolder, new_run_folder
+from densekit.training.history import COLUMNS
+from densekit.training.run_folder import RunFolder, new_run_folder
 from densekit.training.settings import make_settings
 
 
@@ -123,7 +124,7 @@ def test_history_has_a_line_for_each_epoch(train_tiny):
     run = train_tiny(epochs=2)
     with (run.folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == HISTORY
+    assert tuple(rows[0]) == COLUMNS
     assert [{k: float(v) for k, v in row.items()} for row in rows] == run.history
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(0 <= float(row["val_accuracy"]) <= 1 for row in rows)
@@ -137,7 +138,7 @@ def test_nothing_skipped_writes_no_list(tmp_path):
 def test_what_was_written_is_read_back(tmp_path):
     run = RunFolder(tmp_path)
     assert (run.read_history(), run.read_skipped()) == ([], [])
-    rows = [{name: 0.5 * i for i, name in enumerate(HISTORY)}, {**dict.fromkeys(HISTORY, 1.0), "val_loss": None}]
+    rows = [{name: 0.5 * i for i, name in enumerate(COLUMNS)}, {**dict.fromkeys(COLUMNS, 1.0), "val_loss": None}]
     skipped = [Skipped(tmp_path / 'a, "b".png', "damaged, or cut short"), Skipped(Path("é.jpg"), "empty")]
     run.write_history(rows)
     run.write_skipped(skipped)
@@ -147,7 +148,7 @@ def test_what_was_written_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "read"),
     [
-        ("history.csv", ",".join(HISTORY) + "\n1,2\n", RunFolder.read_history),
+        ("history.csv", ",".join(COLUMNS) + "\n1,2\n", RunFolder.read_history),
         ("skipped.csv", "a,b\n1,2\n", RunFolder.read_skipped),
         ("skipped.csv", "path,reason\nx.png\n", RunFolder.read_skipped),
         ("skipped.csv", b"path,reason\n\xff\xfe,x\n", RunFolder.read_skipped),

@@ -105,7 +105,7 @@ def search(
     quiet: Quiet = False,
     **settings: Unpack[Flags],
 ) -> None:
-    """Search settings with a high validation accuracy; trials that fall behind are pruned.
+    """Search settings with a high validation score; trials that fall behind are pruned.
 
     Parameters
     ----------

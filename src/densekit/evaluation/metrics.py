@@ -42,6 +42,11 @@ class Metrics:
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
 
+    @property
+    def score(self) -> float:
+        """What variants and trials are compared by."""
+        return self.accuracy
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as they stand in metrics.json."""
         return asdict(self)

@@ -46,6 +46,11 @@ class MultilabelMetrics:
     calibration_error: float
     classes: tuple[LabelMetrics, ...]
 
+    @property
+    def score(self) -> float | None:
+        """What variants and trials are compared by."""
+        return self.mean_average_precision
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as they stand in metrics.json."""
         return asdict(self)

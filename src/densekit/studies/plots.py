@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from densekit.studies.results import Spread, Summary
+from densekit.studies.results import Spread, Summary, measure_of
 
 _LONGEST = 28  # characters of a variant's name
 
 
 def draw_study(path: Path, summaries: Sequence[Summary]) -> None:
-    """Draw the validation accuracy of each variant, and against parameters, multiply-adds and training time.
+    """Draw the validation score of each variant, and against parameters, multiply-adds and training time.
 
     Circles are runs, bars reach one standard deviation from the mean; a colour is a variant in all four parts.
 
@@ -35,10 +35,10 @@ def draw_study(path: Path, summaries: Sequence[Summary]) -> None:
     )
     for axes, title, values in against:
         for value, summary, colour in zip(values, summaries, colours, strict=True):
-            if value is not None and summary.val_accuracy is not None:
-                _draw_spread(axes, value, summary.val_accuracy, colour)
+            if value is not None and summary.val_score is not None:
+                _draw_spread(axes, value, summary.val_score, colour)
         _scale(axes, [value for value in values if value])
-        axes.set(xlabel=title, ylabel="validation accuracy")
+        axes.set(xlabel=title, ylabel=f"validation {measure_of(summaries)}")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(alpha=0.25)
     figure.savefig(path, format="png")
@@ -48,15 +48,15 @@ def _draw_variants(axes: Any, summaries: Sequence[Summary], colours: Sequence[An
     from matplotlib.ticker import PercentFormatter
 
     for place, (summary, colour) in enumerate(zip(summaries, colours, strict=True)):
-        accuracies = [result.val_accuracy for result in summary.results if result.val_accuracy is not None]
-        axes.scatter(accuracies, [place] * len(accuracies), facecolors="none", edgecolors=[colour], s=28)
-        if summary.val_accuracy is not None:
-            error = summary.val_accuracy.deviation
-            axes.errorbar(summary.val_accuracy.mean, place, xerr=error, fmt="|", color=colour, ms=14, mew=2, capsize=4)
+        scores = [result.val_score for result in summary.results if result.val_score is not None]
+        axes.scatter(scores, [place] * len(scores), facecolors="none", edgecolors=[colour], s=28)
+        if summary.val_score is not None:
+            error = summary.val_score.deviation
+            axes.errorbar(summary.val_score.mean, place, xerr=error, fmt="|", color=colour, ms=14, mew=2, capsize=4)
     names = [s.variant if len(s.variant) <= _LONGEST else f"{s.variant[: _LONGEST - 1]}…" for s in summaries]
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)  # as in the table: the first above
-    axes.set(xlabel="validation accuracy")
+    axes.set(xlabel=f"validation {measure_of(summaries)}")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.25, axis="x")
 
@@ -76,5 +76,5 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
         axes.xaxis.set_major_formatter(EngFormatter())
 
 
-def _draw_spread(axes: Any, x: float, accuracy: Spread, colour: Any) -> None:
-    axes.errorbar(x, accuracy.mean, yerr=accuracy.deviation, fmt="o", color=colour, ms=6, capsize=4)
+def _draw_spread(axes: Any, x: float, score: Spread, colour: Any) -> None:
+    axes.errorbar(x, score.mean, yerr=score.deviation, fmt="o", color=colour, ms=6, capsize=4)

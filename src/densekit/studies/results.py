@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from rich.table import Table
 from rich.text import Text
 
@@ -28,9 +28,11 @@ class Result(BaseModel):
     epochs: int | None = None  # trained
     kept_epoch: int | None = None
     seconds: float | None = None  # of training, without validation
-    val_accuracy: float | None = None  # of the kept epoch
+    measure: str = "accuracy"  # what the scores are, see `densekit.training.history`
+    # of the kept epoch; older versions knew accuracy only
+    val_score: float | None = Field(None, validation_alias=AliasChoices("val_score", "val_accuracy"))
     val_loss: float | None = None
-    test_accuracy: float | None = None
+    test_score: float | None = Field(None, validation_alias=AliasChoices("test_score", "test_accuracy"))
     error: str | None = None  # why there are no figures
 
 
@@ -62,8 +64,8 @@ class Summary:
 
     variant: str
     results: tuple[Result, ...]
-    val_accuracy: Spread | None
-    test_accuracy: Spread | None
+    val_score: Spread | None
+    test_score: Spread | None
     seconds: Spread | None
 
     @property
@@ -86,8 +88,8 @@ def summarise(results: Iterable[Result], variants: Iterable[str]) -> list[Summar
         Summary(
             variant,
             tuple(runs),
-            Spread.of(run.val_accuracy for run in runs),
-            Spread.of(run.test_accuracy for run in runs),
+            Spread.of(run.val_score for run in runs),
+            Spread.of(run.test_score for run in runs),
             Spread.of(run.seconds for run in runs),
         )
         for variant, runs in grouped.items()
@@ -95,18 +97,24 @@ def summarise(results: Iterable[Result], variants: Iterable[str]) -> list[Summar
     ]
 
 
+def measure_of(summaries: Iterable[Summary]) -> str:
+    """Return what the scores of a study are, see `densekit.training.history`."""
+    results = (result for summary in summaries for result in summary.results)
+    return next((result.measure for result in results if result.val_score is not None), "accuracy")
+
+
 def best_variant(summaries: Iterable[Summary]) -> Summary | None:
-    """Return the variant with the highest mean validation accuracy; the test split has no say.
+    """Return the variant with the highest mean validation score; the test split has no say.
 
     Variants of which a run failed come after all others: their mean is that of the lucky seeds.
     """
-    judged = [summary for summary in summaries if summary.val_accuracy is not None]
+    judged = [summary for summary in summaries if summary.val_score is not None]
     judged = [summary for summary in judged if not any(run.error for run in summary.results)] or judged
-    return max(judged, key=lambda summary: summary.val_accuracy.mean if summary.val_accuracy else 0.0, default=None)
+    return max(judged, key=lambda summary: summary.val_score.mean if summary.val_score else 0.0, default=None)
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write results.csv; accuracies are shares, times are seconds."""
+    """Write results.csv; scores are shares, times are seconds."""
     write_csv(path, Result.model_fields, (result.model_dump() for result in results))
 
 
@@ -127,19 +135,20 @@ def read_results(path: Path) -> list[Result]:
 
 def results_table(summaries: Sequence[Summary], caption: str) -> Table:
     """Return the table for a terminal: a line for each variant."""
-    tested = any(summary.test_accuracy is not None for summary in summaries)
+    tested = any(summary.test_score is not None for summary in summaries)
     table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
     table.add_column("variant", overflow="fold")
-    for title in ("runs", "val accuracy", *["test accuracy"] * tested, "parameters", "MACs", "training"):
+    measure = measure_of(summaries)
+    for title in ("runs", f"val {measure}", *[f"test {measure}"] * tested, "parameters", "MACs", "training"):
         table.add_column(title, justify="right")
     for summary in summaries:
         failed = [result for result in summary.results if result.error]
         runs = str(len(summary.results)) + (f", {len(failed)} failed" if failed else "")
-        accuracies = [summary.val_accuracy, *[summary.test_accuracy] * tested]
+        scores = [summary.val_score, *[summary.test_score] * tested]
         table.add_row(
             Text(summary.variant),
             runs,
-            *("-" if spread is None else str(spread) for spread in accuracies),
+            *("-" if spread is None else str(spread) for spread in scores),
             f"{summary.parameters:,}",
             short(summary.macs),
             "-" if summary.seconds is None else f"{summary.seconds.mean:.0f} s",

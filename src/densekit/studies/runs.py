@@ -19,6 +19,7 @@ from densekit.studies.plan import Plan, PlannedRun
 from densekit.studies.plots import draw_study
 from densekit.studies.results import Result, read_results, summarise, write_results
 from densekit.studies.study_folder import StudyFolder
+from densekit.training.history import measure, score
 from densekit.training.job import OnEpoch
 from densekit.training.resolve import resolve_network
 from densekit.training.run_folder import RunFolder
@@ -76,9 +77,9 @@ def train_missing(folder: StudyFolder, plan: Plan, costs: Mapping[str, dict[str,
         if result is None:
             screen.say(f"run {number} of {len(runs)}: {run.variant}, seed {run.seed}")
             result = _train_one(folder, run, costs[run.variant], screen)
-        if plan.test and result.test_accuracy is None and not result.error:
+        if plan.test and result.test_score is None and not result.error:
             tested = evaluate(folder.run(run.name), device=run.settings.device, screen=screen)
-            result = result.model_copy(update={"test_accuracy": tested.metrics.accuracy})
+            result = result.model_copy(update={"test_score": tested.metrics.score})
         if result is not done.get(place):
             done[place] = result
             write_results(folder.results, done.values())
@@ -101,7 +102,8 @@ def _train_one(folder: StudyFolder, run: PlannedRun, cost: dict[str, int], scree
         epochs=len(trained.history),
         kept_epoch=trained.best_epoch,
         seconds=round(sum(epoch["seconds"] for epoch in trained.history), 3),
-        val_accuracy=kept["val_accuracy"],
+        measure=measure(kept),
+        val_score=score(kept),
         val_loss=kept["val_loss"],
     )
 

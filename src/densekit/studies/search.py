@@ -1,4 +1,4 @@
-"""search: let Optuna choose settings, by validation accuracy; machines may share one search."""
+"""search: let Optuna choose settings, by their score on validation pictures; machines may share one search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from densekit.studies.search_space import SPACES, check_space
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.studies.trial_storage import open_trials, quiet_optuna, take_back_running, without_password
 from densekit.studies.trial_worker import Worker
-from densekit.studies.trials import ranked, trials_table
+from densekit.studies.trials import measure_of, ranked, trials_table
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
 from densekit.training.train import from_anywhere
 from densekit.units import in_shell
@@ -64,22 +64,23 @@ class Search:
     plan: SearchPlan
     trials: "list[FrozenTrial]"
     val_pictures: int
-    test_accuracy: float | None = None  # of the best trial
+    test_score: float | None = None  # of the best trial
 
     @property
     def best(self) -> "FrozenTrial | None":
-        """The trial with the highest validation accuracy."""
+        """The trial with the highest validation score."""
         return next(iter(ranked(self.trials)), None)
 
     def table(self) -> Table:
         """Return the table for a terminal."""
         states = [trial.state.name for trial in self.trials]
+        measure = measure_of(self.trials)
         caption = (
-            f"{states.count('COMPLETE')} trials ran to their end, {states.count('PRUNED')} were pruned; val accuracy: "
+            f"{states.count('COMPLETE')} trials ran to their end, {states.count('PRUNED')} were pruned; val {measure}: "
             f"of the kept epoch, on {self.val_pictures} pictures, and flattering, because it was searched for"
         )
-        if self.test_accuracy is not None and self.best is not None:
-            caption += f"; test accuracy of trial {self.best.number}: {self.test_accuracy:.2%}"
+        if self.test_score is not None and self.best is not None:
+            caption += f"; test {measure} of trial {self.best.number}: {self.test_score:.2%}"
         return trials_table(self.trials, caption)
 
 
@@ -98,7 +99,7 @@ def search(
     screen: Screen | None = None,
     **settings: Any,
 ) -> Search:
-    """Search settings with a high validation accuracy; trials that fall behind are pruned.
+    """Search settings with a high validation score; trials that fall behind are pruned.
 
     Any number of workers may share one search: start this with the same ``storage`` and ``name`` on each machine, each
     with an ``out`` of its own. A worker that is killed loses no more than its trial, which another one tries again.
@@ -145,7 +146,7 @@ def search(
         folder = StudyFolder(new_folder(out, default, resumable=True))
     plan = make_search_plan(**{**plan.model_dump(), **chosen})
     if dataset.val is None:
-        raise SettingsError("a search goes by validation accuracy: give a --val-fraction above 0")
+        raise SettingsError("a search compares on validation pictures: give a --val-fraction above 0")
     if test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
     with quiet_optuna():
@@ -181,7 +182,7 @@ def _test(folder: StudyFolder, best: "FrozenTrial", device: str, screen: Screen)
     if not run.exists():
         screen.warn(f"the best trial's network is with another worker: test {run.name} there")
         return None
-    return evaluate(run, device=device, screen=screen).metrics.accuracy
+    return evaluate(run, device=device, screen=screen).metrics.score
 
 
 def _reopen(out: str | Path | None, storage: str | None) -> tuple[StudyFolder, SearchPlan]:

@@ -14,7 +14,7 @@ from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.files import alone_in, new_folder, refuse_used
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
 from densekit.studies.ready import ready_study
-from densekit.studies.results import Result, Summary, best_variant, results_table, summarise
+from densekit.studies.results import Result, Summary, best_variant, measure_of, results_table, summarise
 from densekit.studies.runs import fitting_network, network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.training.settings import make_settings
@@ -40,7 +40,7 @@ class Study:
         summaries = self.summaries()
         best = best_variant(summaries)
         over = f"mean ± standard deviation over {self.plan.seeds} seeds" if self.plan.seeds > 1 else "a single seed"
-        caption = f"{over}; val accuracy: of the kept epoch, on {self.val_pictures} pictures"
+        caption = f"{over}; val {measure_of(summaries)}: of the kept epoch, on {self.val_pictures} pictures"
         if best is not None:
             caption += f"; highest: {best.variant}"
         return results_table(summaries, caption)
@@ -61,7 +61,8 @@ def study(
 ) -> Study:
     """Train variants of a network, several seeds each, and compare them.
 
-    Validation accuracy of the kept epoch is what is compared; the test split is only looked at if ``test`` says so.
+    The validation accuracy of the kept epoch is what is compared, or its mean average precision where pictures may have
+    several labels; the test split is only looked at if ``test`` says so.
     A run whose loss explodes is noted as failed, and the study goes on.
 
     Args:
@@ -98,7 +99,7 @@ def study(
     asked = {name: value for name, value in {"seeds": seeds, "test": test}.items() if value is not None}
     plan = make_plan(**{**plan.model_dump(), **asked})
     if dataset.val is None:
-        raise SettingsError("a study chooses by validation accuracy: give a --val-fraction above 0")
+        raise SettingsError("a study compares on validation pictures: give a --val-fraction above 0")
     if plan.test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
     first_of_each = list(plan.runs())[: len(plan.variants)]

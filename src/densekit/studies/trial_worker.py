@@ -13,6 +13,7 @@ from densekit.studies.search_space import Space
 from densekit.studies.study_folder import StudyFolder
 from densekit.studies.trial_storage import fail_lost_trials, try_again
 from densekit.studies.trials import draw_trials, ranked, write_trials
+from densekit.training.history import measure, score
 from densekit.training.settings import TrainSettings, make_settings
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Worker:
         return make_settings(**{**self.base.model_dump(), **self.space(trial, self.base)})
 
     def _train(self, trial: "Trial") -> float:
-        """The objective: validation accuracy of the kept epoch."""
+        """The objective: validation score of the kept epoch."""
         optuna = require("optuna", extra="study")
         self.current = trial.number
         name = trial.user_attrs.get("run", f"trial-{trial.number:04}")  # it has one if it was begun before
@@ -116,7 +117,8 @@ class Worker:
         self.screen.say(f"trial {trial.number}: " + ", ".join(f"{k}={v}" for k, v in trial.params.items()))
 
         def judge(row: dict[str, Any]) -> None:
-            trial.report(row["val_accuracy"], row["epoch"])
+            trial.set_user_attr("measure", measure(row))
+            trial.report(score(row) or 0.0, row["epoch"])
             if row["epoch"] < settings.epochs and trial.should_prune():
                 self.screen.say(f"pruned after epoch {row['epoch']}: most others were better by then")
                 raise optuna.TrialPruned
@@ -127,4 +129,4 @@ class Worker:
             self.screen.warn(str(error))
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned from None
-        return run.history[run.best_epoch - 1]["val_accuracy"]
+        return score(run.history[run.best_epoch - 1]) or 0.0

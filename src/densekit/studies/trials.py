@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _SHOWN = 10  # trials in the table
-_COLUMNS = ("trial", "state", "val_accuracy", "epochs", "seconds", "run", "error")
+_COLUMNS = ("trial", "state", "val_score", "epochs", "seconds", "run", "error")
 
 
-def accuracy_of(trial: "FrozenTrial") -> float | None:
-    """Validation accuracy of a finished trial; of one that was pruned, the best up to there."""
+def score_of(trial: "FrozenTrial") -> float | None:
+    """Validation score of a finished trial; of one that was pruned, the best up to there."""
     return trial.value if trial.state.name == "COMPLETE" else max(trial.intermediate_values.values(), default=None)
+
+
+def measure_of(trials: "Sequence[FrozenTrial]") -> str:
+    """Return what the scores are, see `densekit.training.history`."""
+    return next((trial.user_attrs["measure"] for trial in trials if "measure" in trial.user_attrs), "accuracy")
 
 
 def ranked(trials: "Sequence[FrozenTrial]") -> "list[FrozenTrial]":
@@ -28,13 +33,13 @@ def ranked(trials: "Sequence[FrozenTrial]") -> "list[FrozenTrial]":
 
 
 def write_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
-    """Write results.csv: accuracies are shares, times are seconds; behind them what was tried."""
+    """Write results.csv: scores are shares, times are seconds; behind them what was tried."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     rows = [
         {
             "trial": trial.number,
             "state": _state(trial, trials),
-            "val_accuracy": accuracy_of(trial),
+            "val_score": score_of(trial),
             "epochs": max(trial.intermediate_values, default=0),
             "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
             **{name: trial.user_attrs.get(name) for name in ("run", "error")},
@@ -57,7 +62,7 @@ def trials_table(trials: "Sequence[FrozenTrial]", caption: str) -> Table:
     best = ranked(trials)[:_SHOWN]
     names = list(dict.fromkeys(name for trial in best for name in trial.params))
     table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
-    for title in ("trial", "val accuracy", *names):
+    for title in ("trial", f"val {measure_of(trials)}", *names):
         table.add_column(title, justify="right")
     for trial in best:
         values = (str(_rounded(trial.params.get(name, ""), 3)) for name in names)
@@ -70,18 +75,18 @@ def _rounded(value: Any, digits: int = 6) -> Any:
 
 
 def draw_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
-    """Draw the validation accuracy of the trials in their order, and against each setting.
+    """Draw the validation score of the trials in their order, and against each setting.
 
     Full circles ran to their end, hollow ones were pruned; the line is the best so far.
 
     Args:
         path: PNG file.
-        trials: finished ones; nothing is drawn of those without an accuracy.
+        trials: finished ones; nothing is drawn of those without a score.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    trials = [trial for trial in trials if accuracy_of(trial) is not None]
+    trials = [trial for trial in trials if score_of(trial) is not None]
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     columns = math.ceil(math.sqrt(len(names) + 1))
     lines = -(-(len(names) + 1) // columns)
@@ -98,11 +103,11 @@ def draw_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
     for axes in grid.flat[len(names) + 1 :]:
         axes.remove()
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    so_far = [max(accuracy_of(t) or 0 for t in complete[: i + 1]) for i in range(len(complete))]
+    so_far = [max(score_of(t) or 0 for t in complete[: i + 1]) for i in range(len(complete))]
     grid[0, 0].plot([trial.number for trial in complete], so_far, color="#d1603d", drawstyle="steps-post", zorder=0)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for line in grid:
-        line[0].set(ylabel="validation accuracy")
+        line[0].set(ylabel=f"validation {measure_of(trials)}")
     figure.savefig(path, format="png")
 
 
@@ -114,4 +119,4 @@ def _draw_circles(axes: Any, trials: "Sequence[FrozenTrial]", values: Sequence[A
         axes.set_xlim(-0.5, len(names) - 0.5)
         places = [names.index(str(value)) for value in values]
     fills = ["#5b7fb5" if trial.state.name == "COMPLETE" else "none" for trial in trials]
-    axes.scatter(places, [accuracy_of(trial) for trial in trials], s=22, facecolors=fills, edgecolors="#5b7fb5")
+    axes.scatter(places, [score_of(trial) for trial in trials], s=22, facecolors=fills, edgecolors="#5b7fb5")

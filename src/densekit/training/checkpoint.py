@@ -12,8 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from densekit.errors import CheckpointError
 from densekit.files import write_tensors
-
-MEAN_PRECISION = "val_mean_average_precision"  # a column of history.csv where a picture may have several labels
+from densekit.training.history import score
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Progress:
         """
         best = self.history[self.best_epoch - 1] if self.best_epoch else None
         self.history.append(row)
-        keep = best is None or row["val_loss"] is None or _score(row) > _score(best)
+        keep = best is None or row["val_loss"] is None or _rank(row) > _rank(best)
         if keep:
             self.best_epoch = row["epoch"]
         self.epoch, self.step, self.seconds = row["epoch"], 0, 0.0
@@ -49,8 +48,8 @@ class Progress:
         return keep
 
 
-def _score(row: dict[str, Any]) -> tuple[float, float]:
-    return row.get(MEAN_PRECISION, row["val_accuracy"]) or 0.0, -row["val_loss"]
+def _rank(row: dict[str, Any]) -> tuple[float, float]:
+    return score(row) or 0.0, -row["val_loss"]
 
 
 @dataclass

@@ -15,8 +15,9 @@ from densekit.errors import DivergenceError, TrainingError
 from densekit.evaluation.calibration import fit_temperature
 from densekit.evaluation.multilabel import mean_average_precision
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.training.checkpoint import MEAN_PRECISION, save_checkpoint
+from densekit.training.checkpoint import save_checkpoint
 from densekit.training.freezing import begin_epoch
+from densekit.training.history import MEAN_PRECISION
 from densekit.training.interruption import Interruption
 from densekit.training.job import Job
 from densekit.training.processes import all_unreadable, fill_up, joined, share_buffers, summed

@@ -7,8 +7,9 @@ from typing import Any
 from densekit.console import Bar, Screen
 from densekit.data.pictures import Skipped
 from densekit.files import write_atomically
-from densekit.training.checkpoint import MEAN_PRECISION, Progress
+from densekit.training.checkpoint import Progress
 from densekit.training.curves import draw_curves
+from densekit.training.history import MEAN_PRECISION
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings
 from densekit.units import duration

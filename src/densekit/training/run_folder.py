@@ -13,18 +13,8 @@ from densekit.data.split_record import SPLIT_RECORD
 from densekit.errors import CheckpointError, SettingsError
 from densekit.files import alone_in, new_folder, write_csv, write_text
 from densekit.models.transfer import Transfer
+from densekit.training.history import COLUMNS
 from densekit.training.settings import TrainSettings, read_settings
-
-HISTORY = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "lr",
-    "seconds",
-    "pictures_per_s",
-)
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class RunFolder:
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write history.csv, a line for each epoch; accuracies are shares, times are seconds."""
-        write_csv(self._history, history[0] if history else HISTORY, history)
+        write_csv(self._history, history[0] if history else COLUMNS, history)
 
     def read_history(self) -> list[dict[str, Any]]:
         """Read history.csv; a figure that was not measured is None. Empty where there is no history.
@@ -89,7 +79,7 @@ class RunFolder:
         """
         try:
             rows = _rows(self._history)
-            names = dict.fromkeys([*HISTORY, *(rows[0] if rows else ())])  # several labels have a figure more
+            names = dict.fromkeys([*COLUMNS, *(rows[0] if rows else ())])  # several labels have a figure more
             return [{name: float(row[name]) if row[name] else None for name in names} for row in rows]
         except (KeyError, ValueError):
             raise CheckpointError(f"{self._history} does not hold the history of a run") from None

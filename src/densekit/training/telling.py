@@ -5,7 +5,7 @@ from densekit.data.doubles import find_doubles
 from densekit.data.picture_set import DataSet
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
-from densekit.training.checkpoint import MEAN_PRECISION
+from densekit.training.history import measure, score
 from densekit.training.job import Job
 from densekit.training.settings import TrainSettings
 from densekit.units import counted, in_shell, some
@@ -54,11 +54,9 @@ def tell_end(job: Job, dataset: DataSet) -> None:
     progress = job.state.progress
     if job.val_loader is not None:
         best = progress.history[progress.best_epoch - 1]
-        what, value = "accuracy", best["val_accuracy"]
-        if dataset.multilabel:
-            what, value = "mean average precision", best[MEAN_PRECISION] or 0.0
         job.screen.say(
-            f"kept epoch {progress.best_epoch}: validation {what} {value:.2%} on {len(dataset.val or ())} pictures"
+            f"kept epoch {progress.best_epoch}: validation {measure(best)} {score(best) or 0.0:.2%} on "
+            f"{len(dataset.val or ())} pictures"
         )
     if left_out := len(job.reporter.skipped) + len(progress.unreadable):
         which = counted(left_out, "file was", "files were")
