@@ -44,6 +44,21 @@ def test_it_is_closer_than_a_random_cut():
     assert max(strays(stratified_split(labels, 0.1, seed=seed)[1]) for seed in range(10)) < np.median(random) / 2
 
 
+def test_the_rarest_label_comes_first_and_is_met():
+    labels = several(1000, (0.5, 0.02, 0.4, 0.5))
+    count = int(labels[:, 1].sum())
+    for seed in range(10):
+        assert labels[stratified_split(labels, 0.3, seed=seed)[1], 1].sum() == round(0.3 * count)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.7, 0.9])
+def test_no_label_loses_its_last_picture_to_others(fraction):
+    for seed in range(200):
+        labels = several(3 + seed % 6, (0.5,) * (2 + seed % 3), seed)
+        stay, _ = stratified_split(labels, fraction, seed=seed)
+        assert labels[stay].any(0).tolist() == labels.any(0).tolist()
+
+
 def test_seeds_and_nothing_to_hold_out():
     labels = several(200, (0.5, 0.1))
     first, again, other = (stratified_split(labels, 0.2, seed=seed)[1].tolist() for seed in (1, 1, 2))
