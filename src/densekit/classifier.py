@@ -71,8 +71,8 @@ class Classifier:
         record: what else model.json says, e.g. how it was trained.
         temperature: what logits are divided by before they become probabilities, so that 80 % sure is right 8 times in
             10; training fits it to the validation pictures. It changes no answer's class.
-        multilabel: a picture may have several of the classes, or none: each has a probability of its own.
         precision: what the network answers in: "fp32", "bf16" or "fp16"; "own" where it is exported. It is not saved.
+        multilabel: a picture may have several of the classes, or none: each has a probability of its own.
     """
 
     network: nn.Module
@@ -80,8 +80,8 @@ class Classifier:
     preprocessing: Preprocessing
     record: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
-    multilabel: bool = False
     precision: str = "fp32"
+    multilabel: bool = False
 
     def __repr__(self) -> str:
         """One line, as a notebook shows it."""
@@ -294,7 +294,7 @@ def load_classifier(
     answers = architecture.get("options", {}).get("num_classes", len(classes))
     if answers != len(classes):
         raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
-    classifier = Classifier(network, classes, preprocessing, record, temperature, multilabel).to(device)
+    classifier = Classifier(network, classes, preprocessing, record, temperature, multilabel=multilabel).to(device)
     if not isinstance(network, ExportedNetwork):
         return replace(classifier, precision=choose_precision(precision, classifier.device))
     if precision not in ("auto", "fp32"):
