@@ -111,3 +111,13 @@ def test_splits_of_a_run_stay(table, tmp_path, screen):
 def test_weights_make_up_for_rare_labels():
     labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], np.float32)
     assert class_weights(labels, 3).tolist() == pytest.approx([1 / 3, 3.0, 4.0])
+
+
+def test_a_picture_that_got_a_new_label_is_left_out_of_a_run(table, tmp_path, screen):
+    record = tmp_path / "splits.csv"
+    write_split_record(record, open_data(table, screen=screen))
+    table.write_text(table.read_text().replace("c/3.png,dog", "c/3.png,dog|yak"))
+    again = open_data(table, record=record, screen=screen)
+    parts = [part for part in (again.train, again.val, again.test) if part is not None]
+    assert sum(len(part) for part in parts) == 39
+    assert "1 picture of this run is gone or cannot be read" in screen.console.export_text()
