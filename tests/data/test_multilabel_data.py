@@ -121,3 +121,38 @@ def test_a_picture_that_got_a_new_label_is_left_out_of_a_run(table, tmp_path, sc
     parts = [part for part in (again.train, again.val, again.test) if part is not None]
     assert sum(len(part) for part in parts) == 39
     assert "1 picture of this run is gone or cannot be read" in screen.console.export_text()
+
+
+class TestGroups:
+    @pytest.fixture
+    def patients(self, make_folder):
+        """Sixty pictures of two classes, three of each of twenty patients; ``patients(split) -> table``."""
+        root = make_folder({"x": 60})
+
+        def write(split):
+            lines = [f"x/{i}.png,{'ab'[i // 3 % 2]},p{i // 3},{split(i)}" for i in range(60)]
+            (root / "t.csv").write_text("\n".join(["path,label,patient,split", *lines]))
+            return root / "t.csv"
+
+        return write
+
+    def test_are_never_cut(self, patients, screen):
+        table = patients(lambda i: "")
+        table.write_text(table.read_text().replace(",split", ",note"))
+        dataset = open_data(table, test_fraction=0.2, val_fraction=0.25, screen=screen)
+        parts = [dataset.train, dataset.val, dataset.test]
+        found = [{int(picture.stem) // 3 for picture in part.pictures} for part in parts]
+        assert sorted(number for numbers in found for number in numbers) == list(range(20))  # each in one part
+        assert [len(part) for part in parts] == [36, 12, 12]
+        assert all(np.ptp(part.counts(2)) == 0 for part in parts)
+
+    def test_that_the_table_cuts_are_told(self, patients, screen):
+        open_data(patients(lambda i: "train" if i % 3 else "test"), screen=screen)
+        text = screen.console.export_text()
+        assert "20 groups have pictures in more than one split, which flatters the figures: 'p0', 'p1'" in text
+
+    def test_that_it_keeps_whole_are_not(self, patients, screen):
+        dataset = open_data(patients(lambda i: "test" if i < 12 else ""), val_fraction=0.25, screen=screen)
+        assert "more than one split" not in screen.console.export_text()
+        cut = [{int(picture.stem) // 3 for picture in part.pictures} for part in (dataset.train, dataset.val)]
+        assert not cut[0] & cut[1]

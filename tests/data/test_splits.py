@@ -59,6 +59,44 @@ def test_no_label_loses_its_last_picture_to_others(fraction):
         assert labels[stay].any(0).tolist() == labels.any(0).tolist()
 
 
+def numbered(pictures: int, groups: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(groups, size=pictures)
+
+
+GROUPED = {
+    "one_class": (numbered(600, 3, 1), numbered(600, 90), 0.2),
+    "several_labels": (several(600, (0.5, 0.1, 0.3)), numbered(600, 90), 0.2),
+    "groups_of_one_class": (np.arange(400) // 100, np.arange(400) // 10, 0.1),
+    "most_are_alone": (numbered(300, 2, 1), np.where(np.arange(300) < 250, np.arange(300), 250), 0.1),
+}
+
+
+@pytest.mark.parametrize(("labels", "groups", "fraction"), GROUPED.values(), ids=GROUPED)
+def test_groups_stay_whole_and_classes_get_their_share(labels, groups, fraction):
+    stay, out = stratified_split(labels, fraction, seed=0, groups=groups)
+    assert np.sort(np.concatenate([stay, out])).tolist() == list(range(len(labels)))
+    assert not set(groups[stay]) & set(groups[out])
+    largest = np.bincount(groups).max()
+    columns = labels if labels.ndim == 2 else np.eye(labels.max() + 1)[labels]
+    for column in columns.T:
+        assert abs(column[out].sum() - fraction * column.sum()) <= largest
+
+
+def test_where_all_groups_are_large_the_smallest_is_held_out():
+    labels = np.repeat([0, 1], 30)
+    groups = np.concatenate([np.repeat([0, 1, 2], [8, 9, 13]), np.repeat([3, 4, 5], [14, 7, 9])])
+    _, out = stratified_split(labels, 0.1, seed=0, groups=groups)
+    assert set(groups[out]) == {0, 4}
+
+
+def test_a_class_of_one_group_is_learned_from():
+    labels, groups = np.repeat([0, 1], 20), np.concatenate([np.zeros(20, np.int64), 1 + np.arange(20)])
+    stay, out = stratified_split(labels, 0.2, seed=0, groups=groups)
+    assert 0 not in groups[out]
+    assert 0 in groups[stay]
+    assert len(out) == 4
+
+
 def test_seeds_and_nothing_to_hold_out():
     labels = several(200, (0.5, 0.1))
     first, again, other = (stratified_split(labels, 0.2, seed=seed)[1].tolist() for seed in (1, 1, 2))

@@ -63,7 +63,7 @@ BAD_TABLES = {
     "two_labels": ("a.png,cat\na.png,dog\n", r"line 2: .*a\.png was already given another label"),
     "two_splits": (
         "a.png,cat,train\na.png,cat,test\n",
-        r"line 2: .*a\.png was already given another label or split",
+        r"line 2: .*a\.png was already given another label, split or group",
     ),
     "nothing": ("path,label\n", "no lines of path,label"),
 }
@@ -124,7 +124,7 @@ def test_a_picture_is_one_however_its_path_is_written(tmp_path):
     table.write_text("i/0.png,cat\ni/../i/0.png,cat\n")
     assert (len(read_table(table).entries), read_table(table).repeated) == (1, 1)
     table.write_text("i/0.png,cat\n./i/0.png,dog\n")
-    with pytest.raises(DataError, match="was already given another label or split"):
+    with pytest.raises(DataError, match="was already given another label, split or group"):
         read_table(table)
 
 
@@ -186,3 +186,21 @@ def test_the_same_labels_in_another_order_are_the_same(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("path,labels\na.png,x|y\na.png,y|x\n")
     assert read_table(table).repeated == 1
+
+
+@pytest.mark.parametrize("name", ["group", "Patient", "subject"])
+@pytest.mark.parametrize("kind", ["label", "labels"])
+def test_groups(tmp_path, name, kind):
+    table = tmp_path / "table.csv"
+    table.write_text(f"path,{name},{kind}\na.png,p1,x\nb.png,,x\nc.png,p1,y\n")
+    assert [entry.group for entry in read_table(table).entries] == ["p1", None, "p1"]
+    table.write_text(f"path,{name},{kind}\na.png,p1,x\na.png,p2,x\n")
+    with pytest.raises(DataError, match="already given another label, split or group"):
+        read_table(table)
+
+
+def test_a_group_is_no_label(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,cat,patient\na.png,1,7\n")
+    (entry,) = read_table(table).entries
+    assert (entry.labels, entry.group) == (("cat",), "7")

@@ -81,6 +81,8 @@ def test_an_answer_that_gains_a_label_is_another_answer(label_run, halves):
 
     pictures = open_labelled(halves, classes=trained.classes, multilabel=True)
     found = compare(trained, replace(trained, network=Generous()), pictures, Tolerance(1.0, 0.0), screen=QUIET)
+    each = trained.probabilities(torch.stack([trained.preprocessing(pictures.read(i)) for i in range(len(pictures))]))
+    assert found.largest_probability_difference == pytest.approx(1 - each[:, 0].min().item(), abs=1e-4)
     with_first = pictures.labels[:, 0].mean()
     assert found.agreement == pytest.approx(with_first, abs=0.1)
 

@@ -45,6 +45,7 @@ def test_the_surest_mistakes_come_first(evaluation):
     assert too_many == [("test/3", "cat"), ("test/2", "<b>dog</b>")]
     assert found["wrongly_found"][1].picture.label == "none"
     assert found["missed"][0].picture.label == "cat, <b>dog</b>"
+    assert [each.picture.answer for each in found["missed"]] == ["cat", "cat"]
     assert all(each.picture.heat_map for each in found["missed"] + found["wrongly_found"])
 
 

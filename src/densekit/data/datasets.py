@@ -72,6 +72,7 @@ def open_data(
             limited = limit_per_class is not None or limit_test_per_class is not None
             return _as_recorded(path, found, SplitRecord(record), limited, screen)
         classes, skipped = _class_names(path, found), found.skipped
+        _tell_straddling(found.entries, screen)
         parts = found.parts(classes)
         if found.without_splits:
             _cut(parts, "test", test_fraction, seed_from(seed, _TEST))
@@ -183,9 +184,16 @@ class _Files:
                 row[places] = 1
         else:
             values = np.array(labels, np.int64)[:, 0]
+        names = [entry.group for entry in self.entries]
+        groups = None
+        if any(name is not None for name in names):  # who belongs to none is one alone
+            whole = [(place, None) if name is None else (-1, name) for place, name in enumerate(names)]
+            numbers = {key: number for number, key in enumerate(dict.fromkeys(whole))}
+            groups = np.array([numbers[key] for key in whole], np.int64)
         paths = [entry.path for entry in self.entries]
         splits = np.array([entry.split or "train" for entry in self.entries])
-        everything = PictureSet(paths, values, "train", np.array(self.headers, np.int64).reshape(-1, 3))
+        shapes = np.array(self.headers, np.int64).reshape(-1, 3)
+        everything = PictureSet(paths, values, "train", shapes, groups=groups)
         found: list[Split] = ["train", "val", "test"]
         return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
 
@@ -240,6 +248,20 @@ def _names(entries: Iterable[Entry]) -> set[str]:
     return {label for entry in entries for label in entry.labels}
 
 
+def _tell_straddling(entries: Sequence[Entry], screen: Screen) -> None:
+    """Warn where pictures of one group are in several splits, as the table has it."""
+    splits: dict[str, set[str | None]] = {}
+    for entry in entries:
+        if entry.group is not None:
+            splits.setdefault(entry.group, set()).add(entry.split)
+    if several := [group for group, found in splits.items() if len(found) > 1]:
+        which = counted(len(several), "group has", "groups have")
+        screen.warn(
+            f"{which} pictures in more than one split, which flatters the figures: {some(several)}; leave out the "
+            "splits, and groups stay whole"
+        )
+
+
 def _class_names(source: Path, found: _Files) -> tuple[str, ...]:
     """Class names in natural order; DataError where the classes cannot be learned."""
     names = _names(found.entries)
@@ -267,6 +289,6 @@ def _limit(part: PictureSet, limit: int, seed: int) -> PictureSet:
 def _cut(parts: dict[Split, PictureSet], name: Split, fraction: float, seed: int) -> None:
     """Move a stratified share of the training pictures into a new split, if that leaves it any picture."""
     train = parts["train"]
-    stay, out = stratified_split(train.labels, fraction, seed=seed)
+    stay, out = stratified_split(train.labels, fraction, seed=seed, groups=train.groups)
     if len(out):
         parts["train"], parts[name] = train.select(stay), train.select(out, name)

@@ -37,12 +37,13 @@ _IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 class Entry:
     """One candidate picture file: with one label, or where the listing is multi-label with any number.
 
-    ``split`` is None where the layout does not tell.
+    ``split`` is None where the layout does not tell, ``group`` where it is alone.
     """
 
     path: Path
     labels: tuple[str, ...]
     split: Split | None
+    group: str | None = None
 
 
 @dataclass

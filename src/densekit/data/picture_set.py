@@ -66,6 +66,7 @@ class PictureSet:
         shapes: height, width and channels of each picture, int64 (N, 3); worked out from an array by itself.
         decoded: the pictures of ``pictures`` when those are paths and have been read into memory.
         skipped: files that were left out, of a set that is no part of a `DataSet`, and why.
+        groups: number of what each picture is one of, such as a patient, int64 (N,); None where each stands for itself.
     """
 
     pictures: Sequence[Path] | np.ndarray
@@ -74,6 +75,7 @@ class PictureSet:
     shapes: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
     decoded: PackedPictures | None = None
     skipped: tuple[Skipped, ...] = ()
+    groups: np.ndarray | None = None
 
     def __post_init__(self):
         if isinstance(self.pictures, np.ndarray):
@@ -115,6 +117,7 @@ class PictureSet:
             split or self.split,
             self.shapes[chosen],
             self.decoded and self.decoded.select(chosen),
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
     @property

@@ -7,7 +7,9 @@ import numpy as np
 Count = Callable[[int], int]
 
 
-def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(
+    labels: np.ndarray, fraction: float, *, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Hold out ``fraction`` of every class: at least one picture, but never a class's last.
 
     Args:
@@ -15,6 +17,8 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple
             closely as labels that come together allow.
         fraction: share to hold out, 0 <= fraction < 1; 0 holds out nothing.
         seed: the same seed and labels give the same split.
+        groups: number of each picture's group, int64 (N,): groups stay whole, so that of large ones the share held out
+            may be far from ``fraction``.
 
     Returns:
         The ascending indices that stay and those that are held out.
@@ -27,8 +31,10 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple
     def held_out(count: int) -> int:
         return min(count - 1, max(1, round(fraction * count))) if fraction > 0 else 0
 
-    choose = _some_of_each_class if labels.ndim == 1 else _some_of_each_label
-    out = choose(labels, held_out, seed=seed)
+    if labels.ndim == 1 and groups is None:
+        out = _some_of_each_class(labels, held_out, seed=seed)
+    else:
+        out = _some_of_each_label(labels, held_out, groups, seed=seed)
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
@@ -54,27 +60,40 @@ def _some_of_each_class(labels: np.ndarray, how_many: Count, *, seed: int) -> np
     return np.sort(np.concatenate(chosen))
 
 
-def _some_of_each_label(labels: np.ndarray, how_many: Count, *, seed: int) -> np.ndarray:
-    """Choose pictures with several labels, those with the rarest of the labels left first.
+def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray | None, *, seed: int) -> np.ndarray:
+    """Choose groups of pictures with several labels, those with the rarest of the labels left first.
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011).
     """
-    has = _with_none(labels)
-    counts = has.sum(0)
-    wanted = np.array([how_many(count) if count else 0 for count in counts.tolist()])
-    spare = np.maximum(counts - 1, 0)  # the last picture of a label stays
-    undecided, chosen = np.ones(len(has), bool), []
+    has = labels[:, None] == np.unique(labels) if labels.ndim == 1 else _with_none(labels)  # (N, L)
+    group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]  # (N,)
+    sizes = np.zeros((group.max() + 1, has.shape[1]), np.int64)  # (G, L) pictures of each group with each label
+    np.add.at(sizes, group, has)
+    total = sizes.sum(0)
+    wanted = np.array([how_many(count) if count else 0 for count in total.tolist()])
+    taken, chosen = np.zeros_like(total), []
+    undecided = np.ones(len(sizes), bool)
+
+    def may_go(member: int) -> bool:  # the last picture of a label stays
+        return bool((taken + sizes[member] < total)[sizes[member] > 0].all())
+
+    def go(member: int) -> None:
+        chosen.append(member)
+        taken[:] += sizes[member]
+
     while undecided.any():
-        left = has[undecided].sum(0)
+        left = sizes[undecided].sum(0)
         label = int(np.argmin(np.where(left > 0, left, len(has) + 1)))
-        members = np.flatnonzero(undecided & has[:, label])
-        for picture in np.random.default_rng([seed, label]).permutation(members):
-            if wanted[label] > 0 and (spare[has[picture]] > 0).all():
-                chosen.append(picture)
-                wanted[has[picture]] -= 1
-                spare[has[picture]] -= 1
+        members = np.flatnonzero(undecided & (sizes[:, label] > 0))
+        shuffled = np.random.default_rng([seed, label]).permutation(members)
+        for member in shuffled:
+            if sizes[member, label] < 2 * (wanted[label] - taken[label]) and may_go(member):  # comes closer
+                go(member)
+        if wanted[label] and not taken[label]:  # all groups are larger than that
+            for member in sorted(filter(may_go, shuffled), key=lambda member: sizes[member].sum())[:1]:
+                go(member)
         undecided[members] = False
-    return np.sort(np.array(chosen, np.int64))
+    return np.flatnonzero(np.isin(group, chosen))
 
 
 def _up_to(has: np.ndarray, limit: int, seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _COLUMNS = {
     "label": ("label", "class", "target"),
     "labels": ("labels", "classes", "tags", "targets"),
     "split": ("split", "set", "subset"),
+    "group": ("group", "patient", "subject"),
 }
 LABEL_SEPARATOR = "|"  # of several in one cell
 _YES, _NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
@@ -32,6 +33,7 @@ class _Header:
     label: int | None = None
     labels: int | None = None
     split: int | None = None
+    group: int | None = None
     yes_or_no: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -45,7 +47,8 @@ def read_table(table: Path) -> Listing:
     Either ``path,label[,split]``, a class each, or any number of labels a picture: ``path,labels[,split]`` with
     ``cat|dog`` in a cell, or a column for each label that holds 1 or 0. Paths are relative to the table; a header line
     names the columns, and may be left out of the first kind. Commas, semicolons or tabs may part the columns. An empty
-    split means train. A line without a label is skipped in the first kind, and in the others means none of the labels.
+    split means train. A column ``group`` (or patient, subject) names what a picture is one of several of, such as a
+    patient's. A line without a label is skipped in the first kind, and in the others means none of the labels.
 
     Raises:
         DataError: a line that cannot be understood (named by its number), or one picture under two labels or
@@ -79,8 +82,8 @@ def read_table(table: Path) -> Listing:
             listing.skipped.append(Skipped(entry.path, NO_LABEL))
             continue
         before = seen.setdefault(os.path.normpath(entry.path), entry)
-        if (before.labels, before.split) != (entry.labels, entry.split):
-            raise DataError(f"{table}, line {number}: {entry.path} was already given another label or split")
+        if replace(before, path=entry.path) != entry:  # a path may be written in several ways
+            raise DataError(f"{table}, line {number}: {entry.path} was already given another label, split or group")
         lines += 1
     listing.entries, listing.repeated = list(seen.values()), lines - len(seen)
     if not listing.entries:
@@ -107,15 +110,13 @@ def _read_header(table: Path, cells: list[str]) -> _Header | None:
     found = {column: places[0] for column, places in known.items() if places}  # the first name that is there counts
     if "path" not in found:
         return None
-    if "label" in found:
-        return _Header(found["path"], label=found["label"], split=found.get("split"))
-    if "labels" in found:
-        return _Header(found["path"], labels=found["labels"], split=found.get("split"))
+    if "label" in found or "labels" in found:
+        return _Header(**{**found, "labels": None if "label" in found else found["labels"]})
     names = [unicodedata.normalize("NFC", cell) for cell in cells]
     others = {name: place for place, name in enumerate(names) if name and place not in found.values()}
     if twice := [name for name, count in Counter(names).items() if count > 1 and name in others]:
         raise DataError(f"{table}: two columns are named {twice[0]!r}")
-    return _Header(found["path"], split=found.get("split"), yes_or_no=others) if others else None
+    return _Header(**found, yes_or_no=others) if others else None
 
 
 def _without_header(table: Path, cells: list[str]) -> _Header:
@@ -148,7 +149,8 @@ def _read_entry(where: str, folder: Path, cells: list[str], header: _Header) -> 
     else:
         labels = [name for name, place in header.yes_or_no.items() if _is_yes(where, name, cell(place))]
     named = dict.fromkeys(unicodedata.normalize("NFC", label) for label in labels if label)
-    return Entry(folder / path, tuple(sorted(named)), None if split is None else SPLIT_NAMES[split])
+    group = None if header.group is None else cell(header.group) or None
+    return Entry(folder / path, tuple(sorted(named)), None if split is None else SPLIT_NAMES[split], group)
 
 
 def _is_yes(where: str, name: str, value: str) -> bool:
