@@ -146,6 +146,16 @@ class TestGroups:
         assert [len(part) for part in parts] == [36, 12, 12]
         assert all(np.ptp(part.counts(2)) == 0 for part in parts)
 
+    def test_pictures_of_no_group_are_cut_one_by_one(self, patients, screen):
+        table = patients(lambda i: "")
+        lines = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+        table.write_text("\n".join([lines[0], *(line.rpartition(",")[0] + "," for line in lines[1:10]), *lines[10:]]))
+        counts = set()
+        for seed in range(10):
+            val = open_data(table, test_fraction=0, val_fraction=0.3, seed=seed, screen=screen).val
+            counts.add(len({int(picture.stem) for picture in val.pictures} & set(range(9))))
+        assert counts - {0, 9}
+
     def test_that_the_table_cuts_are_told(self, patients, screen):
         open_data(patients(lambda i: "train" if i % 3 else "test"), screen=screen)
         text = screen.console.export_text()

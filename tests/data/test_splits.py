@@ -82,6 +82,12 @@ def test_groups_stay_whole_and_classes_get_their_share(labels, groups, fraction)
         assert abs(column[out].sum() - fraction * column.sum()) <= largest
 
 
+def test_a_group_is_held_out_where_that_comes_closer():
+    labels, groups = np.repeat([0, 1], 51), np.arange(102) // 3
+    _, out = stratified_split(labels, 0.1, seed=0, groups=groups)
+    assert np.bincount(labels[out]).tolist() == [6, 6]  # 5 are wanted
+
+
 def test_where_all_groups_are_large_the_smallest_is_held_out():
     labels = np.repeat([0, 1], 30)
     groups = np.concatenate([np.repeat([0, 1, 2], [8, 9, 13]), np.repeat([3, 4, 5], [14, 7, 9])])
