@@ -15,8 +15,8 @@ class DataSettings(BaseModel):
 
     data: str = Field(
         "digits",
-        description="folder (train/CLASS/*, val/CLASS/*, test/CLASS/*, or CLASS/*), CSV of path,label[,split] "
-        "or path,labels[,split] with cat|dog, or a name: digits, mnist, fashion-mnist, cifar10, cifar100",
+        description="folder (train/CLASS/*, val/CLASS/*, test/CLASS/*, or CLASS/*), CSV of path,label[,split][,group] "
+        "or path,labels with cat|dog, or a name: digits, mnist, fashion-mnist, cifar10, cifar100",
     )
     data_root: str | None = Field(None, description="where named data sets are kept [platform's cache folder]")
     val_fraction: Part = Field(
