@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.classifier import Classifier, Prediction, load_classifier
+from densekit.classifier import Classifier, load_classifier
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
@@ -19,6 +19,7 @@ from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.hardware import choose_precision
 from densekit.models.catalogue import create_model
 from densekit.models.weights import save_model
+from densekit.prediction import Prediction
 
 CLASSES = ("cat", "dög", "great tit", "elk")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from densekit.version import __version__
 
 if TYPE_CHECKING:
-    from densekit.classifier import Classifier, Prediction
+    from densekit.classifier import Classifier
     from densekit.classifier import load_classifier as load
     from densekit.engine.create import create_model
     from densekit.engine.swap import fuse, unfuse
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from densekit.export.push import push
     from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
+    from densekit.prediction import Prediction
     from densekit.report.write import write_report
     from densekit.serving.serve import serve
     from densekit.studies.profile import profile
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "densekit.classifier:Classifier",
     "Explanations": "densekit.explain.explain_pictures:Explanations",
-    "Prediction": "densekit.classifier:Prediction",
+    "Prediction": "densekit.prediction:Prediction",
     "Run": "densekit.training.train:Run",
     "create_model": "densekit.engine.create:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",

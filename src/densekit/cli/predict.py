@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from densekit.cli.options import Device, Precision, Quiet
 
 if TYPE_CHECKING:
-    from densekit.classifier import Prediction
+    from densekit.prediction import Prediction
 
 Format = Literal["table", "csv", "json"]
 

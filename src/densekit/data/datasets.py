@@ -1,24 +1,23 @@
 """From a folder, a table or a name to a DataSet with its splits."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from densekit.console import Screen
 from densekit.data.downloads import NAMED_SETS, load_named
-from densekit.data.folders import NO_SPLIT, Entry, Listing, check_headers, natural_key, scan_folder
+from densekit.data.folders import natural_key
+from densekit.data.listed_pictures import ListedPictures, open_listed, tell_cut_groups
 from densekit.data.picture_set import DataSet, PictureSet, Split
-from densekit.data.pictures import PictureHeader, Skipped
 from densekit.data.seeding import seed_from
 from densekit.data.settings import DataSettings
 from densekit.data.split_record import SplitRecord
 from densekit.data.splits import limit_per_class as limit_labels
 from densekit.data.splits import stratified_split
-from densekit.data.tables import NO_LABEL, read_table
 from densekit.errors import DataError, SettingsError
-from densekit.units import counted, some
+from densekit.units import some
 
 _TEST, _LIMIT, _LIMIT_TEST, _VAL = range(4)  # each cut has its own random numbers
 
@@ -67,12 +66,12 @@ def open_data(
         }
     else:
         path = Path(data).expanduser()
-        found = _open_files(path, strict, screen)
+        found = open_listed(path, strict, screen)
         if record is not None:
             limited = limit_per_class is not None or limit_test_per_class is not None
             return _as_recorded(path, found, SplitRecord(record), limited, screen)
         classes, skipped = _class_names(path, found), found.skipped
-        _tell_straddling(found.entries, screen)
+        tell_cut_groups(found.entries, screen)
         parts = found.parts(classes)
         if found.without_splits:
             _cut(parts, "test", test_fraction, seed_from(seed, _TEST))
@@ -123,9 +122,9 @@ def open_labelled(
         number = np.array([classes.index(name) for name in arrays.classes], np.int64)
         return PictureSet(arrays.test_pictures, number[arrays.test_labels], "test")
     path = Path(data).expanduser()
-    found = _open_files(path, strict, screen)
+    found = open_listed(path, strict, screen)
     _check_kind(path, found.multilabel, multilabel)
-    _check_known(path, sorted(_names(found.entries), key=natural_key), classes)
+    _check_known(path, sorted(found.labels, key=natural_key), classes)
     parts = found.parts(classes)
     if found.without_splits:
         return replace(parts["train"], split="all", skipped=tuple(found.skipped))
@@ -161,55 +160,7 @@ def _check_settings(val_fraction, test_fraction, limit_per_class, limit_test_per
         raise SettingsError(f"seed={seed}: use 0 or more")
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Pictures that can be opened, each with its header, and the files that were left out."""
-
-    entries: list[Entry]
-    headers: list[PictureHeader]
-    skipped: list[Skipped]
-    multilabel: bool
-
-    @property
-    def without_splits(self) -> bool:
-        return all(entry.split is None for entry in self.entries)
-
-    def parts(self, classes: tuple[str, ...]) -> dict[Split, PictureSet]:
-        """Return the pictures of each split there is; without splits all are for training."""
-        number = {name: label for label, name in enumerate(classes)}
-        labels = [[number[name] for name in entry.labels] for entry in self.entries]
-        if self.multilabel:
-            values = np.zeros((len(labels), len(classes)), np.float32)
-            for row, places in zip(values, labels, strict=True):
-                row[places] = 1
-        else:
-            values = np.array(labels, np.int64)[:, 0]
-        names = [entry.group for entry in self.entries]
-        groups = None
-        if any(name is not None for name in names):  # who belongs to none is one alone
-            whole = [(place, None) if name is None else (-1, name) for place, name in enumerate(names)]
-            numbers = {key: number for number, key in enumerate(dict.fromkeys(whole))}
-            groups = np.array([numbers[key] for key in whole], np.int64)
-        paths = [entry.path for entry in self.entries]
-        splits = np.array([entry.split or "train" for entry in self.entries])
-        shapes = np.array(self.headers, np.int64).reshape(-1, 3)
-        everything = PictureSet(paths, values, "train", shapes, groups=groups)
-        found: list[Split] = ["train", "val", "test"]
-        return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
-
-
-def _open_files(path: Path, strict: bool, screen: Screen) -> _Files:
-    if not path.exists():
-        raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
-    listing = scan_folder(path) if path.is_dir() else read_table(path)
-    entries, headers, unreadable = check_headers(listing, strict=strict, screen=screen)
-    _tell_skipped(listing, unreadable, screen)
-    if not entries:
-        raise DataError(f"{path}: none of the pictures can be read")
-    return _Files(entries, headers, listing.skipped + unreadable, listing.multilabel)
-
-
-def _as_recorded(path: Path, found: _Files, record: SplitRecord, limited: bool, screen: Screen) -> DataSet:
+def _as_recorded(path: Path, found: ListedPictures, record: SplitRecord, limited: bool, screen: Screen) -> DataSet:
     """Return the pictures that a run began with, each in its split of then."""
     if found.multilabel != record.multilabel:
         raise DataError(f"{path}: has another kind of labels (one class, or any number) than when the run began")
@@ -221,55 +172,14 @@ def _as_recorded(path: Path, found: _Files, record: SplitRecord, limited: bool, 
     return DataSet(str(path), record.classes, parts["train"], parts.get("val"), parts.get("test"), skipped)
 
 
-def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Screen) -> None:
-    unlisted = listing.skipped
-    if listing.repeated:
-        screen.warn(f"{counted(listing.repeated, 'line names', 'lines name')} a picture again: counted once")
-    empty = [skipped.path.name for skipped in unlisted if skipped.reason.startswith("class folder")]
-    if empty:
-        screen.warn(f"class folders without pictures: {some(empty)}")
-    others = [skipped.path.name for skipped in unlisted if skipped.reason == NO_SPLIT]
-    if others:
-        screen.warn(f"left out, because they are neither train, val nor test: {some(others)}")
-    unlabelled = [skipped.path.name for skipped in unlisted if skipped.reason == NO_LABEL]
-    if unlabelled:
-        screen.warn(f"left out, because the table has no label for them: {some(unlabelled)}")
-    if rest := len(unlisted) - len(empty) - len(others) - len(unlabelled):
-        screen.say(f"left out, not being pictures of a class: {counted(rest, 'file', 'files')}")
-    if listing.doubt:
-        screen.warn(listing.doubt)
-    if unreadable:
-        first = unreadable[0]
-        which = counted(len(unreadable), "picture cannot be read and is", "pictures cannot be read and are")
-        screen.warn(f"{which} left out, first {first.path}: {first.reason}")
-
-
-def _names(entries: Iterable[Entry]) -> set[str]:
-    return {label for entry in entries for label in entry.labels}
-
-
-def _tell_straddling(entries: Sequence[Entry], screen: Screen) -> None:
-    """Warn where pictures of one group are in several splits, as the table has it."""
-    splits: dict[str, set[str | None]] = {}
-    for entry in entries:
-        if entry.group is not None:
-            splits.setdefault(entry.group, set()).add(entry.split)
-    if several := [group for group, found in splits.items() if len(found) > 1]:
-        which = counted(len(several), "group has", "groups have")
-        screen.warn(
-            f"{which} pictures in more than one split, which flatters the figures: {some(several)}; leave out the "
-            "splits, and groups stay whole"
-        )
-
-
-def _class_names(source: Path, found: _Files) -> tuple[str, ...]:
+def _class_names(source: Path, found: ListedPictures) -> tuple[str, ...]:
     """Class names in natural order; DataError where the classes cannot be learned."""
-    names = _names(found.entries)
+    names = found.labels
     seen: dict[str, str] = {}
     for name in sorted(names, key=natural_key):
         if (twin := seen.setdefault(name.lower(), name)) != name:
             raise DataError(f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them")
-    trained = _names(entry for entry in found.entries if entry.split in {None, "train"})
+    trained = {label for entry in found.entries if entry.split in {None, "train"} for label in entry.labels}
     if untrained := sorted(names - trained, key=natural_key):
         raise DataError(f"{source}: no training pictures of {some(untrained)}, only validation or test pictures")
     if not names:

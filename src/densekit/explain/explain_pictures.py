@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.classifier import Classifier, Prediction, load_classifier
+from densekit.classifier import Classifier, load_classifier
 from densekit.console import Bar, Screen
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import Skipped, read_picture
@@ -19,6 +19,7 @@ from densekit.explain.heat_maps import Method, check_explainable, choose_method,
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
 from densekit.files import new_folder, write_atomically
+from densekit.prediction import Prediction
 from densekit.units import some
 
 _SIDE = 448  # pixels of a panel; a multiple of 28, 32, 64 and 224 keeps every pixel of small pictures a square

@@ -12,12 +12,13 @@ from pydantic import BaseModel
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from densekit.classifier import Classifier, Prediction
+from densekit.classifier import Classifier
 from densekit.data.pictures import decode_picture
 from densekit.errors import PictureError, SettingsError, UnknownNameError
 from densekit.explain.heat_maps import check_explainable, heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import fit
+from densekit.prediction import Prediction
 from densekit.serving.predictor import Predictor
 from densekit.version import __version__
 
