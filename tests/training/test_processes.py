@@ -10,6 +10,8 @@ from densekit.classifier import load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_data
 from densekit.errors import SettingsError
+from densekit.evaluation.multilabel import mean_average_precision
+from densekit.evaluation.outcomes import Outcomes
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
 from densekit.training.train import train
@@ -122,3 +124,18 @@ def test_saving_memory_changes_nothing_for_several_processes(tiny, run_in_two_pr
         run_in_two_processes(SCRIPT, {"settings": {**settings, "model_options": options}, "out": str(out)})
         seen.append([load_file(f"{out}-{rank}.safetensors") for rank in (0, 1)])
     torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
+
+
+def test_several_labels_are_validated_together(tiny, halves, run_in_two_processes, tmp_path):
+    """107 pictures to train on end in a step of five each, less one that cannot be dealt; 13 validate, seven and six."""
+    settings = {**tiny, "data": str(halves), "limit_per_class": None, "epochs": 1, "batch_size": 8}
+    run_in_two_processes(SCRIPT, {"settings": settings, "out": str(tmp_path / "run")})
+    classifier = load_classifier(tmp_path / "run")
+    validation = open_data(halves).val
+    pixels = torch.stack([classifier.preprocessing(validation.read(i)) for i in range(len(validation))])
+    with torch.inference_mode():
+        logits = classifier.network.eval()(pixels)
+    outcomes = Outcomes(logits, torch.from_numpy(validation.labels), torch.arange(len(validation)))
+    (row,) = RunFolder(tmp_path / "run").read_history()
+    assert row["val_mean_average_precision"] == pytest.approx(mean_average_precision(outcomes))
+    assert row["val_loss"] == pytest.approx(outcomes.loss, rel=1e-5)

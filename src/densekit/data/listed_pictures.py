@@ -45,18 +45,23 @@ class ListedPictures:
                 row[places] = 1
         else:
             values = np.array(labels, np.int64)[:, 0]
-        names = [entry.group for entry in self.entries]
-        groups = None
-        if any(name is not None for name in names):  # who belongs to none is one alone
-            whole = [(place, None) if name is None else (-1, name) for place, name in enumerate(names)]
-            numbers = {key: number for number, key in enumerate(dict.fromkeys(whole))}
-            groups = np.array([numbers[key] for key in whole], np.int64)
         paths = [entry.path for entry in self.entries]
         splits = np.array([entry.split or "train" for entry in self.entries])
         shapes = np.array(self.headers, np.int64).reshape(-1, 3)
-        everything = PictureSet(paths, values, "train", shapes, groups=groups)
+        everything = PictureSet(
+            paths, values, "train", shapes, groups=_numbers([entry.group for entry in self.entries])
+        )
         found: list[Split] = ["train", "val", "test"]
         return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
+
+
+def _numbers(groups: Sequence[str | None]) -> np.ndarray | None:
+    """Number groups by their names; a picture of no group is one by itself. None where there are no groups."""
+    if all(name is None for name in groups):
+        return None
+    keys = [(place, None) if name is None else (-1, name) for place, name in enumerate(groups)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], np.int64)
 
 
 def open_listed(path: Path, strict: bool, screen: Screen) -> ListedPictures:
