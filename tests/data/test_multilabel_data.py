@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from densekit.console import Screen
 from densekit.data.batches import OrderedBatches, class_weights
 from densekit.data.datasets import open_data, open_labelled
 from densekit.data.loaders import make_loader
@@ -76,6 +77,7 @@ def test_pictures_to_test_on_must_be_of_the_same_kind(table, make_folder, tmp_pa
     found = open_labelled(table, classes=classes, multilabel=True, screen=screen)
     assert found.labels.shape == (40, 5)
     assert found.labels.sum(0).tolist() == [20, 20, 10, 10, 0]
+    assert "has 'yak': if nobody looked for these, their figures say nothing" in screen.console.export_text()
     with pytest.raises(DataError, match="any number of labels a picture, but the classifier tells one class"):
         open_labelled(table, classes=classes, screen=screen)
     folder = make_folder({"cat": 2, "dog": 2}, root=tmp_path / "folder")
@@ -100,7 +102,7 @@ def test_splits_of_a_run_stay(table, tmp_path, screen):
         assert set(map(str, part.pictures)) == set(map(str, old.pictures))
         changed = {path for path, labels in named(after, part).items() if labels != named(before, old)[path]}
         assert all(path.endswith("b/3.png") for path in changed)
-    assert "1 picture has another class than when the run began, first b/3.png was '', is 'dog'" in (
+    assert "1 picture has other labels than when the run began, first b/3.png was '', is 'dog'" in (
         screen.console.export_text()
     )
     table.write_text("path,label\na/0.png,cat\nc/0.png,dog\n")
@@ -111,6 +113,7 @@ def test_splits_of_a_run_stay(table, tmp_path, screen):
 def test_weights_make_up_for_rare_labels():
     labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], np.float32)
     assert class_weights(labels, 3).tolist() == pytest.approx([1 / 3, 3.0, 4.0])
+    assert class_weights(labels[:3], 3)[0] == 1  # on every picture: it would be unlearned
 
 
 def test_a_picture_that_got_a_new_label_is_left_out_of_a_run(table, tmp_path, screen):
@@ -120,7 +123,10 @@ def test_a_picture_that_got_a_new_label_is_left_out_of_a_run(table, tmp_path, sc
     again = open_data(table, record=record, screen=screen)
     parts = [part for part in (again.train, again.val, again.test) if part is not None]
     assert sum(len(part) for part in parts) == 39
-    assert "1 picture of this run is gone or cannot be read" in screen.console.export_text()
+    text = screen.console.export_text()
+    assert "1 picture is labelled with what this run does not know, and left out, first c/3.png: 'yak'" in text
+    assert "gone" not in text
+    assert "newer" not in text
 
 
 class TestGroups:
@@ -158,11 +164,27 @@ class TestGroups:
 
     def test_that_the_table_cuts_are_told(self, patients, screen):
         open_data(patients(lambda i: "train" if i % 3 else "test"), screen=screen)
-        text = screen.console.export_text()
-        assert "20 groups have pictures in more than one split, which flatters the figures: 'p0', 'p1'" in text
+        told = "20 groups have pictures in more than one split, which flatters the figures: 'p0', 'p1'"
+        assert told in screen.console.export_text()
+
+    def test_that_a_run_has_cut_are_told_again(self, patients, tmp_path, screen):
+        dataset = open_data(patients(lambda i: "train" if i % 3 else "test"), screen=Screen(quiet=True))
+        write_split_record(tmp_path / "splits.csv", dataset)
+        open_data(dataset.name, record=tmp_path / "splits.csv", screen=screen)
+        assert "20 groups have pictures in more than one split" in screen.console.export_text()
 
     def test_that_it_keeps_whole_are_not(self, patients, screen):
         dataset = open_data(patients(lambda i: "test" if i < 12 else ""), val_fraction=0.25, screen=screen)
         assert "more than one split" not in screen.console.export_text()
         cut = [{int(picture.stem) // 3 for picture in part.pictures} for part in (dataset.train, dataset.val)]
         assert not cut[0] & cut[1]
+
+
+def test_labels_of_many_kinds_are_remembered_by_a_limited_run(make_folder, tmp_path, screen):
+    root = make_folder({"x": 40})
+    lines = [f"x/{i}.png,{'all|rare' if i < 2 else 'all'}" for i in range(40)]
+    (root / "t.csv").write_text("\n".join(["path,labels", *lines]))
+    dataset = open_data(root / "t.csv", limit_per_class=3, test_fraction=0, val_fraction=0, screen=screen)
+    write_split_record(tmp_path / "splits.csv", dataset)
+    again = open_data(root / "t.csv", record=tmp_path / "splits.csv", limit_per_class=3, screen=screen)
+    assert again.classes == dataset.classes == ("all", "rare")

@@ -118,14 +118,18 @@ def test_the_last_picture_of_a_label_stays():
 
 
 @pytest.mark.parametrize("limit", [1, 5, 50, 10_000])
-def test_no_label_goes_beyond_a_limit(limit):
-    labels = several(300, (0.5, 0.05, 0.2))
+def test_pictures_are_kept_until_each_label_has_its_limit(limit):
+    labels = np.column_stack([several(300, (0.5, 0.05, 0.2)), np.ones(300, np.float32)])  # the last is on all
     kept = limit_per_class(labels, limit, seed=0)
-    assert (labels[kept].sum(0) <= limit).all()
-    assert (~labels[kept].any(1)).sum() <= limit
-    assert len(kept) == 300 if limit == 10_000 else len(kept) < 300
+    counts, there = labels[kept].sum(0), labels.sum(0)
+    assert (counts >= np.minimum(there, limit)).all()
+    assert len(kept) == 300 if limit == 10_000 else len(kept) <= 4 * limit
     left_out = np.setdiff1d(np.arange(300), kept)
-    full = labels[kept].sum(0) == limit
-    none_full = (~labels[kept].any(1)).sum() == limit
-    for picture in left_out:  # each had a reason
-        assert full[labels[picture] > 0].any() or (not labels[picture].any() and none_full)
+    for picture in left_out:  # all of its labels had enough
+        assert (counts[labels[picture] > 0] >= limit).all()
+
+
+def test_pictures_without_labels_are_limited_too():
+    labels = np.zeros((50, 2), np.float32)
+    labels[:5] = 1
+    assert len(limit_per_class(labels, 3, seed=0)) == 6

@@ -133,6 +133,7 @@ SEVERAL = {
     "spaces_and_repeats": "Path;Tags\na.png; cat | dog |cat\nb.png;|\nc.png;dog\n",
     "a_column_each": "path,dog,cat,never\na.png,1,1,0\nb.png,0,0,0\nc.png,1,0,0\n",
     "words_and_gaps": "cat,file,dog\nTrue,a.png,yes\n,b.png,\n0.0,c.png,1.0\n",
+    "unnamed_by_pandas": "Unnamed: 0,path,dog,cat\n0,a.png,1,1\n7,b.png,0,0\n2,c.png,1,0\n",
     "numbered_lines": ",path,dog,cat\n0,a.png,1,1\n1,b.png,0,0\n2,c.png,1,0\n",  # as pandas writes them
 }
 
@@ -171,6 +172,10 @@ BAD_SEVERAL = {
     "other_labels": ("path,labels\na.png,x|y\na.png,x\n", r"line 3: .*a\.png was already given another label"),
     "two_columns": ("path,cat,cat\na.png,1,0\n", "two columns are named 'cat'"),
     "nothing": ("path,labels\n", "no lines"),
+    "parted_by_commas": ("path,labels\na.png,cat,dog\n", "line 2: has more cells than the first line names"),
+    "cut_short": ("path,labels,split\na.png\n", "line 2: ends before its labels"),
+    "a_label_is_missing": ("path,cat,dog\na.png,1\n", "line 2: ends before its labels"),
+    "separator_in_a_name": ("path,cat|dog\na.png,1\n", r"a column is named 'cat\|dog', but \| parts labels"),
 }
 
 
@@ -188,7 +193,7 @@ def test_the_same_labels_in_another_order_are_the_same(tmp_path):
     assert read_table(table).repeated == 1
 
 
-@pytest.mark.parametrize("name", ["group", "Patient", "subject"])
+@pytest.mark.parametrize("name", ["group", "Patient", "subject", "patient_id", "Patient ID", "patientId"])
 @pytest.mark.parametrize("kind", ["label", "labels"])
 def test_groups(tmp_path, name, kind):
     table = tmp_path / "table.csv"
@@ -204,3 +209,25 @@ def test_a_group_is_no_label(tmp_path):
     table.write_text("path,cat,patient\na.png,1,7\n")
     (entry,) = read_table(table).entries
     assert (entry.labels, entry.group) == (("cat",), "7")
+
+
+DOUBTS = {
+    "no_picture_has_it": ("path,cat,dog\na.png,1,0\n", "no picture has the label 'dog': left out"),
+    "commas": ('path,labels\na.png,"cat,dog"\nb.png,cat\nc.png,dog\n', "'cat,dog' is taken for one label"),
+    "semicolons": ("path,labels\na.png,cat; dog\nb.png,cat|dog\n", "'cat,dog' is taken for one label"),
+    "none": ('path,labels\na.png,"Smith, John"\nb.png,cat\n', None),
+}
+
+
+@pytest.mark.parametrize(("text", "doubt"), DOUBTS.values(), ids=DOUBTS)
+def test_labels_that_may_have_been_meant_otherwise(tmp_path, text, doubt):
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    found = read_table(table).doubt
+    assert (found or "").startswith(doubt) if doubt else found is None
+
+
+def test_only_line_breaks_end_a_line(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\na.png,one\u2028class\nb.png,other\n", encoding="utf-8")
+    assert [entry.labels[0] for entry in read_table(table).entries] == ["one\u2028class", "other"]

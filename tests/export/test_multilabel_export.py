@@ -1,5 +1,7 @@
 """Exports of a classifier whose pictures have any number of labels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,8 @@ def test_the_card_has_its_figures(onnx, label_run):
     assert "every label right on" in body
     assert "## Labels" in body
     assert "Its weakest label is" in body
+    unknown = {**json.loads((label_run / "metrics.json").read_text()), "mean_average_precision": None}
+    assert "model-index" not in model_card(load_classifier(label_run, device="cpu"), unknown, use="x")
     untested = model_card(load_classifier(label_run, device="cpu"), None, use="x")
     assert "Not tested" in untested
 

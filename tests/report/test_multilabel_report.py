@@ -1,10 +1,12 @@
 """The report of a classifier whose pictures have any number of labels."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from densekit.classifier import Classifier, load_classifier
 from densekit.console import Screen
@@ -18,6 +20,7 @@ from densekit.report.labels import surest_mistakes, wrong_labels
 from densekit.report.page import render_page
 from densekit.report.write import write_report
 from densekit.training.run_folder import RunFolder
+from densekit.training.train import train
 
 QUIET = Screen(quiet=True)
 
@@ -82,3 +85,21 @@ def test_of_a_run(label_run, tmp_path, read_page):
     assert any(chart.startswith("mean average precision after each epoch") for chart in charts)
     assert "halves" in page.text
     assert all(name in page.text for name in load_classifier(label_run, device="cpu").classes)
+
+
+@pytest.mark.parametrize("split", ["val_fraction", "no_label_to_validate_on"])
+def test_of_a_run_that_could_not_rank(split, halves, tmp_path, read_page):
+    table, lines = tmp_path / "table.csv", halves.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(",") for line in lines[1:41]]
+    val = 0 if split == "val_fraction" else 5
+    rows = [[f"{halves.parent}/{name}", "" if i < val else labels] for i, (name, labels, _) in enumerate(rows)]
+    splits = ["val"] * val + ["test"] * 10 + ["train"] * (30 - val)
+    text = "\n".join(",".join([*row, split]) for row, split in zip(rows, splits, strict=True))
+    table.write_text("path,labels,split\n" + text, encoding="utf-8")
+    fixed = {"model": "simple_cnn", "epochs": 1, "batch_size": 10, "device": "cpu", "workers": 0, "tensorboard": False}
+    told = Screen(console=Console(file=io.StringIO(), record=True, width=1000))
+    run = train(table, out=tmp_path / "run", val_fraction=0, screen=told, **fixed)
+    page = read_page(write_report(run.folder, device="cpu", screen=QUIET).read_text(encoding="utf-8"))
+    assert "every label right" in page.text
+    text = told.console.export_text()
+    assert ("validation mean average precision - (no picture has a label) on 5 pictures" in text) == bool(val)

@@ -209,3 +209,9 @@ def test_results_of_older_versions_are_read(tmp_path):
     path.write_text("variant,seed,run,parameters,macs,val_accuracy,test_accuracy\na,0,runs/a,1,2,0.5,0.25\n")
     (result,) = read_results(path)
     assert (result.val_score, result.test_score, result.measure) == (0.5, 0.25, "accuracy")
+
+
+def test_what_several_labels_do_not_allow_is_told_before_anything_is_trained(halves, tmp_path):
+    with pytest.raises(SettingsError, match="class_balance=sampler is for pictures of one class each"):
+        study(halves, choices={"class_balance": ["none", "sampler"]}, out=tmp_path / "s", model="simple_cnn", epochs=1)
+    assert not (tmp_path / "s").exists()

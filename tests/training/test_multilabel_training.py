@@ -111,6 +111,12 @@ def test_a_run_tells_its_mean_average_precision(table, train_tiny, screen):
     assert load_classifier(run.folder, device="cpu").multilabel
 
 
+def test_stopping_early_names_what_it_goes_by(table, train_tiny, screen):
+    settings = {"epochs": 40, "val_fraction": 0.3, "early_stopping": 1, "lr": 0.3}
+    train_tiny(data=str(table), limit_per_class=None, **settings)
+    assert "no better validation mean average precision in 1 epoch: stopped early" in screen.console.export_text()
+
+
 def test_going_on_is_exact(table, train_tiny, tmp_path):
     shared = {"data": str(table), "limit_per_class": None, "val_fraction": 0.3, "epochs": 3}
 

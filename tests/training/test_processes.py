@@ -127,7 +127,7 @@ def test_saving_memory_changes_nothing_for_several_processes(tiny, run_in_two_pr
 
 
 def test_several_labels_are_validated_together(tiny, halves, run_in_two_processes, tmp_path):
-    """107 pictures to train on end in a step of five each, less one that cannot be dealt; 13 validate, seven and six."""
+    """107 pictures to train on end in a step of five each, less one left over; 13 validate, seven and six."""
     settings = {**tiny, "data": str(halves), "limit_per_class": None, "epochs": 1, "batch_size": 8}
     run_in_two_processes(SCRIPT, {"settings": settings, "out": str(tmp_path / "run")})
     classifier = load_classifier(tmp_path / "run")

@@ -54,7 +54,7 @@ def test_classes_too_small_to_split_are_told(make_folder, train_tiny, screen):
     root = str(make_folder({"many": 20, "two": 2, "one": 1}))
     train_tiny("run", data=root, limit_per_class=None, lr=0.1, epochs=1)
     text = screen.console.export_text()
-    told = "no val pictures of 'one', 'two': their accuracy says nothing about these classes"
+    told = "no val pictures of 'one', 'two': their figures say nothing about these"
     assert told in text  # the second of two is to test on
     assert "no test pictures of 'one': " in text
     train_tiny("few", data=root, limit_per_class=1, lr=0.1, epochs=1)

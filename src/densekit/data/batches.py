@@ -119,14 +119,16 @@ def class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
     """Weight of each class in a loss, inverse to its count, 1 on the average picture: float32 (num_classes,).
 
     The rule "balanced" of scikit-learn; a class without pictures weighs 0. Of pictures with any number of labels,
-    (N, K), it is the weight of a label's pictures against all others: how many more of those there are.
+    (N, K), it is the weight of a label's pictures against all others: how many more of those there are, or 1 where
+    there are none.
 
     >>> class_weights(np.array([0, 0, 0, 1]), 2)
     tensor([0.6667, 2.0000])
     """
     if labels.ndim == 2:
         with_label = labels.sum(0)
-        return torch.tensor((len(labels) - with_label) / np.maximum(with_label, 1), dtype=torch.float32)
+        others = len(labels) - with_label
+        return torch.tensor(np.where(others, others / np.maximum(with_label, 1), 1), dtype=torch.float32)
     counts = np.bincount(labels, minlength=num_classes)
     weights = len(labels) / (num_classes * np.maximum(counts, 1)) * (counts > 0)
     return torch.tensor(weights, dtype=torch.float32)

@@ -125,6 +125,8 @@ def open_labelled(
     found = open_listed(path, strict, screen)
     _check_kind(path, found.multilabel, multilabel)
     _check_known(path, sorted(found.labels, key=natural_key), classes)
+    if multilabel and (missing := [name for name in classes if name not in found.labels]):
+        screen.warn(f"no picture of {path} has {some(missing)}: if nobody looked for these, their figures say nothing")
     parts = found.parts(classes)
     if found.without_splits:
         return replace(parts["train"], split="all", skipped=tuple(found.skipped))
@@ -165,6 +167,7 @@ def _as_recorded(path: Path, found: ListedPictures, record: SplitRecord, limited
     if found.multilabel != record.multilabel:
         raise DataError(f"{path}: has another kind of labels (one class, or any number) than when the run began")
     entries, headers = record.apply(path, found.entries, found.headers, limited=limited, screen=screen)
+    tell_cut_groups(entries, screen)
     parts = replace(found, entries=entries, headers=headers).parts(record.classes)
     if "train" not in parts:
         raise DataError(f"{path}: the training pictures of {record.path} are gone")

@@ -15,7 +15,7 @@ from densekit.data.pictures import PictureHeader
 from densekit.data.tables import LABEL_SEPARATOR
 from densekit.errors import DataError
 from densekit.files import write_csv
-from densekit.units import counted
+from densekit.units import counted, some
 
 SPLIT_RECORD = "splits.csv"  # its name in a run folder
 
@@ -79,23 +79,29 @@ class SplitRecord:
         Raises:
             DataError: none of them is there.
         """
-        folder, kept, relabelled = _folder(data), [], []
+        folder, kept, relabelled, unknown = _folder(data), [], [], []
         for entry, header in zip(entries, headers, strict=True):
             place = _place(entry.path, folder)
             split = self.splits.get(place)
-            if split is not None and set(entry.labels) <= set(self.classes):
+            if split is not None and (new := set(entry.labels) - set(self.classes)):
+                unknown.append(f"{place}: {some(sorted(new))}")
+            elif split is not None:
                 kept.append((replace(entry, split=split), header))
                 if entry.labels != self.labels[place]:
                     was, now = (LABEL_SEPARATOR.join(labels) for labels in (self.labels[place], entry.labels))
                     relabelled.append(f"{place} was {was!r}, is {now!r}")
         if not kept:
             raise DataError(f"{data}: none of the {len(self.splits)} pictures of {self.path} can be read there")
-        if (others := len(entries) - len(kept)) and not limited:
+        if (others := len(entries) - len(kept) - len(unknown)) and not limited:
             screen.say(f"{counted(others, 'picture is', 'pictures are')} newer than this run: left out")
         if relabelled:
             which = counted(len(relabelled), "picture has", "pictures have")
-            screen.warn(f"{which} another class than when the run began, first {relabelled[0]}")
-        if gone := len(self.splits) - len(kept):
+            labels = "other labels" if self.multilabel else "another class"
+            screen.warn(f"{which} {labels} than when the run began, first {relabelled[0]}")
+        if unknown:
+            which = counted(len(unknown), "picture is", "pictures are")
+            screen.warn(f"{which} labelled with what this run does not know, and left out, first {unknown[0]}")
+        if gone := len(self.splits) - len(kept) - len(unknown):
             which = counted(gone, "picture of this run is", "pictures of this run are")
             screen.warn(f"{which} gone or cannot be read")
         return [entry for entry, _ in kept], [header for _, header in kept]

@@ -41,13 +41,13 @@ def stratified_split(
 def limit_per_class(labels: np.ndarray, limit: int, *, seed: int) -> np.ndarray:
     """Ascending indices of the first ``limit`` pictures of each class after a seeded shuffle.
 
-    Of pictures with several labels, those are left out that would be one too many of any of their labels.
+    Pictures with several labels are kept while one of their labels has not so many yet; common ones get more.
 
     >>> limit_per_class(np.array([0, 0, 0, 1]), 1, seed=0).size
     2
     """
     if labels.ndim == 2:
-        return _up_to(_with_none(labels), limit, seed)
+        return _until_each_has(_with_none(labels), limit, seed)
     return _some_of_each_class(labels, lambda count: min(count, limit), seed=seed)
 
 
@@ -96,10 +96,10 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
     return np.flatnonzero(np.isin(group, chosen))
 
 
-def _up_to(has: np.ndarray, limit: int, seed: int) -> np.ndarray:
+def _until_each_has(has: np.ndarray, limit: int, seed: int) -> np.ndarray:
     counts, chosen = np.zeros(has.shape[1], np.int64), []
     for picture in np.random.default_rng(seed).permutation(len(has)):
-        if (counts[has[picture]] < limit).all():
+        if (counts[has[picture]] < limit).any():
             chosen.append(picture)
             counts[has[picture]] += 1
     return np.sort(np.array(chosen, np.int64))

@@ -2,9 +2,10 @@
 
 import csv
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 from densekit.data.folders import SPLIT_NAMES, Entry, Listing
 from densekit.data.pictures import PICTURE_SUFFIXES, Skipped
 from densekit.errors import DataError
+from densekit.units import some
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "image", "picture"),
     "label": ("label", "class", "target"),
     "labels": ("labels", "classes", "tags", "targets"),
     "split": ("split", "set", "subset"),
-    "group": ("group", "patient", "subject"),
+    "group": ("group", "groupid", "patient", "patientid", "subject", "subjectid"),
 }
 LABEL_SEPARATOR = "|"  # of several in one cell
 _YES, _NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
@@ -34,6 +36,7 @@ class _Header:
     labels: int | None = None
     split: int | None = None
     group: int | None = None
+    width: int | None = None  # cells of the line that names the columns
     yes_or_no: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -64,7 +67,7 @@ def read_table(table: Path) -> Listing:
     except OSError as error:
         raise DataError(f"{table}: not a readable UTF-8 table path,label[,split] ({error})") from error
     first = text.partition("\n")[0]
-    reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    reader = csv.reader(text.split("\n"), delimiter=max(",;\t", key=first.count))
     listing, seen, lines = Listing(), dict[str, Entry](), 0
     header: _Header | None = None
     for number, row in _numbered(table, reader):
@@ -86,6 +89,7 @@ def read_table(table: Path) -> Listing:
             raise DataError(f"{table}, line {number}: {entry.path} was already given another label, split or group")
         lines += 1
     listing.entries, listing.repeated = list(seen.values()), lines - len(seen)
+    listing.doubt = _doubt(listing.entries, header) if header is not None else None
     if not listing.entries:
         raise DataError(f"{table}: no lines of path,label[,split] found")
     return listing
@@ -105,27 +109,34 @@ def _numbered(table: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 def _read_header(table: Path, cells: list[str]) -> _Header | None:
     """Return where the columns are if this line names them; None if it is already a picture."""
-    lowered = [cell.lower() for cell in cells]
+    lowered = [re.sub(r"[\s_-]", "", cell.lower()) for cell in cells]  # "Patient ID" is patientid
     known = {column: [lowered.index(name) for name in names if name in lowered] for column, names in _COLUMNS.items()}
     found = {column: places[0] for column, places in known.items() if places}  # the first name that is there counts
     if "path" not in found:
         return None
     if "label" in found or "labels" in found:
-        return _Header(**{**found, "labels": None if "label" in found else found["labels"]})
+        return _Header(**{**found, "labels": None if "label" in found else found["labels"]}, width=len(cells))
     names = [unicodedata.normalize("NFC", cell) for cell in cells]
-    others = {name: place for place, name in enumerate(names) if name and place not in found.values()}
+    others = {name: place for place, name in enumerate(names) if place not in found.values() and not _is_index(name)}
     if twice := [name for name, count in Counter(names).items() if count > 1 and name in others]:
         raise DataError(f"{table}: two columns are named {twice[0]!r}")
-    return _Header(**found, yes_or_no=others) if others else None
+    if several := [name for name in others if LABEL_SEPARATOR in name]:
+        raise DataError(f"{table}: a column is named {several[0]!r}, but {LABEL_SEPARATOR} parts labels: rename it")
+    return _Header(**found, width=len(cells), yes_or_no=others) if others else None
+
+
+def _is_index(name: str) -> bool:
+    """Whether a column is only the number of the line, as pandas writes it."""
+    return not name or name.lower().startswith("unnamed:")
 
 
 def _without_header(table: Path, cells: list[str]) -> _Header:
     """Return where the columns are in a table that begins with this line."""
     if Path(cells[0]).suffix.lower() not in PICTURE_SUFFIXES and not (table.parent / cells[0]).exists():
-        names = "; ".join(", ".join(_COLUMNS[column]) for column in ("path", "label", "labels"))
+        names = "; ".join(", ".join(_COLUMNS[column]) for column in ("path", "label", "labels", "split", "group"))
         raise DataError(
             f"{table}: its first line, {','.join(cells)!r}, neither begins with a picture nor names columns "
-            f"that are known: {names}; split"
+            f"that are known: {names}"
         )
     return _Header(0, label=1, split=2 if len(cells) > 2 else None)
 
@@ -137,6 +148,11 @@ def _read_entry(where: str, folder: Path, cells: list[str], header: _Header) -> 
     path = cell(header.path)
     if not path:
         raise DataError(f"{where}: expected path,label[,split], got {','.join(cells)!r}")
+    if header.width is not None and any(cells[header.width :]):
+        raise DataError(f"{where}: has more cells than the first line names ({','.join(cells)!r}); | parts labels")
+    last = max([header.labels or 0, *header.yes_or_no.values()])
+    if header.multilabel and len(cells) <= last:
+        raise DataError(f"{where}: ends before its labels ({','.join(cells)!r}); an empty cell means none of them")
     split = None if header.split is None else cell(header.split).lower() or "train"
     if split is not None and split not in SPLIT_NAMES:
         raise DataError(
@@ -153,6 +169,17 @@ def _read_entry(where: str, folder: Path, cells: list[str], header: _Header) -> 
     return Entry(folder / path, tuple(sorted(named)), None if split is None else SPLIT_NAMES[split], group)
 
 
+def _doubt(entries: Sequence[Entry], header: _Header) -> str | None:
+    """Return what else the labels may have been meant to be."""
+    found = {label for entry in entries for label in entry.labels}
+    if missing := [name for name in header.yes_or_no if name not in found]:
+        return f"no picture has the label {some(missing)}: left out"
+    for parts in (re.split(r"[,;]\s*", name) for name in sorted(found) if header.labels is not None):
+        if len(parts) > 1 and set(parts) <= found:
+            return f"{','.join(parts)!r} is taken for one label: if these are several, part them by {LABEL_SEPARATOR}"
+    return None
+
+
 def _is_yes(where: str, name: str, value: str) -> bool:
     if value.lower() in _YES:
         return True
@@ -160,5 +187,6 @@ def _is_yes(where: str, name: str, value: str) -> bool:
         return False
     raise DataError(
         f"{where}: {name} is {value!r}, but a column for each label holds 1 or 0; "
-        "if it holds names of classes, call it label, if of several a picture, parted by |, labels"
+        "if it holds names of classes, call it label (of several a picture, parted by |, labels), and if it says "
+        "which pictures belong together, group"
     )

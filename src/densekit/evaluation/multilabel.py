@@ -28,7 +28,7 @@ class LabelMetrics(ClassMetrics):
 class MultilabelMetrics:
     """Figures of one split; shares are in 0..1, the loss is binary cross-entropy in nats, over pictures and labels.
 
-    ``accuracy`` is the share of pictures with every label right. Means are over the labels that have the figure;
+    ``accuracy`` is the share of pictures with every label right. Means are over the labels that any picture has;
     ``micro_f1`` counts all yes-or-no answers together. ``calibration_error`` is their expected calibration error, over
     15 bins of equal width. ``unreadable`` pictures are in none of the figures.
     """
@@ -83,7 +83,7 @@ def compute_multilabel_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, 
         accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
         mean_average_precision=_mean(row.average_precision for row in per_class),
         mean_auroc=_mean(row.auroc for row in per_class),
-        macro_f1=_mean(row.f1 for row in per_class),
+        macro_f1=_mean(row.f1 for row in per_class if row.pictures),
         micro_f1=class_metrics("", *(int(count.sum()) for count in counts)).f1,
         calibration_error=calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
         classes=per_class,

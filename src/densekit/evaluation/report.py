@@ -105,7 +105,7 @@ def draw_labels(path: Path, metrics: MultilabelMetrics) -> None:
     from matplotlib.ticker import PercentFormatter
 
     rows = sorted((row for row in metrics.classes if row.pictures), key=lambda row: row.average_precision or 0.0)
-    left_out = f" (the {_MOST_LABELS} with the lowest of {len(rows)})" if len(rows) > _MOST_LABELS else ""
+    left_out = f"\nthe {_MOST_LABELS} lowest of {len(rows)} labels with pictures" if len(rows) > _MOST_LABELS else ""
     rows = rows[:_MOST_LABELS]
     figure = Figure(figsize=(6.5, 1.6 + 0.28 * len(rows)), layout="constrained", dpi=110)
     axes = figure.subplots()

@@ -32,7 +32,7 @@ def model_card(
         pipeline_tag="image-classification",
         tags=["image-classification", "densekit"],
         model_name=name,
-        eval_results=_results(metrics) if metrics and exact else None,
+        eval_results=(_results(metrics) or None) if metrics and exact else None,
     )
     kind = "labels" if classifier.multilabel else "classes"
     epochs = f" for {trained['epochs']} epochs (epoch {trained['epoch']} kept)" if "epochs" in trained else ""
@@ -73,15 +73,17 @@ def describe(preprocessing: Preprocessing) -> str:
 def _results(metrics: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    name = _data_name(metrics)
-    several = "mean_average_precision" in metrics
+    name, kind = _data_name(metrics), "mAP" if "mean_average_precision" in metrics else "accuracy"
+    value = metrics["mean_average_precision" if kind == "mAP" else "accuracy"]
+    if value is None:
+        return []
     result = EvalResult(
         task_type="image-classification",
         dataset_type=name,
         dataset_name=name,
         dataset_split="test",
-        metric_type="mAP" if several else "accuracy",
-        metric_value=round(metrics["mean_average_precision" if several else "accuracy"] or 0.0, 4),
+        metric_type=kind,
+        metric_value=round(value, 4),
     )
     return [result]
 

@@ -86,7 +86,7 @@ def export_run(
                 f"the {to} export does not answer as the trained network and is thrown away: {comparison}"
             )
         write_json(work / "comparison.json", comparison.to_dict())
-        use, told = _use(target, options, classifier), _exported(to, comparison)
+        use, told = _use(target, options, classifier), _exported(to, comparison, classifier)
         card = model_card(classifier, read_metrics(run), use=use, exported=told, exact=not int8)
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
@@ -111,10 +111,11 @@ def _use(target: Target, options: Options, classifier: Classifier) -> str:
     )
 
 
-def _exported(to: str, comparison: Comparison) -> str:
+def _exported(to: str, comparison: Comparison, classifier: Classifier) -> str:
     before, after = comparison.accuracy_trained, comparison.accuracy_exported
+    accuracy = "every label right" if classifier.multilabel else "accuracy"
     return (
-        f"Before and after the export to {to}: {comparison}; accuracy on these pictures {before:.2%} and {after:.2%}."
+        f"Before and after the export to {to}: {comparison}; {accuracy} on these pictures {before:.2%} and {after:.2%}."
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from densekit.evaluation.calibration import ConfidenceBin
+from densekit.training.history import title
 
 
 class Plot(NamedTuple):
@@ -63,7 +64,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], kind: str, best_epoch:
 
     Args:
         history: rows of history.csv, one or more.
-        kind: one of `densekit.training.curves.CURVES`.
+        kind: one of `densekit.training.history.drawn`.
         best_epoch: the epoch whose network was kept.
     """
     names = {"train": "training", "val": "validation"}
@@ -91,7 +92,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], kind: str, best_epoch:
         for split, name in names.items()
     ]
     return Curves(
-        title=kind.replace("_", " "),
+        title=title(kind, history),
         lines=[line for line in lines if line.points],
         x_ticks=[Tick(x(epoch), f"{epoch:g}") for epoch in _ticks(first, last, whole=True) if first <= epoch <= last],
         y_ticks=[Tick(y(value), f"{value:g}" if kind == "loss" else f"{100 * value:.4g}%") for value in y_values],

@@ -21,7 +21,7 @@ from densekit.report.labels import wrong_labels
 from densekit.report.pictures import LARGE, SMALL, add_heat_maps, least_certain, show_pictures, worst_mistakes
 from densekit.report.texts import FILTERS
 from densekit.runtimes.exported import ExportedNetwork
-from densekit.training.curves import CURVES
+from densekit.training.history import MEAN_PRECISION, drawn
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
 from densekit.version import __version__
@@ -56,15 +56,17 @@ def render_page(evaluation: Evaluation, run: RunFolder, screen: Screen) -> str:
     environment.filters.update(FILTERS)
     environment.globals |= {"plot": PLOT, "before_pictures": before_pictures}
     if isinstance(evaluation.metrics, MultilabelMetrics):
-        template, kind, answers = "several_labels.html", "labels", wrong_labels(evaluation, screen)
+        template, one, kind, answers = "several_labels.html", "label", "labels", wrong_labels(evaluation, screen)
     else:
-        template, kind, answers = "one_class.html", "classes", _pictures(evaluation, evaluation.metrics, screen)
+        template, one, kind = "one_class.html", "class", "classes"
+        answers = _pictures(evaluation, evaluation.metrics, screen)
     page = environment.get_template(template).render(
         run=run.path.resolve().name,
         written=datetime.now().astimezone(),
         metrics=evaluation.metrics,
         trained=evaluation.classifier.record.get("trained", {}),
         classes=evaluation.classifier.classes,
+        one=one,
         kind=kind,
         **answers,
         **_calibration(evaluation),
@@ -139,7 +141,7 @@ def _data(evaluation: Evaluation, run: RunFolder) -> dict[str, Any]:
     skipped = dict.fromkeys([*skipped, *evaluation.outcomes.unreadable])
     return {
         "balance": balance,
-        "most_of_a_class": max(max(counts) for counts in balance.values()),
+        "most_of_a_class": max(1, *(max(counts) for counts in balance.values())),
         "skipped": list(skipped)[:MOST_SKIPPED],
         "skipped_count": len(skipped),
     }
@@ -149,11 +151,11 @@ def _training(evaluation: Evaluation, run: RunFolder) -> dict[str, Any]:
     """Curves, costs, settings and versions."""
     history, trained = run.read_history(), evaluation.classifier.record.get("trained", {})
     settings = read_settings(run.settings).model_dump(mode="json") if run.settings.exists() else {}
-    kinds = [kind for kind in CURVES if history and f"val_{kind}" in history[0]]
     exported = isinstance(evaluation.classifier.network, ExportedNetwork)  # a runtime's file, which cannot be counted
     return {
         "history": history,
-        "curves": [training_curves(history, kind, trained.get("epoch")) for kind in kinds],
+        "ranked": any(MEAN_PRECISION in row for row in history),
+        "curves": [training_curves(history, kind, trained.get("epoch")) for kind in drawn(history)],
         "costs": None if exported else count_costs(evaluation.classifier, history),
         "settings": settings,
         "versions": {

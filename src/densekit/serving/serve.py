@@ -63,7 +63,8 @@ def serve(
         fuses = fused and fuse_where_faster(classifier.network)
         metrics = read_metrics(classifier_folder(source))
         app = create_app(classifier, metrics=metrics, batch_size=batch_size, max_upload_mb=max_upload_mb)
-        classes = counted(len(classifier.classes), "class", "classes")
+        names = ("label", "labels") if classifier.multilabel else ("class", "classes")
+        classes = counted(len(classifier.classes), *names)
         network = classifier.model + (" (fused)" if fuses else "")
         precision = "" if classifier.precision == "own" else f" {classifier.precision}"
         where = f"{classifier.device}{precision}, answers at {_address(listening)} until Ctrl-C"

@@ -100,7 +100,7 @@ def summarise(results: Iterable[Result], variants: Iterable[str]) -> list[Summar
 def measure_of(summaries: Iterable[Summary]) -> str:
     """Return what the scores of a study are, see `densekit.training.history`."""
     results = (result for summary in summaries for result in summary.results)
-    return next((result.measure for result in results if result.val_score is not None), "accuracy")
+    return next((result.measure for result in results if not result.error), "accuracy")
 
 
 def best_variant(summaries: Iterable[Summary]) -> Summary | None:

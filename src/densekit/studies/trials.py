@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _SHOWN = 10  # trials in the table
-_COLUMNS = ("trial", "state", "val_score", "epochs", "seconds", "run", "error")
+_COLUMNS = ("trial", "state", "measure", "val_score", "epochs", "seconds", "run", "error")
 
 
 def score_of(trial: "FrozenTrial") -> float | None:
@@ -39,6 +39,7 @@ def write_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
         {
             "trial": trial.number,
             "state": _state(trial, trials),
+            "measure": trial.user_attrs.get("measure"),
             "val_score": score_of(trial),
             "epochs": max(trial.intermediate_values, default=0),
             "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-CURVES = ("loss", "accuracy", "mean_average_precision")  # of each split as far as history.csv has them
+from densekit.training.history import drawn, title
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
@@ -18,7 +18,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: in
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    kinds = [kind for kind in CURVES if f"val_{kind}" in history[0]]
+    kinds = drawn(history)
     figure = Figure(figsize=(4.5 * len(kinds), 3.6), layout="constrained", dpi=110)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) <= 30 else None
@@ -29,7 +29,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: in
                 label = "training" if split == "train" else "validation"
                 axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
         axes.axvline(best_epoch, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
-        axes.set(xlabel="epoch", title=kind.replace("_", " "))
+        axes.set(xlabel="epoch", title=title(kind, history))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.25)
         # "best" would try every place, and warn on a slow machine

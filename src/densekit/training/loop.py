@@ -17,7 +17,7 @@ from densekit.evaluation.multilabel import mean_average_precision
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.training.checkpoint import save_checkpoint
 from densekit.training.freezing import begin_epoch
-from densekit.training.history import MEAN_PRECISION
+from densekit.training.history import MEAN_PRECISION, measure
 from densekit.training.interruption import Interruption
 from densekit.training.job import Job
 from densekit.training.processes import all_unreadable, fill_up, joined, share_buffers, summed
@@ -179,7 +179,9 @@ def _stopped_improving(job: Job) -> bool:
     if patience is None or progress.epoch - progress.best_epoch < patience:
         return False
     epochs = counted(patience, "epoch", "epochs")
-    job.screen.say(f"no better validation accuracy in {epochs}: stopped early after epoch {progress.epoch}")
+    job.screen.say(
+        f"no better validation {measure(progress.history[-1])} in {epochs}: stopped early after epoch {progress.epoch}"
+    )
     return True
 
 

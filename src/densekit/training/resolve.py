@@ -35,7 +35,13 @@ def resolve(
 
 
 def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | None = None) -> TrainSettings:
-    """Fill in the network, its options, and the size and channels of the pictures it sees."""
+    """Fill in the network, its options, and the size and channels of the pictures it sees.
+
+    Raises:
+        SettingsError: a setting that these pictures' kind of labels does not allow.
+    """
+    if chosen.class_balance == "sampler" and dataset.multilabel:
+        raise SettingsError("class_balance=sampler is for pictures of one class each: use class_balance=loss")
     size = _picture_size(chosen, dataset)
     model, options = _network(chosen, size, weights)
     if "image_size" in model_options(model):

@@ -20,7 +20,7 @@ def tell_small_splits(settings: TrainSettings, dataset: DataSet, screen: Screen)
     for part in filter(None, (dataset.val, dataset.test)):
         counts = part.counts(len(dataset.classes))
         if without := [name for name, count in zip(dataset.classes, counts, strict=True) if not count]:
-            screen.warn(f"no {part.split} pictures of {some(without)}: their accuracy says nothing about these classes")
+            screen.warn(f"no {part.split} pictures of {some(without)}: their figures say nothing about these")
 
 
 def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
@@ -30,7 +30,7 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
         if doubles := find_doubles(learned, part.pictures):
             screen.warn(
                 f"{len(doubles)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
-                "learned from, which flatters their accuracy: take its --seed and limits, or other pictures"
+                "learned from, which flatters their figures: take its --seed and limits, or other pictures"
             )
 
 
@@ -54,8 +54,10 @@ def tell_end(job: Job, dataset: DataSet) -> None:
     progress = job.state.progress
     if job.val_loader is not None:
         best = progress.history[progress.best_epoch - 1]
+        value = score(best)
+        reached = "- (no picture has a label)" if value is None else f"{value:.2%}"
         job.screen.say(
-            f"kept epoch {progress.best_epoch}: validation {measure(best)} {score(best) or 0.0:.2%} on "
+            f"kept epoch {progress.best_epoch}: validation {measure(best)} {reached} on "
             f"{len(dataset.val or ())} pictures"
         )
     if left_out := len(job.reporter.skipped) + len(progress.unreadable):

@@ -117,8 +117,6 @@ def _train(
     weights = _weights(chosen, accelerator, screen) if run is None else None  # else they are in its checkpoint
     record = run.splits if run is not None and run.splits.exists() else None
     dataset = open_chosen(chosen, record=record, screen=screen)
-    if chosen.class_balance == "sampler" and dataset.multilabel:
-        raise SettingsError("class_balance=sampler is for pictures of one class each: use class_balance=loss")
     if chosen.early_stopping and dataset.val is None:
         raise SettingsError("early_stopping needs validation pictures: give a --val-fraction above 0")
     if run is None:

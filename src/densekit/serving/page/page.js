@@ -49,6 +49,7 @@ function describe() {
   document.title = `${model.model} - densekit`;
   find("#model").textContent = `${model.model}, ${model.classes.length} ${model.multilabel ? "labels" : "classes"}`;
   find("#classes").textContent = model.classes.join(", ");
+  if (model.multilabel) find("#kind").textContent = "Labels";
   const test = model.test;
   const [low, high] = test ? test.accuracy_interval_95.map(percent) : [];
   const precision = test?.mean_average_precision;
