@@ -231,3 +231,19 @@ def test_only_line_breaks_end_a_line(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("path,label\na.png,one\u2028class\nb.png,other\n", encoding="utf-8")
     assert [entry.labels[0] for entry in read_table(table).entries] == ["one\u2028class", "other"]
+
+
+def test_the_table_of_chestxray14_is_read_as_it_is(tmp_path):
+    """Its columns (Wang et al., ChestX-ray8, 2017), and lines of their kind."""
+    table = tmp_path / "Data_Entry_2017.csv"
+    table.write_text(
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],\n"
+        "00000001_001.png,Cardiomegaly|Emphysema,1,1,58,M,PA,2894,2729,0.143,0.143,\n"
+        "00000002_000.png,No Finding,0,2,81,M,PA,2500,2048,0.171,0.171,\n"
+    )
+    listing = read_table(table)
+    assert [(entry.path.name, entry.labels, entry.group) for entry in listing.entries] == [
+        ("00000001_001.png", ("Cardiomegaly", "Emphysema"), "1"),
+        ("00000002_000.png", ("No Finding",), "2"),
+    ]

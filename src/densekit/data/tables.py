@@ -16,9 +16,9 @@ from densekit.errors import DataError
 from densekit.units import some
 
 _COLUMNS = {
-    "path": ("path", "file", "filename", "image", "picture"),
+    "path": ("path", "file", "filename", "image", "imageindex", "picture"),
     "label": ("label", "class", "target"),
-    "labels": ("labels", "classes", "tags", "targets"),
+    "labels": ("labels", "classes", "tags", "targets", "findinglabels"),
     "split": ("split", "set", "subset"),
     "group": ("group", "groupid", "patient", "patientid", "subject", "subjectid"),
 }
