@@ -45,8 +45,9 @@ def open_data(
         val_fraction: share of each class's training pictures to validate on, where no val split is given.
         test_fraction: share of each class's pictures to test on, where the data names no splits at all.
         seed: decides the cuts; the same seed and files give the same cuts on any machine.
-        limit_per_class: keep at most so many training pictures a class (before validation is cut off).
-        limit_test_per_class: keep at most so many test pictures a class.
+        limit_per_class: keep at most so many training pictures a class (before validation is cut off), or, where they
+            have any number of labels, pictures until each label has so many.
+        limit_test_per_class: the same for test pictures.
         strict: a picture that cannot be opened is an error instead of being left out.
         record: splits that files had before, see `split_record`: they keep them, whatever has been added since.
         screen: where progress and warnings go.

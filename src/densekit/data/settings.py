@@ -23,7 +23,9 @@ class DataSettings(BaseModel):
         0.1, description="share of the training pictures to validate on, where no val split is given; 0: none"
     )
     test_fraction: Part = Field(0.1, description="share to test on, where the data names no splits at all")
-    limit_per_class: int | None = Field(None, ge=1, description="use at most so many training pictures a class")
+    limit_per_class: int | None = Field(
+        None, ge=1, description="use at most so many training pictures a class (several labels: until each has so many)"
+    )
     limit_test_per_class: int | None = Field(None, ge=1, description="use at most so many test pictures a class")
     strict: bool = Field(False, description="a picture that cannot be read is an error, not left out")
     seed: int = Field(0, ge=0, lt=2**63, description="decides splits, weights, order and every random change")
