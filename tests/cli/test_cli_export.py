@@ -9,7 +9,7 @@ def test_export_names_its_folder_and_tells_how_it_compares(densekit, colour_run,
     answer = densekit("export", colour_run, "--to", "torch", "--out", tmp_path / "shipped")
     assert (answer.status, answer.out) == (0, f"{tmp_path / 'shipped'}\n")
     assert re.search(
-        r"torch: on 6 val pictures the probabilities differ by at most \S+ \(mean \S+\), same top", answer.err
+        r"torch: on 6 val pictures the probabilities differ by at most \S+ \(mean \S+\), same answer on", answer.err
     )
     answer = densekit("predict", tmp_path / "shipped" / "model.pt2", "--top", 1, tmp_path / "missing.png")
     assert answer.status == 2

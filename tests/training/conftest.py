@@ -153,7 +153,9 @@ def run_in_two_processes(start_python):
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes = [start_python(script, values, RANK=rank, LOCAL_RANK=rank, **common) for rank in ("0", "1")]
+        # threads of PyTorch's may abort an interpreter that ends while the other process does; all is written by then
+        leave = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n"
+        processes = [start_python(script + leave, values, RANK=rank, LOCAL_RANK=rank, **common) for rank in ("0", "1")]
         texts = [process.communicate(timeout=250)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
         return texts
