@@ -11,7 +11,7 @@ from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.models.catalogue import count_parameters, create_model
 from densekit.models.weights import save_model
-from densekit.studies.results import Result, best_variant, read_results, summarise
+from densekit.studies.results import Result, best_variants, read_results, summarise
 from densekit.studies.study import study
 from densekit.training.run_folder import RunFolder
 from densekit.training.train import train
@@ -68,7 +68,7 @@ def test_validation_chooses_even_against_the_test_split():
         Result(variant="b", val_score=0.7, test_score=0.9, **row),
         Result(variant="c", error="the loss is nan", **row),
     ]
-    assert best_variant(summarise(rows, "abc")).variant == "a"
+    assert [best.variant for best in best_variants(summarise(rows, "abc"))] == ["a"]
 
 
 def test_a_variant_that_fails_now_and_then_is_not_the_best():
@@ -76,8 +76,15 @@ def test_a_variant_that_fails_now_and_then_is_not_the_best():
     steady = [Result(variant="a", seed=seed, val_score=0.80, **row) for seed in range(3)]
     lucky = Result(variant="b", seed=0, val_score=0.81, **row)
     failed = [Result(variant="b", seed=seed, error="the loss is nan", **row) for seed in (1, 2)]
-    assert best_variant(summarise([*steady, lucky, *failed], "ab")).variant == "a"
-    assert best_variant(summarise([lucky, *failed], "ab")).variant == "b"
+    assert [best.variant for best in best_variants(summarise([*steady, lucky, *failed], "ab"))] == ["a"]
+    assert [best.variant for best in best_variants(summarise([lucky, *failed], "ab"))] == ["b"]
+
+
+def test_variants_that_tie_are_all_named():
+    row = {"seed": 0, "run": "r", "parameters": 1, "macs": 1}
+    rows = [Result(variant=name, val_score=score, **row) for name, score in (("a", 0.7), ("b", 0.8), ("c", 0.8))]
+    assert [best.variant for best in best_variants(summarise(rows, "abc"))] == ["b", "c"]
+    assert best_variants(summarise([Result(variant="a", error="x", **row)], "a")) == []
 
 
 def test_variants_start_from_weights_of_another_network(tiny, tmp_path, monkeypatch):
@@ -131,7 +138,7 @@ def test_exploding_run_is_noted_and_the_others_go_on(tiny, tmp_path):
     assert exploded.val_score is None
     assert "the loss is" in exploded.error
     assert trained.val_score is not None
-    assert best_variant(found.summaries()).variant == "lr=0.05"
+    assert [best.variant for best in best_variants(found.summaries())] == ["lr=0.05"]
     assert (found.folder / "study.png").exists()
 
 

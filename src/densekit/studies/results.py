@@ -103,14 +103,16 @@ def measure_of(summaries: Iterable[Summary]) -> str:
     return next((result.measure for result in results if not result.error), "accuracy")
 
 
-def best_variant(summaries: Iterable[Summary]) -> Summary | None:
-    """Return the variant with the highest mean validation score; the test split has no say.
+def best_variants(summaries: Iterable[Summary]) -> list[Summary]:
+    """Return the variants with the highest mean validation score, more than one where they tie; none without any score.
 
-    Variants of which a run failed come after all others: their mean is that of the lucky seeds.
+    The test split has no say. Variants of which a run failed come after all others: their mean is that of the lucky
+    seeds.
     """
-    judged = [summary for summary in summaries if summary.val_score is not None]
-    judged = [summary for summary in judged if not any(run.error for run in summary.results)] or judged
-    return max(judged, key=lambda summary: summary.val_score.mean if summary.val_score else 0.0, default=None)
+    judged = [(summary.val_score.mean, summary) for summary in summaries if summary.val_score is not None]
+    judged = [(mean, summary) for mean, summary in judged if not any(run.error for run in summary.results)] or judged
+    highest = max((mean for mean, _ in judged), default=0.0)
+    return [summary for mean, summary in judged if mean == highest]
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:

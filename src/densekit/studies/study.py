@@ -14,7 +14,7 @@ from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.files import alone_in, new_folder, refuse_used
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
 from densekit.studies.ready import ready_study
-from densekit.studies.results import Result, Summary, best_variant, measure_of, results_table, summarise
+from densekit.studies.results import Result, Summary, best_variants, measure_of, results_table, summarise
 from densekit.studies.runs import fitting_network, network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.training.settings import make_settings
@@ -38,11 +38,11 @@ class Study:
     def table(self) -> Table:
         """Return the table for a terminal."""
         summaries = self.summaries()
-        best = best_variant(summaries)
+        best = best_variants(summaries)
         over = f"mean ± standard deviation over {self.plan.seeds} seeds" if self.plan.seeds > 1 else "a single seed"
         caption = f"{over}; val {measure_of(summaries)}: of the kept epoch, on {self.val_pictures} pictures"
-        if best is not None:
-            caption += f"; highest: {best.variant}"
+        if best:
+            caption += f"; highest: {' and '.join(summary.variant for summary in best)}"
         return results_table(summaries, caption)
 
 
