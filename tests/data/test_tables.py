@@ -66,6 +66,15 @@ BAD_TABLES = {
         r"line 2: .*a\.png was already given another label, split or group",
     ),
     "nothing": ("path,label\n", "no lines of path,label"),
+    "no_yes_or_no": ("path,cat,age\na.png,1,58\n", "line 2: age is '58', but a column for each label holds 1 or 0"),
+    "uncertain": ("path,cat\na.png,-1.0\n", "line 2: cat is '-1.0'"),
+    "other_labels": ("path,labels\na.png,x|y\na.png,x\n", r"line 3: .*a\.png was already given another label"),
+    "two_columns": ("path,cat,cat\na.png,1,0\n", "two columns are named 'cat'"),
+    "nothing_of_several": ("path,labels\n", "no lines"),
+    "parted_by_commas": ("path,labels\na.png,cat,dog\n", "line 2: has more cells than the first line names"),
+    "cut_short": ("path,labels,split\na.png\n", "line 2: ends before its labels"),
+    "a_label_is_missing": ("path,cat,dog\na.png,1\n", "line 2: ends before its labels"),
+    "separator_in_a_name": ("path,cat|dog\na.png,1\n", r"a column is named 'cat\|dog', but \| parts labels"),
 }
 
 
@@ -164,27 +173,6 @@ def test_splits_and_accents_of_several_labels(tmp_path):
     table.write_text("path,cafe\u0301,split\na.png,1,test\nb.png,1,\n", encoding="utf-8")
     entries = read_table(table).entries
     assert [(entry.labels, entry.split) for entry in entries] == [(("caf\u00e9",), "test"), (("caf\u00e9",), "train")]
-
-
-BAD_SEVERAL = {
-    "no_yes_or_no": ("path,cat,age\na.png,1,58\n", "line 2: age is '58', but a column for each label holds 1 or 0"),
-    "uncertain": ("path,cat\na.png,-1.0\n", "line 2: cat is '-1.0'"),
-    "other_labels": ("path,labels\na.png,x|y\na.png,x\n", r"line 3: .*a\.png was already given another label"),
-    "two_columns": ("path,cat,cat\na.png,1,0\n", "two columns are named 'cat'"),
-    "nothing": ("path,labels\n", "no lines"),
-    "parted_by_commas": ("path,labels\na.png,cat,dog\n", "line 2: has more cells than the first line names"),
-    "cut_short": ("path,labels,split\na.png\n", "line 2: ends before its labels"),
-    "a_label_is_missing": ("path,cat,dog\na.png,1\n", "line 2: ends before its labels"),
-    "separator_in_a_name": ("path,cat|dog\na.png,1\n", r"a column is named 'cat\|dog', but \| parts labels"),
-}
-
-
-@pytest.mark.parametrize(("text", "message"), BAD_SEVERAL.values(), ids=BAD_SEVERAL)
-def test_bad_tables_of_several_labels(tmp_path, text, message):
-    table = tmp_path / "table.csv"
-    table.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_table(table)
 
 
 def test_the_same_labels_in_another_order_are_the_same(tmp_path):

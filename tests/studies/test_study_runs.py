@@ -218,6 +218,17 @@ def test_results_of_older_versions_are_read(tmp_path):
     assert (result.val_score, result.test_score, result.measure) == (0.5, 0.25, "accuracy")
 
 
+def test_pictures_without_labels_compare_nothing(halves, tmp_path):
+    lines = halves.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(",")[:2] for line in lines[1:31]]
+    table = [f"{halves.parent}/{name},,val" for name, _ in rows[:5]]
+    table += [f"{halves.parent}/{name},{labels},train" for name, labels in rows[5:]]
+    (tmp_path / "t.csv").write_text("\n".join([lines[0], *table]), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"and none of .*t\.csv has a label"):
+        study(tmp_path / "t.csv", choices={"lr": [0.1, 0.2]}, out=tmp_path / "s", model="simple_cnn", epochs=1)
+    assert not (tmp_path / "s").exists()
+
+
 def test_what_several_labels_do_not_allow_is_told_before_anything_is_trained(halves, tmp_path):
     with pytest.raises(SettingsError, match="class_balance=sampler is for pictures of one class each"):
         study(halves, choices={"class_balance": ["none", "sampler"]}, out=tmp_path / "s", model="simple_cnn", epochs=1)

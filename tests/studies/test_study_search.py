@@ -205,7 +205,7 @@ def test_passwords_are_not_written_down(tmp_path):
             id="no_densenet",
         ),
         pytest.param({"trials": 0}, "trials=0: ", id="no_trials"),
-        pytest.param({"val_fraction": 0.0}, "a search compares on validation pictures", id="no_val"),
+        pytest.param({"val_fraction": 0.0}, "variants are compared on validation pictures", id="no_val"),
         pytest.param({"resume": True}, "leave it out", id="resume_with_settings"),
     ],
 )

@@ -10,7 +10,7 @@ from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict, Wor
 Out = Annotated[
     Path | None,
     Parameter(
-        help="Where to write metrics.json and pictures of it. "
+        help="Where to write metrics.json and what shows it. "
         "[the run folder, or RUN/evaluation-NAME for another split or other data]"
     ),
 ]

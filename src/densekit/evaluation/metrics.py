@@ -21,13 +21,10 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Figures of one split; shares are in 0..1, the loss is cross-entropy in nats.
+class SplitMetrics:
+    """Figures that pictures of every kind have; shares are in 0..1.
 
-    ``calibration_error`` is the expected calibration error of the likeliest class, over 15 bins of equal width.
-    ``unreadable`` pictures are in none of the figures. ``confusion`` counts pictures, a row for each true class and a
-    column for each predicted one. ``top5`` is None where there are no more than five classes, because it would say
-    nothing.
+    ``unreadable`` pictures are in none of the figures. ``accuracy`` is the share of pictures that are answered rightly.
     """
 
     split: str
@@ -36,9 +33,25 @@ class Metrics:
     loss: float
     accuracy: float
     accuracy_interval_95: tuple[float, float]
+    calibration_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as they stand in metrics.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Metrics(SplitMetrics):
+    """Figures of one split; the loss is cross-entropy in nats.
+
+    ``calibration_error`` is the expected calibration error of the likeliest class, over 15 bins of equal width.
+    ``confusion`` counts pictures, a row for each true class and a
+    column for each predicted one. ``top5`` is None where there are no more than five classes, because it would say
+    nothing.
+    """
+
     top5: float | None
     balanced_accuracy: float
-    calibration_error: float
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
 
@@ -46,10 +59,6 @@ class Metrics:
     def score(self) -> float:
         """What variants and trials are compared by."""
         return self.accuracy
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as they stand in metrics.json."""
-        return asdict(self)
 
 
 def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str) -> Metrics:

@@ -1,14 +1,13 @@
 """Figures of merit of a multi-label classifier on one set of pictures, as plain numbers."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from densekit.evaluation.calibration import calibration_error, confidence_bins
-from densekit.evaluation.metrics import ClassMetrics, class_metrics
+from densekit.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics
 from densekit.evaluation.outcomes import Outcomes, accuracy_interval
 
 
@@ -25,35 +24,24 @@ class LabelMetrics(ClassMetrics):
 
 
 @dataclass(frozen=True)
-class MultilabelMetrics:
-    """Figures of one split; shares are in 0..1, the loss is binary cross-entropy in nats, over pictures and labels.
+class MultilabelMetrics(SplitMetrics):
+    """Figures of one split; the loss is binary cross-entropy in nats, over pictures and labels.
 
     ``accuracy`` is the share of pictures with every label right. Means are over the labels that any picture has;
     ``micro_f1`` counts all yes-or-no answers together. ``calibration_error`` is their expected calibration error, over
-    15 bins of equal width. ``unreadable`` pictures are in none of the figures.
+    15 bins of equal width.
     """
 
-    split: str
-    pictures: int
-    unreadable: int
-    loss: float
-    accuracy: float
-    accuracy_interval_95: tuple[float, float]
     mean_average_precision: float | None
     mean_auroc: float | None
     macro_f1: float | None
     micro_f1: float | None
-    calibration_error: float
     classes: tuple[LabelMetrics, ...]
 
     @property
     def score(self) -> float | None:
         """What variants and trials are compared by."""
         return self.mean_average_precision
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as they stand in metrics.json."""
-        return asdict(self)
 
 
 def compute_multilabel_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str) -> MultilabelMetrics:

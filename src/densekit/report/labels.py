@@ -28,10 +28,9 @@ def wrong_labels(evaluation: Evaluation, screen: Screen) -> dict[str, Any]:
         evaluation: of a multi-label classifier.
         screen: where progress goes.
     """
-    probabilities, labels = evaluation.outcomes.logits.double().sigmoid(), evaluation.outcomes.labels.bool()
     return {
-        "missed": _worst(evaluation, 1 - probabilities, labels, screen),
-        "wrongly_found": _worst(evaluation, probabilities, ~labels, screen),
+        "missed": _worst(evaluation, screen, missed=True),
+        "wrongly_found": _worst(evaluation, screen, missed=False),
         "learned": evaluation.metrics.split == "train",
     }
 
@@ -49,14 +48,14 @@ def surest_mistakes(sureness: Tensor, wrong: Tensor, most: int) -> list[tuple[in
     return [(place, int(label[place])) for place in order.tolist() if worst[place] > 0]
 
 
-def _worst(evaluation: Evaluation, sureness: Tensor, wrong: Tensor, screen: Screen) -> list[WrongLabel]:
+def _worst(evaluation: Evaluation, screen: Screen, *, missed: bool) -> list[WrongLabel]:
+    probabilities, labels = evaluation.outcomes.logits.double().sigmoid(), evaluation.outcomes.labels.bool()
+    sureness, wrong = (1 - probabilities, labels) if missed else (probabilities, ~labels)
     mistakes = surest_mistakes(sureness, wrong, MOST_WRONG)
-    places = [place for place, _ in mistakes]
-    shown = show_pictures(evaluation, places, side=LARGE, screen=screen)
+    shown = show_pictures(evaluation, [place for place, _ in mistakes], side=LARGE, screen=screen)
     if not isinstance(evaluation.classifier.network, ExportedNetwork):
         numbers = torch.tensor([label for _, label in mistakes])
         shown = add_heat_maps(evaluation, shown, numbers, side=LARGE, screen=screen)
-    probabilities = evaluation.outcomes.logits.double().sigmoid()
     return [
         WrongLabel(evaluation.classifier.classes[label], probabilities[place, label].item(), shown[place])
         for place, label in mistakes

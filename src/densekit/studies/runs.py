@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from densekit.console import Screen
-from densekit.data.picture_set import DataSet
+from densekit.data.picture_set import DataSet, PictureSet
 from densekit.errors import SettingsError, ShapeError, TrainingError
 from densekit.evaluation.evaluate import evaluate
 from densekit.files import write_atomically
@@ -35,6 +35,19 @@ def fitting_network(settings: TrainSettings, dataset: DataSet, screen: Screen) -
     """
     weights = settings.weights and find_weights(settings.weights, model=settings.model, screen=screen)
     return resolve_network(settings, dataset, weights or None)
+
+
+def compared_on(dataset: DataSet) -> PictureSet:
+    """Return the validation pictures, which variants are compared on.
+
+    Raises:
+        SettingsError: there are none, or none that has a label.
+    """
+    if dataset.val is None:
+        raise SettingsError("variants are compared on validation pictures: give a --val-fraction above 0")
+    if not dataset.val.counts(len(dataset.classes)).any():
+        raise SettingsError(f"variants are compared on validation pictures, and none of {dataset.name} has a label")
+    return dataset.val
 
 
 def network_cost(settings: TrainSettings, dataset: DataSet, screen: Screen) -> dict[str, int]:

@@ -13,7 +13,7 @@ from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.files import alone_in, new_folder, refuse_used
 from densekit.optional import require
-from densekit.studies.runs import fitting_network, network_cost
+from densekit.studies.runs import compared_on, fitting_network, network_cost
 from densekit.studies.search_space import SPACES, check_space
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.studies.trial_storage import open_trials, quiet_optuna, take_back_running, without_password
@@ -145,13 +145,12 @@ def search(
         plan = make_search_plan(settings=base.model_dump(mode="json"), storage=place)
         folder = StudyFolder(new_folder(out, default, resumable=True))
     plan = make_search_plan(**{**plan.model_dump(), **chosen})
-    if dataset.val is None:
-        raise SettingsError("a search compares on validation pictures: give a --val-fraction above 0")
+    validation = compared_on(dataset)
     if test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
     with quiet_optuna():
         check_space(plan.space, plan.base(), lambda settings: network_cost(settings, dataset, screen))
-    return _carry_out(plan, folder, storage, len(dataset.val), test, screen)
+    return _carry_out(plan, folder, storage, len(validation), test, screen)
 
 
 def _carry_out(

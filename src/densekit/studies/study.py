@@ -15,7 +15,7 @@ from densekit.files import alone_in, new_folder, refuse_used
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
 from densekit.studies.ready import ready_study
 from densekit.studies.results import Result, Summary, best_variants, measure_of, results_table, summarise
-from densekit.studies.runs import fitting_network, network_cost, train_missing
+from densekit.studies.runs import compared_on, fitting_network, network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
 from densekit.training.settings import make_settings
 from densekit.training.train import from_anywhere
@@ -98,8 +98,7 @@ def study(
         folder = StudyFolder(new_folder(out, _default_folder(plan, what), resumable=True))
     asked = {name: value for name, value in {"seeds": seeds, "test": test}.items() if value is not None}
     plan = make_plan(**{**plan.model_dump(), **asked})
-    if dataset.val is None:
-        raise SettingsError("a study compares on validation pictures: give a --val-fraction above 0")
+    validation = compared_on(dataset)
     if plan.test and dataset.test is None:
         raise DataError(f"{dataset.name} has no test pictures: leave out --test")
     first_of_each = list(plan.runs())[: len(plan.variants)]
@@ -110,7 +109,7 @@ def study(
             results = train_missing(folder, plan, costs, screen)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with densekit study --out {in_shell(folder.path)} --resume") from None
-    return Study(folder.path, plan, results, len(dataset.val))
+    return Study(folder.path, plan, results, len(validation))
 
 
 def _reopen(out: str | Path | None) -> tuple[StudyFolder, Plan]:

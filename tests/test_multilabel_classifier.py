@@ -1,0 +1,57 @@
+"""A classifier whose pictures may have any number of labels."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from densekit.classifier import Classifier, load_classifier
+from densekit.data.preprocessing import Preprocessing
+from densekit.models.catalogue import create_model
+
+CLASSES = ("cat", "dög", "great tit", "elk")
+
+
+@pytest.fixture
+def several() -> Classifier:
+    torch.manual_seed(0)
+    network = create_model("simple_cnn", num_classes=4, image_size=(8, 8))
+    return Classifier(network, CLASSES, Preprocessing(size=(8, 8)), temperature=2.0, multilabel=True)
+
+
+def test_each_class_has_a_probability_of_its_own(several):
+    pictures = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        expected = 1 / (1 + (-several.network.eval()(pictures) / 2).exp())
+    torch.testing.assert_close(several.probabilities(pictures), expected)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "top", "named", "labels"),
+    [
+        pytest.param([0.1, 0.9, 0.6, 0.2], 1, ("dög", "great tit"), ("dög", "great tit"), id="all_that_are_likely"),
+        pytest.param([0.1, 0.9, 0.6, 0.2], 3, ("dög", "great tit", "elk"), ("dög", "great tit"), id="more"),
+        pytest.param([0.1, 0.2, 0.5, 0.0], 2, ("great tit", "dög"), (), id="none"),
+        pytest.param([0.6, 0.7, 0.8, 0.9], 99, CLASSES[::-1], CLASSES[::-1], id="all"),
+    ],
+)
+def test_the_answer(several, probabilities, top, named, labels):
+    answer = several.name_likeliest("a.png", torch.tensor(probabilities), top)
+    assert tuple(label for label, _ in answer.top) == named
+    assert answer.labels == labels
+    written = answer.to_dict()
+    assert written["labels"] == list(labels)
+    assert "label" not in written
+
+
+def test_saved_and_loaded(several, tmp_path):
+    several.save(tmp_path / "several")
+    again = load_classifier(tmp_path / "several", device="cpu")
+    assert again.multilabel
+    pictures = torch.randn(5, 3, 8, 8)
+    assert torch.equal(again.probabilities(pictures), several.probabilities(pictures))
+    assert "4 labels" in repr(again)
+    replace(several, multilabel=False).save(tmp_path / "one")
+    assert "multilabel" not in json.loads((tmp_path / "one" / "model.json").read_text())
+    assert not load_classifier(tmp_path / "one", device="cpu").multilabel
