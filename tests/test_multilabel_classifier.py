@@ -8,6 +8,7 @@ import torch
 
 from densekit.classifier import Classifier, load_classifier
 from densekit.data.preprocessing import Preprocessing
+from densekit.errors import CheckpointError
 from densekit.models.catalogue import create_model
 
 CLASSES = ("cat", "dög", "great tit", "elk")
@@ -45,10 +46,45 @@ def test_the_answer(several, probabilities, top, named, labels):
     assert "label" not in written
 
 
+@pytest.mark.parametrize(
+    ("top", "named", "labels"),
+    [
+        pytest.param(1, ("dög", "great tit", "elk"), ("dög", "elk"), id="down_to_the_last_that_is_answered"),
+        pytest.param(4, ("dög", "great tit", "elk", "cat"), ("dög", "elk"), id="more"),
+    ],
+)
+def test_thresholds_decide_the_answer(several, top, named, labels):
+    own = replace(several, thresholds=(0.5, 0.8, 0.7, 0.1))
+    answer = own.name_likeliest("a.png", torch.tensor([0.1, 0.9, 0.6, 0.2]), top)
+    assert tuple(label for label, _ in answer.top) == named
+    assert answer.labels == labels
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        pytest.param({"thresholds": [0.5, 0.5, 1.0, 0.2]}, "probabilities between 0 and 1", id="certain"),
+        pytest.param({"thresholds": ["a"] * 4}, "probabilities between 0 and 1", id="words"),
+        pytest.param({"thresholds": 0.3}, "probabilities between 0 and 1", id="one_number"),
+        pytest.param({"thresholds": [0.3]}, "1 threshold for 4 labels", id="too_few"),
+        pytest.param({"thresholds": [0.3] * 4, "multilabel": False}, "several labels a picture", id="one_class"),
+    ],
+)
+def test_thresholds_that_a_person_changed(several, tmp_path, further, said):
+    several.save(tmp_path)
+    record = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    (tmp_path / "model.json").write_text(json.dumps(record | {"thresholds": [0.1, 0.2, 0.3, 0.4]}))
+    assert load_classifier(tmp_path, device="cpu").thresholds == (0.1, 0.2, 0.3, 0.4)
+    (tmp_path / "model.json").write_text(json.dumps(record | further))
+    with pytest.raises(CheckpointError, match=said):
+        load_classifier(tmp_path, device="cpu")
+
+
 def test_saved_and_loaded(several, tmp_path):
     several.save(tmp_path / "several")
     again = load_classifier(tmp_path / "several", device="cpu")
     assert again.multilabel
+    assert again.thresholds is None
     pictures = torch.randn(5, 3, 8, 8)
     assert torch.equal(again.probabilities(pictures), several.probabilities(pictures))
     assert "4 labels" in repr(again)

@@ -21,10 +21,11 @@ from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device, choose_precision
-from densekit.models.answers import to_probabilities
+from densekit.models.answers import answered, to_probabilities
 from densekit.models.weights import load_model, read_record, save_model, save_record
 from densekit.prediction import Prediction
 from densekit.runtimes.exported import ExportedNetwork, open_exported
+from densekit.units import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ class Classifier:
             10; training fits it to the validation pictures. It changes no answer's class.
         precision: what the network answers in: "fp32", "bf16" or "fp16"; "own" where it is exported. It is not saved.
         multilabel: a picture may have several of the classes, or none: each has a probability of its own.
+        thresholds: the probability above which each class of a multi-label classifier is answered; None for a half.
     """
 
     network: nn.Module
@@ -49,6 +51,7 @@ class Classifier:
     temperature: float = 1.0
     precision: str = "fp32"
     multilabel: bool = False
+    thresholds: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
         """One line, as a notebook shows it."""
@@ -68,7 +71,10 @@ class Classifier:
     def _entries(self) -> dict[str, Any]:
         preprocessing = self.preprocessing.model_dump(mode="json")
         own = {"classes": list(self.classes), "preprocessing": preprocessing, "temperature": self.temperature}
-        return {**self.record, **own, **({"multilabel": True} if self.multilabel else {})}
+        several: dict[str, Any] = {"multilabel": True} if self.multilabel else {}
+        if self.thresholds is not None:
+            several["thresholds"] = list(self.thresholds)
+        return {**self.record, **own, **several}
 
     @property
     def model(self) -> str:
@@ -122,7 +128,7 @@ class Classifier:
 
         Args:
             pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
-            top: how many classes to name; multi-label at least all that are likelier than not.
+            top: how many classes to name; multi-label at least all that are answered.
             batch_size: pictures at a time.
 
         Returns:
@@ -148,7 +154,7 @@ class Classifier:
         Args:
             images: one picture, several, or an array of several. An array is (H, W) or (H, W, 1) grey, (H, W, 3) RGB or
                 (H, W, 4) RGBA, and of several (N, H, W, C), or (N, H, W) where W is more than 4.
-            top: how many classes to name; multi-label at least all that are likelier than not.
+            top: how many classes to name; multi-label at least all that are answered.
             batch_size: pictures at a time.
 
         Returns:
@@ -196,12 +202,15 @@ class Classifier:
 
     def name_likeliest(self, path: str, probabilities: Tensor, top: int) -> Prediction:
         """Return the answer for one picture from its probabilities (K,)."""
-        count = max(top, int((probabilities > 0.5).sum()))  # more than one only where there may be several labels
-        values, places = probabilities.topk(min(count, len(self.classes)))
+        values, places = probabilities.sort(descending=True, stable=True)
         named = zip(places.tolist(), values.tolist(), strict=True)
         ranked = tuple((self.classes[place], value) for place, value in named)
-        labels = tuple(label for label, value in ranked if value > 0.5) if self.multilabel else None
-        return Prediction(path, ranked, labels=labels)
+        if not self.multilabel:
+            return Prediction(path, ranked[:top])
+        found = answered(probabilities[None], multilabel=True, thresholds=self.thresholds)[0, places]
+        ranks: list[int] = found.nonzero()[:, 0].tolist()
+        count = max([top, *(rank + 1 for rank in ranks)])
+        return Prediction(path, ranked[:count], labels=tuple(ranked[rank][0] for rank in ranks))
 
 
 def _check_positive(top: int, batch_size: int) -> None:
@@ -251,17 +260,22 @@ def load_classifier(
         preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
         temperature = float(record.pop("temperature", 1.0))
         multilabel = bool(record.pop("multilabel", False))
+        thresholds = record.pop("thresholds", None)
     except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
         raise CheckpointError(
             f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
         ) from None
     if not 0 < temperature < math.inf:
         raise CheckpointError(f"{folder / 'model.json'} has the temperature {temperature}: it must be above 0")
+    if thresholds is not None:
+        thresholds = _check_thresholds(thresholds, len(classes) if multilabel else 0, folder / "model.json")
     architecture = getattr(network, "architecture", None) or record.get("architecture", {})
     answers = architecture.get("options", {}).get("num_classes", len(classes))
     if answers != len(classes):
         raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
-    classifier = Classifier(network, classes, preprocessing, record, temperature, multilabel=multilabel).to(device)
+    classifier = Classifier(
+        network, classes, preprocessing, record, temperature, multilabel=multilabel, thresholds=thresholds
+    ).to(device)
     if not isinstance(network, ExportedNetwork):
         return replace(classifier, precision=choose_precision(precision, classifier.device))
     if precision not in ("auto", "fp32"):
@@ -269,6 +283,16 @@ def load_classifier(
             f"{folder} is exported and computes in its own precision: precision {precision!r} is for runs"
         )
     return replace(classifier, precision="own")
+
+
+def _check_thresholds(thresholds: Any, labels: int, path: Path) -> tuple[float, ...]:
+    if not labels:
+        raise CheckpointError(f"{path} has thresholds, which are for several labels a picture")
+    if not isinstance(thresholds, list) or not all(isinstance(t, int | float) and 0 < t < 1 for t in thresholds):
+        raise CheckpointError(f"{path} has the thresholds {thresholds}: they must be probabilities between 0 and 1")
+    if len(thresholds) != labels:
+        raise CheckpointError(f"{path} has {counted(len(thresholds), 'threshold', 'thresholds')} for {labels} labels")
+    return tuple(map(float, thresholds))
 
 
 def classifier_folder(source: str | os.PathLike[str]) -> Path:

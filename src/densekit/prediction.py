@@ -9,8 +9,8 @@ class Prediction:
     """The answer for one picture.
 
     ``top`` holds the likeliest (class, probability), best first; it is empty where the picture could not be read, and
-    ``error`` says why. ``labels`` is the answer of a multi-label classifier: every class that is likelier than not,
-    best first, maybe none; all of them are in ``top``. It is None where a picture has one class of several.
+    ``error`` says why. ``labels`` is the answer of a multi-label classifier: every class above its threshold, best
+    first, maybe none; all of them are in ``top``. It is None where a picture has one class of several.
     """
 
     path: str

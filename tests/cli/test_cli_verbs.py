@@ -42,12 +42,20 @@ class TestPredict:
     def test_csv(self, densekit, colour_run, mixed):
         answer = densekit("predict", colour_run, *mixed, "--top", 2, "--format", "csv")
         header, *rows = csv.reader(io.StringIO(answer.out))
-        assert header == ["path", "rank", "label", "probability", "error"]
+        assert header == ["path", "rank", "label", "probability", "error", "answer"]
         best = load_classifier(colour_run, device="cpu").predict(mixed[0], top=2)[0].top
-        expected = [[str(mixed[0]), str(rank), label, f"{p:.6f}", ""] for rank, (label, p) in enumerate(best, start=1)]
-        assert rows[:2] == expected
-        assert rows[2] == [str(mixed[1]), "", "", "", "not a picture of a known format"]
-        assert rows[3] == [str(mixed[2]), "", "", "", "no such file"]
+        ranked = [[str(mixed[0]), str(rank), label, f"{p:.6f}", ""] for rank, (label, p) in enumerate(best, start=1)]
+        assert rows[:2] == [[*ranked[0], "1"], [*ranked[1], "0"]]
+        assert rows[2] == [str(mixed[1]), "", "", "", "not a picture of a known format", ""]
+        assert rows[3] == [str(mixed[2]), "", "", "", "no such file", ""]
+
+    def test_csv_of_any_number_of_labels(self, densekit, label_run, halves):
+        files = [halves.parent / f"{i}.png" for i in range(12)]
+        rows = list(csv.DictReader(io.StringIO(densekit("predict", label_run, *files, "--format", "csv").out)))
+        for answer in load_classifier(label_run, device="cpu").predict(files):
+            found = [row["label"] for row in rows if row["path"] == answer.path and row["answer"] == "1"]
+            assert tuple(found) == answer.labels
+        assert len(rows) == 3 * len(files)
 
     def test_json(self, densekit, colour_run, mixed):
         answer = densekit("predict", colour_run, *mixed, "--format", "json")

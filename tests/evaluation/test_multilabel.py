@@ -1,6 +1,7 @@
 """Figures of pictures with any number of labels, against their definitions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from sklearn import metrics as reference
 from torch.nn import functional as F
 
-from densekit.evaluation.calibration import calibration_error, confidence_bins, fit_temperature
+from densekit.evaluation.calibration import calibration_error, confidence_bins, fit_temperature, fit_thresholds
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics, mean_average_precision
 from densekit.evaluation.outcomes import Outcomes
@@ -108,6 +109,40 @@ def test_right_on_all_of_few_pictures_is_not_certain():
     logits = torch.tensor([[4.0, -4.0]] * 5)
     found = fit_temperature(logits, (logits > 0).float())
     assert 0.5 < (4 / found) < 10
+
+
+class TestThresholds:
+    def test_no_other_answers_have_a_better_f1(self, outcomes):
+        thresholds = fit_thresholds(outcomes.logits, outcomes.labels)
+        labels, probabilities = outcomes.labels.bool().numpy(), outcomes.probabilities.double().numpy()
+        for has, sure, chosen in zip(labels.T[:4], probabilities.T, thresholds, strict=False):
+            reached = reference.f1_score(has, sure > chosen)
+            assert reached == max(reference.f1_score(has, sure > other) for other in [0.0, *sure])
+
+    def test_it_lies_in_the_middle_and_ties_are_not_torn_apart(self):
+        logits = torch.tensor([[0.9, 0.9, 0.1], [0.6, 0.3, 0.2], [0.2, 0.3, 0.3], [0.1, 0.1, 0.4]]).logit()
+        labels = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+        # of 0.9 alone F1 is 1/2 in the second column, of 0.9 and both of 0.3 2/3, of all 6/7
+        assert fit_thresholds(logits, labels) == pytest.approx((0.4, 0.05, 0.05))
+
+    def test_a_label_without_pictures_and_certainty(self):
+        logits = torch.tensor([[3.0, 90.0], [-2.0, 80.0]])
+        assert fit_thresholds(logits, torch.tensor([[0.0, 1.0], [0.0, 0.0]])) == pytest.approx((0.5, 0.5))
+        assert 0 < fit_thresholds(-logits, torch.ones(2, 2))[1] < 1e-5
+
+    def test_figures_are_those_of_the_answers(self, outcomes):
+        thresholds = (0.3, 0.1, 0.02, 0.9, 0.5)
+        metrics = compute_multilabel_metrics(replace(outcomes, thresholds=thresholds), NAMES, split="test")
+        labels, found = outcomes.labels.bool().numpy(), outcomes.probabilities.numpy() > np.float32(thresholds)
+        assert metrics.accuracy == pytest.approx(reference.accuracy_score(labels, found))
+        assert metrics.micro_f1 == pytest.approx(reference.f1_score(labels, found, average="micro"))
+        for place, row in enumerate(metrics.classes):
+            assert row.threshold == thresholds[place]
+            assert row.f1 == pytest.approx(reference.f1_score(labels[:, place], found[:, place]))
+        plain = compute_multilabel_metrics(outcomes, NAMES, split="test")
+        assert {row.threshold for row in plain.classes} == {0.5}
+        assert metrics.mean_average_precision == plain.mean_average_precision
+        assert metrics.loss == plain.loss
 
 
 def test_a_run_is_tested(label_run):

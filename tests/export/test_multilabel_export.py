@@ -1,6 +1,7 @@
 """Exports of a classifier whose pictures have any number of labels."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,25 @@ def test_probabilities_follow_as_the_card_says(onnx, label_run, halves):
     assert dict(zip(classifier.classes, shares, strict=True)) == pytest.approx(dict(prediction.top), abs=1e-4)
 
 
+def test_thresholds_go_along(label_run, halves, tmp_path):
+    import onnx as reader
+
+    classifier = replace(load_classifier(label_run, device="cpu"), thresholds=(0.9, 0.25, 0.001))
+    classifier.save(tmp_path / "run")
+    (tmp_path / "run" / "settings.yaml").write_bytes((label_run / "settings.yaml").read_bytes())
+    (tmp_path / "run" / "splits.csv").write_bytes((label_run / "splits.csv").read_bytes())
+    folder = export_run(tmp_path / "run", to="onnx", out=tmp_path / "out", screen=QUIET).folder
+    metadata = {entry.key: entry.value for entry in reader.load(folder / "model.onnx").metadata_props}
+    assert json.loads(metadata["thresholds"]) == [0.9, 0.25, 0.001]
+    assert "above its probability under `thresholds` there" in (folder / "README.md").read_text(encoding="utf-8")
+    files = [halves.parent / f"{i}.png" for i in range(8)]
+    before, after = (each.predict(files) for each in (classifier, load_classifier(folder)))
+    assert [each.labels for each in before] == [each.labels for each in after]
+    assert [each.labels for each in before] != [
+        each.labels for each in replace(classifier, thresholds=None).predict(files)
+    ]
+
+
 def test_the_card_has_its_figures(onnx, label_run):
     text = (onnx.folder / "README.md").read_text(encoding="utf-8")
     _, header, body = text.split("---\n", 2)
@@ -67,8 +87,6 @@ def test_the_card_has_its_figures(onnx, label_run):
 
 
 def test_an_answer_that_gains_a_label_is_another_answer(label_run, halves):
-    from dataclasses import replace
-
     from densekit.data.datasets import open_labelled
     from densekit.export.compare import compare
     from densekit.export.targets import Tolerance
@@ -89,6 +107,10 @@ def test_an_answer_that_gains_a_label_is_another_answer(label_run, halves):
     assert found.largest_probability_difference == pytest.approx(1 - each[:, 0].min().item(), abs=1e-4)
     with_first = pictures.labels[:, 0].mean()
     assert found.agreement == pytest.approx(with_first, abs=0.1)
+    never = replace(trained, thresholds=(1 - 1e-9, 0.5, 0.5))  # the first label is in no answer of either
+    assert (
+        compare(never, replace(never, network=Generous()), pictures, Tolerance(1.0, 0.0), screen=QUIET).agreement == 1
+    )
 
 
 def test_the_hubs_card_names_the_labels(label_run, monkeypatch, tmp_path):

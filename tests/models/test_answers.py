@@ -9,7 +9,7 @@ SEVERAL = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
 
 
 def test_one_class_is_the_likeliest():
-    assert answered(LOGITS, multilabel=False).int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert answered(LOGITS.softmax(1), multilabel=False).int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert right(LOGITS, torch.tensor([0, 2, 2])).tolist() == [True, False, True]
     torch.testing.assert_close(to_probabilities(LOGITS, multilabel=False), LOGITS.exp() / LOGITS.exp().sum(1, True))
 
@@ -17,8 +17,17 @@ def test_one_class_is_the_likeliest():
 def test_several_are_all_that_are_likelier_than_not():
     probabilities = to_probabilities(LOGITS, multilabel=True)
     torch.testing.assert_close(probabilities, 1 / (1 + (-LOGITS).exp()))
-    assert torch.equal(answered(LOGITS, multilabel=True), probabilities > 0.5)
+    assert torch.equal(answered(probabilities, multilabel=True), LOGITS > 0)
     assert right(LOGITS, SEVERAL).tolist() == [True, True, False]
+
+
+def test_several_are_all_above_thresholds_of_their_own():
+    probabilities = to_probabilities(LOGITS, multilabel=True)
+    thresholds = (0.6, 0.4, 0.6)  # logits of 0.405 and -0.405
+    expected = [[1, 0, 1], [0, 1, 0], [0, 1, 0]]
+    assert answered(probabilities, multilabel=True, thresholds=thresholds).int().tolist() == expected
+    assert right(LOGITS, SEVERAL, thresholds).tolist() == [True, False, False]
+    assert right(LOGITS, torch.tensor(expected).float(), thresholds).all()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

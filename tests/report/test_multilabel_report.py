@@ -52,9 +52,20 @@ def test_the_surest_mistakes_come_first(evaluation):
     assert all(each.picture.heat_map for each in found["missed"] + found["wrongly_found"])
 
 
+def test_thresholds_decide_what_is_wrong(evaluation, tmp_path, read_page):
+    outcomes = replace(evaluation.outcomes, thresholds=(0.5, 0.2, 0.5))  # the dog of the last picture is found now
+    metrics = compute_multilabel_metrics(outcomes, evaluation.classifier.classes, split="test")
+    found = replace(evaluation, outcomes=outcomes, metrics=metrics)
+    missed = [(each.picture.name, each.label) for each in wrong_labels(found, QUIET)["missed"]]
+    assert missed == [("test/1", "<b>dog</b>")]
+    page = read_page(render_page(found, RunFolder(tmp_path), QUIET))
+    assert "labelled <b>dog</b> , answered cat, <b>dog</b>" in page.text
+    assert "20.0" in page.text
+
+
 def test_a_picture_is_shown_once_with_its_worst_label():
     sureness = torch.tensor([[0.9, 0.99], [0.4, 0.1], [0.6, 0.97]])
-    wrong = torch.tensor([[True, True], [True, True], [True, False]])
+    wrong = torch.tensor([[True, True], [False, False], [True, False]])
     assert surest_mistakes(sureness, wrong, 12) == [(0, 1), (2, 0)]
     assert surest_mistakes(sureness, wrong, 1) == [(0, 1)]
 

@@ -1,6 +1,7 @@
 """Training on pictures with any number of labels computes what a plain loop does, and keeps the best epoch."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from densekit.data.datasets import open_data
 from densekit.data.loaders import make_loader
 from densekit.data.transforms import mix_batch
 from densekit.errors import SettingsError
+from densekit.evaluation.calibration import fit_thresholds
+from densekit.evaluation.evaluate import evaluate
+from densekit.evaluation.multilabel import compute_multilabel_metrics
 from densekit.models.catalogue import create_model
 from densekit.training.checkpoint import Progress
 from densekit.training.interruption import Interruption
@@ -92,6 +96,27 @@ def test_an_epoch(settings, loss, table, make_job, tiny):
 def test_drawing_rare_classes_more_often_is_for_one_class_each(table, train_tiny):
     with pytest.raises(SettingsError, match="class_balance=sampler is for pictures of one class each"):
         train_tiny(data=str(table), limit_per_class=None, class_balance="sampler")
+
+
+def test_thresholds_are_those_with_the_best_f1_on_the_validation_pictures(table, train_tiny, tmp_path):
+    run = train_tiny(data=str(table), limit_per_class=None, val_fraction=0.4, epochs=2, thresholds="f1")
+    found = evaluate(run.folder, split="val", device="cpu", out=tmp_path / "val")
+    thresholds = found.classifier.thresholds
+    assert thresholds == pytest.approx(fit_thresholds(found.outcomes.logits, found.outcomes.labels), abs=1e-5)
+    assert set(thresholds) != {0.5}
+    assert [row.threshold for row in found.metrics.classes] == list(thresholds)
+    other = replace(found.outcomes, thresholds=None)
+    half = compute_multilabel_metrics(other, found.classifier.classes, split="val")
+    assert found.metrics.macro_f1 > half.macro_f1
+    assert json.loads((tmp_path / "val" / "metrics.json").read_text())["macro_f1"] == found.metrics.macro_f1
+
+
+def test_thresholds_need_what_they_are_fitted_to(table, colours, train_tiny, tmp_path):
+    with pytest.raises(SettingsError, match="needs pictures to validate on"):
+        train_tiny(data=str(table), limit_per_class=None, val_fraction=0, thresholds="f1")
+    with pytest.raises(SettingsError, match="one class each"):
+        train_tiny(data=str(colours), thresholds="f1")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_tells_its_mean_average_precision(table, train_tiny, screen):

@@ -34,7 +34,7 @@ def predict(
     images
         Picture files, folders and patterns.
     top
-        How many classes to name; where a picture may have several labels, at least all that are likelier than not.
+        How many classes to name; where a picture may have several labels, at least all that are answered.
     format
         How to write the answers to standard output.
     batch_size
@@ -63,17 +63,21 @@ def predict(
 def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) -> None:
     """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list.
 
-    In the table, what a multi-label classifier finds less likely than not is in brackets.
+    In the table, what is not the answer of a multi-label classifier is in brackets.
     """
     if format == "json":
         json.dump([answer.to_dict() for answer in answers], out, indent=2, ensure_ascii=False)
         out.write("\n")
     elif format == "csv":
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["path", "rank", "label", "probability", "error"])
+        writer.writerow(["path", "rank", "label", "probability", "error", "answer"])
         for answer in answers:
-            rows = [[answer.path, i, label, f"{p:.6f}", ""] for i, (label, p) in enumerate(answer.top, start=1)]
-            writer.writerows(rows or [[answer.path, "", "", "", answer.error]])
+            found = (answer.label,) if answer.labels is None else answer.labels
+            rows = [
+                [answer.path, rank, label, f"{probability:.6f}", "", int(label in found)]
+                for rank, (label, probability) in enumerate(answer.top, start=1)
+            ]
+            writer.writerows(rows or [[answer.path, "", "", "", answer.error, ""]])
     else:
         from densekit.units import on_one_line
 
@@ -82,6 +86,7 @@ def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) 
         for path, answer in zip(paths, answers, strict=True):
             named = [f"{on_one_line(label)} {p:.1%}" for label, p in answer.top]
             if answer.labels is not None:
-                count = len(answer.labels)
-                named = [*(named[:count] or ["none"]), *(f"({name})" for name in named[count:])]
+                found = [label in answer.labels for label, _ in answer.top]
+                named = [name if yes else f"({name})" for name, yes in zip(named, found, strict=True)]
+                named = named if answer.labels else ["none", *named]
             out.write(f"{path:<{width}}  {'  '.join(named) or 'cannot be read: ' + str(answer.error)}\n")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def evaluate(
             classifier.network, loader, device=classifier.device, autocast=classifier.autocast, bar=bar
         )
     classifier.check_logits(outcomes.logits)
-    outcomes = replace(outcomes, logits=outcomes.logits / classifier.temperature)
+    outcomes = outcomes.as_answered_by(classifier)
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     compute = compute_multilabel_metrics if classifier.multilabel else compute_metrics

@@ -13,12 +13,14 @@ from densekit.evaluation.outcomes import Outcomes, accuracy_interval
 
 @dataclass(frozen=True)
 class LabelMetrics(ClassMetrics):
-    """Figures of one label; those of a threshold are at a probability of 1/2, and None where nothing defines them.
+    """Figures of one label; None where nothing defines them.
 
-    Average precision and the area under the ROC curve (AUROC) look at the order of the pictures alone. Guessing has an
-    average precision of the label's share of the pictures, and an AUROC of 1/2.
+    Precision, recall and F1 are those of the answers, which have the label where its probability is above
+    ``threshold``. Average precision and the area under the ROC curve (AUROC) look at the order of the pictures alone.
+    Guessing has an average precision of the label's share of the pictures, and an AUROC of 1/2.
     """
 
+    threshold: float
     average_precision: float | None
     auroc: float | None
 
@@ -52,14 +54,13 @@ def compute_multilabel_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, 
         classes: name of each label.
         split: what the pictures are, e.g. "test"; stands beside every figure.
     """
-    labels, answered = outcomes.labels.bool(), outcomes.logits > 0
+    labels, answered = outcomes.labels.bool(), outcomes.answers
     counts = ((labels & answered).sum(0), answered.sum(0), labels.sum(0))  # (K,) each
-    columns = zip(
-        classes, *(count.tolist() for count in counts), average_precisions(outcomes), _aurocs(outcomes), strict=True
-    )
+    basics = map(class_metrics, classes, *(count.tolist() for count in counts))
+    thresholds = outcomes.thresholds or (0.5,) * len(classes)
+    columns = zip(basics, thresholds, average_precisions(outcomes), _aurocs(outcomes), strict=True)
     per_class = tuple(
-        LabelMetrics(**vars(class_metrics(name, hits, yes, pictures)), average_precision=precision, auroc=auroc)
-        for name, hits, yes, pictures, precision, auroc in columns
+        LabelMetrics(**vars(basic), threshold=t, average_precision=p, auroc=a) for basic, t, p, a in columns
     )
     correct = round(outcomes.accuracy * len(outcomes))
     return MultilabelMetrics(

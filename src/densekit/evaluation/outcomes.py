@@ -3,28 +3,31 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from densekit.classifier import Classifier
 from densekit.console import Bar
 from densekit.data.loaders import PictureLoader
 from densekit.data.pictures import Skipped
-from densekit.models.answers import cross_entropy, right
+from densekit.models.answers import answered, cross_entropy, right, to_probabilities
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """Logits float32 (N, K) of N pictures; ``index`` (N,) are their numbers in the set.
 
-    Labels are int64 (N,), or where a picture may have any number of them float32 (N, K).
+    Labels are int64 (N,), or where a picture may have any number of them float32 (N, K): then ``thresholds`` are the
+    K probabilities above which they are answered, None for a half.
     """
 
     logits: Tensor
     labels: Tensor
     index: Tensor
     unreadable: tuple[Skipped, ...] = ()
+    thresholds: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,6 +38,16 @@ class Outcomes:
         return self.labels.dim() == 2
 
     @property
+    def probabilities(self) -> Tensor:
+        """Probability of each class, (N, K)."""
+        return to_probabilities(self.logits, multilabel=self.multilabel)
+
+    @property
+    def answers(self) -> Tensor:
+        """Which classes are the answer, bool (N, K)."""
+        return answered(self.probabilities, multilabel=self.multilabel, thresholds=self.thresholds)
+
+    @property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
         return cross_entropy(self.logits, self.labels, multilabel=self.multilabel).item()
@@ -42,12 +55,16 @@ class Outcomes:
     @property
     def accuracy(self) -> float:
         """Share of pictures whose likeliest class is the right one; of several labels, with every one right."""
-        return right(self.logits, self.labels).double().mean().item()
+        return right(self.logits, self.labels, self.thresholds).double().mean().item()
 
     def top_accuracy(self, k: int) -> float:
         """Share of pictures whose right class is among the ``k`` likeliest."""
         best = self.logits.topk(k, dim=1).indices  # (N, k)
         return (best == self.labels[:, None]).any(1).double().mean().item()
+
+    def as_answered_by(self, classifier: Classifier) -> "Outcomes":
+        """Return logits of a classifier's network at its temperature, with its thresholds."""
+        return replace(self, logits=self.logits / classifier.temperature, thresholds=classifier.thresholds)
 
 
 @torch.inference_mode()

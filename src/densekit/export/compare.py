@@ -10,7 +10,6 @@ from densekit.data.picture_set import PictureSet, before_pictures
 from densekit.errors import DataError
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.export.targets import Tolerance
-from densekit.models.answers import answered, to_probabilities
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Comparison:
     """How far an exported classifier is from the trained one.
 
     Differences are absolute, over all pictures and classes; ``agreement`` is the share of pictures with the same
-    answer, the likeliest class or all labels that are likelier than not; the accuracies are on these same pictures.
+    answer, the likeliest class or all labels above their thresholds; the accuracies are on these same pictures.
     """
 
     pictures: int
@@ -80,10 +79,8 @@ def compare(
     if not len(before):
         raise DataError(f"none of the {len(pictures)} pictures to compare on can be read")
     logits = (after.logits - before.logits).abs()
-    multilabel, temperature = trained.multilabel, trained.temperature
-    shares = [to_probabilities(each.logits / temperature, multilabel=multilabel) for each in (before, after)]
-    probabilities = (shares[1] - shares[0]).abs()
-    answers = [answered(each.logits, multilabel=multilabel) for each in (before, after)]
+    before, after = before.as_answered_by(trained), after.as_answered_by(trained)
+    probabilities = (after.probabilities - before.probabilities).abs()
     return Comparison(
         pictures=len(before),
         split=pictures.split,
@@ -91,7 +88,7 @@ def compare(
         mean_logit_difference=logits.mean().item(),
         largest_probability_difference=probabilities.max().item(),
         mean_probability_difference=probabilities.mean().item(),
-        agreement=(answers[0] == answers[1]).all(1).double().mean().item(),
+        agreement=(before.answers == after.answers).all(1).double().mean().item(),
         accuracy_trained=before.accuracy,
         accuracy_exported=after.accuracy,
         tolerance=tolerance,

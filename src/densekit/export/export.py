@@ -103,11 +103,13 @@ def _use(target: Target, options: Options, classifier: Classifier) -> str:
         if options.bake_preprocessing
         else "float32 (N, C, H, W), made as said under Input"
     )
+    threshold = "above its probability under `thresholds` there" if classifier.thresholds else "above a half"
+    answered = f", and a label is answered where its own is {threshold}" if classifier.multilabel else ""
     return (
         "`densekit predict FOLDER picture.jpg` and `densekit evaluate FOLDER PICTURES` take this folder as it is. "
         f"Without densekit, where `pictures` is {given}:\n\n```python\n{target.usage}```\n\n"
         f"Its probabilities are the {function} of `logits / {classifier.temperature:.6g}` (the temperature in "
-        "model.json)."
+        f"model.json){answered}."
     )
 
 

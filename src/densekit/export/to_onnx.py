@@ -40,6 +40,8 @@ def write_onnx(classifier: Classifier, folder: Path, options: Options) -> Path:
         "preprocessing": classifier.preprocessing.model_dump_json(),
         "temperature": str(classifier.temperature),
     }
+    if classifier.thresholds is not None:
+        metadata["thresholds"] = json.dumps(classifier.thresholds)
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path = folder / "model.onnx"

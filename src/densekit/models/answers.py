@@ -3,6 +3,9 @@
 Labels are int64 (N,), the number of the class, or float (N, K), 1 for each label of a picture and 0 for the others.
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,18 +15,25 @@ def to_probabilities(logits: Tensor, *, multilabel: bool) -> Tensor:
     return logits.sigmoid() if multilabel else logits.softmax(1)
 
 
-def answered(logits: Tensor, *, multilabel: bool) -> Tensor:
-    """Return which classes are the answer, bool (N, K): the likeliest, or all that are likelier than not."""
-    if multilabel:
-        return logits > 0
-    return F.one_hot(logits.argmax(1), logits.shape[1]).bool()
+def answered(probabilities: Tensor, *, multilabel: bool, thresholds: Sequence[float] | None = None) -> Tensor:
+    """Return which classes are the answer, bool (N, K): the likeliest, or multi-label all above their thresholds.
+
+    Args:
+        probabilities: (N, K).
+        multilabel: each class is a yes or no of its own.
+        thresholds: K probabilities; None for a half: all that are likelier than not.
+    """
+    if not multilabel:
+        return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).bool()
+    return probabilities > (0.5 if thresholds is None else torch.tensor(thresholds).to(probabilities))
 
 
-def right(logits: Tensor, labels: Tensor) -> Tensor:
+def right(logits: Tensor, labels: Tensor, thresholds: Sequence[float] | None = None) -> Tensor:
     """Return whether each picture is answered rightly, bool (N,); of several labels, every one."""
-    if labels.dim() == 2:
-        return ((logits > 0) == labels.bool()).all(1)
-    return logits.argmax(1) == labels
+    if labels.dim() == 1:
+        return logits.argmax(1) == labels
+    answers = answered(to_probabilities(logits, multilabel=True), multilabel=True, thresholds=thresholds)
+    return (answers == labels.bool()).all(1)
 
 
 def cross_entropy(

@@ -39,18 +39,21 @@ def surest_mistakes(sureness: Tensor, wrong: Tensor, most: int) -> list[tuple[in
     """Return (picture, label) of the surest mistakes, each picture once.
 
     Args:
-        sureness: (N, K), probability of the yes or the no.
-        wrong: bool (N, K), whether that answer is wrong where it is the likelier one.
+        sureness: (N, K), probability of the answer, a yes or a no.
+        wrong: bool (N, K), whether it is wrong.
         most: how many.
     """
-    worst, label = sureness.where(wrong & (sureness > 0.5), 0.0).max(1)
+    worst, label = sureness.where(wrong, 0.0).max(1)
     order = worst.argsort(descending=True, stable=True)[:most]
     return [(place, int(label[place])) for place in order.tolist() if worst[place] > 0]
 
 
 def _worst(evaluation: Evaluation, screen: Screen, *, missed: bool) -> list[WrongLabel]:
-    probabilities, labels = evaluation.outcomes.logits.double().sigmoid(), evaluation.outcomes.labels.bool()
-    sureness, wrong = (1 - probabilities, labels) if missed else (probabilities, ~labels)
+    outcomes = evaluation.outcomes
+    probabilities, labels = outcomes.logits.double().sigmoid(), outcomes.labels.bool()
+    sureness, wrong = (
+        (1 - probabilities, labels & ~outcomes.answers) if missed else (probabilities, outcomes.answers & ~labels)
+    )
     mistakes = surest_mistakes(sureness, wrong, MOST_WRONG)
     shown = show_pictures(evaluation, [place for place, _ in mistakes], side=LARGE, screen=screen)
     if not isinstance(evaluation.classifier.network, ExportedNetwork):

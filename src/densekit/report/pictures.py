@@ -90,7 +90,7 @@ def _say_labels(evaluation: Evaluation, place: int) -> dict[str, Any]:
         return ", ".join(evaluation.classifier.classes[number] for number in chosen.nonzero()[:, 0]) or "none"
 
     outcomes = evaluation.outcomes
-    return {"label": name(outcomes.labels[place]), "answer": name(outcomes.logits[place] > 0)}
+    return {"label": name(outcomes.labels[place]), "answer": name(outcomes.answers[place])}
 
 
 def add_heat_maps(

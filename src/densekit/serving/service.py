@@ -35,7 +35,7 @@ class Likely(BaseModel):
 class Answer(BaseModel):
     """About one picture: its likeliest class and all that are named, best first; or why it could not be read.
 
-    A multi-label classifier answers with ``labels``, all that are likelier than not, instead of ``label``.
+    A multi-label classifier answers with ``labels``, all above their thresholds, instead of ``label``.
     """
 
     path: str

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from densekit.console import Bar
 from densekit.data.loaders import PictureLoader
 from densekit.data.pictures import Skipped
 from densekit.errors import DivergenceError, TrainingError
-from densekit.evaluation.calibration import fit_temperature
+from densekit.evaluation.calibration import fit_temperature, fit_thresholds
 from densekit.evaluation.multilabel import mean_average_precision
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.training.checkpoint import save_checkpoint
@@ -21,6 +22,7 @@ from densekit.training.history import MEAN_PRECISION, measure
 from densekit.training.interruption import Interruption
 from densekit.training.job import Job
 from densekit.training.processes import all_unreadable, fill_up, joined, share_buffers, summed
+from densekit.training.settings import TrainSettings
 from densekit.training.step import set_learning_rate, train_step
 from densekit.units import counted, in_shell
 
@@ -105,10 +107,18 @@ def finish_epoch(job: Job) -> None:
             job.classifier.record["trained"] |= {"epoch": progress.epoch, "epochs": settings.epochs}
             figures = {name: row[name] for name in ("val_accuracy", MEAN_PRECISION) if name in row}
             job.classifier.record["trained"] |= figures
-            temperature = fit_temperature(outcomes.logits, outcomes.labels) if outcomes else 1.0
-            replace(job.classifier, temperature=temperature).save(job.run.path)
+            classifier = replace(job.classifier, **_fitted(outcomes, settings)) if outcomes else job.classifier
+            classifier.save(job.run.path)
         job.reporter.report_epoch(row, progress.history)
     _checkpoint(job)
+
+
+def _fitted(outcomes: Outcomes, settings: TrainSettings) -> dict[str, Any]:
+    """Return what of a classifier is fitted to the validation pictures."""
+    temperature = fit_temperature(outcomes.logits, outcomes.labels)
+    if settings.thresholds == "half":
+        return {"temperature": temperature}
+    return {"temperature": temperature, "thresholds": fit_thresholds(outcomes.logits / temperature, outcomes.labels)}
 
 
 def _validate(job: Job, loader: PictureLoader) -> Outcomes:

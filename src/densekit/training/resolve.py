@@ -42,6 +42,10 @@ def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | 
     """
     if chosen.class_balance == "sampler" and dataset.multilabel:
         raise SettingsError("class_balance=sampler is for pictures of one class each: use class_balance=loss")
+    if chosen.thresholds == "f1" and not dataset.multilabel:
+        raise SettingsError("thresholds=f1 is for pictures of several labels: these have one class each")
+    if chosen.thresholds == "f1" and dataset.val is None:
+        raise SettingsError("thresholds=f1 needs pictures to validate on, and there are none")
     size = _picture_size(chosen, dataset)
     model, options = _network(chosen, size, weights)
     if "image_size" in model_options(model):

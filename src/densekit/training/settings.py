@@ -97,6 +97,11 @@ class TrainSettings(Augmentation, DataSettings):
     class_balance: Literal["none", "loss", "sampler"] = Field(
         "none", description="make up for rare classes by weights in the loss, or by drawing them more often"
     )
+    thresholds: Literal["half", "f1"] = Field(
+        "half",
+        description="of several labels a picture, answer those that are likelier than not, or those above the "
+        "probability with the best F1 on the validation pictures, each its own",
+    )
     early_stopping: PositiveInt | None = Field(
         None,
         description="stop after so many epochs without a better validation accuracy (of several labels a picture: mean "

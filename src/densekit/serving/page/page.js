@@ -118,13 +118,18 @@ async function answer(file, card, place) {
   } catch (error) {
     answers[place] = { path: file.name, error: error.message };
   }
-  const { top = [], labels, error } = answers[place];
-  const found = labels ?? top.slice(0, 1).map(({ label }) => label);
+  const { top = [], error } = answers[place];
+  const found = foundIn(answers[place]);
   find(".error", card).textContent = error ?? "";
   find(".error", card).hidden = !error;
   find(".picture", card).hidden = Boolean(error);
   find("ol", card).replaceChildren(...top.map((entry) => newLikely(entry, found.includes(entry.label), file, card)));
   tell();
+}
+
+/** The names that are the answer. */
+function foundIn({ top = [], labels }) {
+  return labels ?? top.slice(0, 1).map(({ label }) => label);
 }
 
 function newLikely({ label, probability }, found, file, card) {
@@ -177,11 +182,15 @@ function tell() {
 
 /** Offer the answers as the file that densekit predict --format csv writes. */
 function save() {
-  const rows = answers.flatMap(({ path, top, error }) =>
-    error ? [[path, "", "", "", error]] : top.map((entry, rank) => [path, rank + 1, entry.label, entry.probability, ""]),
-  );
+  const rows = answers.flatMap((answer) => {
+    const { path, top, error } = answer;
+    if (error) return [[path, "", "", "", error, ""]];
+    const found = foundIn(answer);
+    return top.map(({ label, probability }, i) => [path, i + 1, label, probability, "", Number(found.includes(label))]);
+  });
   const quote = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
-  const lines = [["path", "rank", "label", "probability", "error"], ...rows].map((row) => row.map(quote).join(","));
+  const header = ["path", "rank", "label", "probability", "error", "answer"];
+  const lines = [header, ...rows].map((row) => row.map(quote).join(","));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
   link.download = "answers.csv";
