@@ -40,7 +40,7 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
 
     def randomise(model: nn.Module) -> nn.Module:
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                 module.weight.data.uniform_(-0.5, 1.5)
                 for tensor in (module.bias.data, module.running_mean):
                     tensor.uniform_(-0.5, 0.5)

@@ -22,6 +22,11 @@ def stem() -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
+def volume_stem() -> nn.Module:
+    parts = {"norm0": nn.BatchNorm3d(10), "relu0": nn.ReLU(), "pool0": nn.MaxPool3d(3, stride=2, padding=1)}
+    return nn.Sequential(OrderedDict(parts))
+
+
 BUILDERS = pytest.mark.parametrize(
     "build",
     [lambda: DenseBlock(3, 10, 6, bn_size=None), bottleneck_block, lambda: Transition(10, 6), stem],
@@ -52,6 +57,19 @@ def test_second_derivatives(stock, fused, training, assert_ran, engine):
     for model in (stock.train(training), fused.train(training)):
         seen.append(again(model, x))
     torch.testing.assert_close(seen[1], seen[0], rtol=1e-8, atol=1e-7)  # of hundreds; some are zero but for rounding
+    assert_ran(fused, engine)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: DenseBlock(2, 10, 6, bn_size=2, spatial_dims=3), lambda: Transition(10, 6, spatial_dims=3), volume_stem],
+    ids=["block", "transition", "stem"],
+)
+def test_second_derivatives_of_volumes(stock, fused, assert_ran, engine):
+    x, seen = torch.randn(2, 10, 4, 5, 3, dtype=torch.float64, requires_grad=True), []
+    for model in (stock, fused):
+        seen.append(again(model, x))
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-8, atol=1e-7)
     assert_ran(fused, engine)
 
 

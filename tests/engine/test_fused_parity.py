@@ -25,10 +25,10 @@ def timms(**options) -> nn.Module:
     return timm.models.densenet.DenseNet(growth_rate=6, block_config=(2, 3, 2), bn_size=2, num_classes=5, **options)
 
 
-def monais() -> nn.Module:
+def monais(spatial_dims: int = 2) -> nn.Module:
     nets = pytest.importorskip("monai.networks.nets")
     options = {"growth_rate": 6, "block_config": (2, 3, 2), "bn_size": 2, "init_features": 10}
-    return nets.DenseNet(spatial_dims=2, in_channels=3, out_channels=5, **options)
+    return nets.DenseNet(spatial_dims, in_channels=3, out_channels=5, **options)
 
 
 def train(model: nn.Module) -> None:
@@ -42,14 +42,14 @@ def evaluate(model: nn.Module) -> None:
 def freeze_some(model: nn.Module) -> None:
     """Both norms, the first, the second, or none of a layer; and whole blocks through their neighbours."""
     model.train()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d)]
     for i, norm in enumerate(norms):
         norm.train(i % 3 != 0 and i % 4 != 2)
 
 
 def settings_per_layer(model: nn.Module) -> None:
     model.train()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d)]
     for i, norm in enumerate(norms):
         norm.eps = 10 ** -(1 + i % 5)
         norm.momentum = (None, 0.0, 0.3, 1.0)[i % 4]
@@ -65,6 +65,12 @@ NETWORKS = {
     "monai": (monais, {}, (2, 3, 40, 32)),
     "cifar_stem": (DenseNet, {"block_config": (2, 2, 3), "growth_rate": 5, "stem": "cifar"}, (2, 3, 11, 8)),
     "plain_layers": (DenseNet, {"block_config": (2, 3), "growth_rate": 5, "bn_size": None}, (2, 3, 36, 32)),
+    "monai_volumes": (monais, {"spatial_dims": 3}, (2, 3, 24, 17, 20)),
+    "plain_volumes": (
+        DenseNet,
+        {"block_config": (2, 2), "growth_rate": 5, "bn_size": None, "stem": "cifar", "spatial_dims": 3},
+        (2, 3, 7, 5, 6),
+    ),
     "max_pooling": (DenseNet, {"block_config": (2, 2), "growth_rate": 5, "pooling": "max"}, (2, 3, 36, 32)),
 }
 
@@ -111,7 +117,7 @@ def test_three_training_steps_are_the_stock_ones(network, mode, randomise, asser
     assert sum(isinstance(module, Fused) for module in fused.modules()) >= 2
 
 
-@pytest.mark.parametrize("network", ["torchvision", "timm", "cifar_stem", "plain_layers"])
+@pytest.mark.parametrize("network", ["torchvision", "timm", "cifar_stem", "plain_layers", "monai_volumes"])
 @pytest.mark.parametrize("mode", [train, evaluate, freeze_some])
 @torch.no_grad()
 def test_outputs_without_gradients_are_the_stock_ones(network, mode, randomise, assert_ran, engine):

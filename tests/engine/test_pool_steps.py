@@ -12,33 +12,40 @@ def vector(columns: int) -> Tensor:
 
 
 def nchw(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
+    return x.movedim(-1, 1)
 
 
-@pytest.mark.parametrize("size", [(3, 4, 6), (2, 5, 7), (2, 2, 3)], ids=["even", "odd", "smallest"])
+@pytest.mark.parametrize(
+    "size",
+    [(3, 4, 6), (2, 5, 7), (2, 2, 3), (2, 4, 6, 2), (2, 5, 3, 7)],
+    ids=["even", "odd", "smallest", "volumes", "odd_volumes"],
+)
 def test_pooling_is_autograds(ops, size):
     x = torch.randn(*size, 5, dtype=torch.float64)
     scale, shift, mean = vector(5), vector(5), vector(5)
     normalised = (x * scale + shift).requires_grad_()
-    pooled = F.avg_pool2d(nchw(normalised.relu()), 2).permute(0, 2, 3, 1)
+    average = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
+    pooled = average(nchw(normalised.relu()), 2).movedim(1, -1)
     dpooled = torch.randn(pooled.shape, dtype=torch.float64)
     pooled.backward(dpooled)
     assert_allclose(ops.bnrelu_avg_pool(x, scale, shift, torch.float64), pooled.detach(), rtol=1e-13, atol=1e-15)
     gradient, sums = ops.bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
     assert_allclose(gradient, normalised.grad, rtol=1e-13, atol=1e-15)
-    assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
-    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[0], normalised.grad.flatten(0, -2).sum(0), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).flatten(0, -2).sum(0), rtol=1e-12, atol=1e-13)
 
 
 def stock_max_pool(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """What is normalised, to be differentiated by, and what is pooled, (N, h, w, C)."""
     normalised = (x * scale + shift).requires_grad_()
-    pooled = F.max_pool2d(nchw(normalised.relu()), 3, stride=2, padding=1)
-    return normalised, pooled.permute(0, 2, 3, 1)
+    pool = F.max_pool2d if x.dim() == 4 else F.max_pool3d
+    return normalised, pool(nchw(normalised.relu()), 3, stride=2, padding=1).movedim(1, -1)
 
 
 MAX_POOLED = pytest.mark.parametrize(
-    "size", [(3, 4, 6), (2, 5, 7), (2, 2, 3), (2, 1, 1), (1, 1, 8)], ids=["even", "odd", "small", "pixel", "line"]
+    "size",
+    [(3, 4, 6), (2, 5, 7), (2, 2, 3), (2, 1, 1), (1, 1, 8), (2, 5, 4, 7)],
+    ids=["even", "odd", "small", "pixel", "line", "volumes"],
 )
 
 
@@ -58,8 +65,8 @@ def test_max_pooling_is_autograds(ops, size, equals):
     assert_allclose(out, pooled.detach(), rtol=1e-13, atol=1e-15)
     gradient, sums = ops.bnrelu_max_pool_backward(dpooled, places, x, scale, shift, mean)
     assert_allclose(gradient, normalised.grad, rtol=1e-13, atol=1e-15)
-    assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
-    assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[0], normalised.grad.flatten(0, -2).sum(0), rtol=1e-12, atol=1e-13)
+    assert_allclose(sums[1], (normalised.grad * (x - mean)).flatten(0, -2).sum(0), rtol=1e-12, atol=1e-13)
     again = torch.empty_like(out)
     assert ops.bnrelu_max_pool(x, scale, shift, again, locate=False) is None
     assert torch.equal(again, out)

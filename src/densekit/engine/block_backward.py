@@ -28,7 +28,7 @@ class _Gradient:
         self.call, self.features, self.means = call, features, moments[0]
         self.source = dout  # not ours to overwrite: the last layer adds to it on the way into the buffer
         width = features.shape[-1] - growth(call.parts[-1])  # no layer reads the last layer's channels
-        self.buffer = features.new_empty(*features.shape[:3], width)
+        self.buffer = features.new_empty(*features.shape[:-1], width)
         self.terms = torch.zeros_like(moments)  # of `RowSteps.bn_gradient`, summed over the layers so far
         self.deferred = False
 
@@ -72,7 +72,7 @@ def run_backward(
         else:
             results[:0] = [None] * len(wants)
         stop = start
-    return [gradient.finish(0, stop).permute(0, 3, 1, 2) if wanted[0] else None, *results]
+    return [gradient.finish(0, stop).movedim(-1, 1) if wanted[0] else None, *results]
 
 
 def backward_by_autograd(

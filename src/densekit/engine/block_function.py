@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from densekit.engine.block_backward import backward_by_autograd, run_backward
-from densekit.engine.calls import Call, growth, pixels, statistics
+from densekit.engine.calls import Call, channels_last, growth, pixels, statistics
 from densekit.engine.fused_function import Passes
 from densekit.engine.norms import Norm, affine
 from densekit.engine.ops import Bottleneck
@@ -33,18 +33,18 @@ def run_forward(
         parameters: of all layers, one after the other.
         keep: whether there will be a backward pass; without one, nothing is kept.
     """
-    N, c, H, W = x.shape
+    N, c, *size = x.shape
     channels = c + sum(map(growth, call.parts))
     dtype = torch.promote_types(x.dtype, call.dtype)
     # no view, so that what follows may work in place (without gradients: they need it as it is)
-    out = torch.empty(N, channels, H, W, dtype=dtype, device=x.device, memory_format=torch.channels_last)
-    features = out.permute(0, 2, 3, 1)
+    out = torch.empty(N, channels, *size, dtype=dtype, device=x.device, memory_format=channels_last(x))
+    features = out.movedim(1, -1)
     moments = torch.empty(2, channels, dtype=accumulation_dtype(dtype), device=x.device)
     measured = max((number for number, layer in enumerate(call.parts) if layer[0].norm.trains), default=-1)
     if measured >= 0:  # otherwise no norm asks for the moments of the input
         moments[:, :c] = call.ops.batch_moments(flat(pixels(x)).to(dtype), out=flat(features[..., :c]))
     else:
-        features[..., :c] = x.permute(0, 2, 3, 1)
+        features[..., :c] = x.movedim(1, -1)
     kept, remaining = [out, moments], iter(parameters)
     for number, layer in enumerate(call.parts):
         own = [next(remaining) for _ in range(3 * len(layer))]

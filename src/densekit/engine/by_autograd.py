@@ -23,8 +23,9 @@ def bnrelu(norm: NormState, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor
 
 
 def convolve(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """1x1 or 3x3 convolution that keeps height and width, (N, C, H, W) -> (N, D, H, W), in ``dtype``."""
-    return F.conv2d(x.to(dtype), weight.to(dtype), padding=weight.shape[-1] // 2)
+    """1x1 or 3x3 convolution that keeps height and width, (N, C, H, W) -> (N, K, H, W), in ``dtype``; or of volumes."""
+    convolution = F.conv2d if x.dim() == 4 else F.conv3d
+    return convolution(x.to(dtype), weight.to(dtype), padding=weight.shape[-1] // 2)
 
 
 def gradients_by_autograd(

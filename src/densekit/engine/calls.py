@@ -28,7 +28,7 @@ class Call(Generic[Parts]):
     ops: TorchOps
     parts: Parts
     dtype: torch.dtype
-    trained: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = field(default_factory=list)
+    trained: list[tuple[nn.BatchNorm2d | nn.BatchNorm3d, Tensor, Tensor]] = field(default_factory=list)
 
 
 def statistics(call: Call[Any], norm: NormState, moments: Tensor | None, *, keep: bool) -> tuple[Tensor, Tensor]:
@@ -72,8 +72,13 @@ def growth(layer: Layer) -> int:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, W, C), contiguous: a view where the memory is channels last."""
-    return images.permute(0, 2, 3, 1).contiguous()
+    """(N, C, H, W) -> (N, H, W, C), contiguous: a view where the memory is channels last. Likewise in 3-D."""
+    return images.movedim(1, -1).contiguous()
+
+
+def channels_last(images: Tensor) -> torch.memory_format:
+    """Return the layout in which the channels of a pixel, or of a volume's voxel, lie side by side."""
+    return torch.channels_last if images.dim() == 4 else torch.channels_last_3d
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

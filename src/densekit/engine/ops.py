@@ -60,7 +60,7 @@ class TorchOps(TileSteps, PoolSteps):
         _, scale, shift = affine(*layer.norm)
         z, seen2 = self.bnrelu_product(flat(x), scale, shift, layer.weight.to(dtype).flatten(1), measure=trains)
         _, scale2, shift2 = affine(*norm2 if seen2 is None else norm2._replace(mean=seen2[0], var=seen2[1]))
-        z = z.view(*x.shape[:3], -1)
+        z = z.view(*x.shape[:-1], -1)
         return z, seen2, self.bnrelu_convolve(z, scale2, shift2, layer.weight2.to(dtype), out, measure=measure)
 
     def layer_backward(
@@ -134,4 +134,4 @@ class TorchOps(TileSteps, PoolSteps):
             else:
                 product = activated @ matrix
                 second = self.bnrelu(product, scale2, shift2, out=product)
-            out[pictures] = convolve(second.view(*tile.shape[:3], -1), weight2)
+            out[pictures] = convolve(second.view(*tile.shape[:-1], -1), weight2)

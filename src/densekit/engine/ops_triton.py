@@ -142,7 +142,7 @@ class TritonOps(TorchOps):
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """As `PoolSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
-        if dtype not in _TYPES or not _fits(flat(x)):
+        if dtype not in _TYPES or not _fits(flat(x)) or x.dim() > 4:
             return super().bnrelu_avg_pool(x, scale, shift, dtype)
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C, dtype=dtype)
@@ -156,7 +156,7 @@ class TritonOps(TorchOps):
     ) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_avg_pool_backward`."""
         matrix = flat(x)
-        if not (_fits(matrix, flat(dpooled)) and dpooled.is_contiguous()):
+        if not (_fits(matrix, flat(dpooled)) and dpooled.is_contiguous()) or x.dim() > 4:
             return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
         gradient = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device)
         sizes = _sizes(matrix)

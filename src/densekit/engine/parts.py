@@ -49,7 +49,7 @@ class NormState(NamedTuple):
     Read once: a look at a module's attribute takes longer than it seems, and there are hundreds in a network.
     """
 
-    module: nn.BatchNorm2d
+    module: nn.BatchNorm2d | nn.BatchNorm3d
     trains: bool
     stored: Norm
 
@@ -145,7 +145,7 @@ def read_transition(transition: nn.Module) -> Pair:
     children = _children(transition)
     pair = _read_pair(children, "", size=1)
     pool = children.pop("pool", None)
-    if type(pool) is not nn.AvgPool2d or children:
+    if type(pool) is not (nn.AvgPool2d if pair.weight.dim() == 4 else nn.AvgPool3d) or children:
         raise Unsupported("a transition that does not end in plain average pooling")
     _check_untouched(pool)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
@@ -171,7 +171,7 @@ def read_stem(features: nn.Module) -> NormState:
     children = {name: features.get_submodule(name) for name in stem_names(features)}
     norm = _read_norm(children, "0")
     pool = children.pop("pool0", None)
-    if type(pool) is not nn.MaxPool2d or children:
+    if type(pool) is not (nn.MaxPool2d if _dimensions(norm) == 4 else nn.MaxPool3d) or children:
         raise Unsupported("a stem other than norm, ReLU and max-pooling")
     _check_untouched(pool)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
@@ -183,7 +183,7 @@ def read_stem(features: nn.Module) -> NormState:
 def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pair:
     """Take norm, activation and convolution out of ``children``."""
     norm, conv = _read_norm(children, number), children.pop(f"conv{number}", None)
-    if type(conv) is not nn.Conv2d:
+    if type(conv) is not nn.Conv2d and type(conv) is not nn.Conv3d:
         raise _other(conv, "Conv2d")
     _check_untouched(conv)
     _check_convolution(conv, size)
@@ -199,11 +199,11 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
         check_classes(norm)
         if type(norm.drop) is not nn.Identity:
             raise Unsupported("a norm that drops")
-    elif type(norm) is not nn.BatchNorm2d:
+    elif type(norm) not in (nn.BatchNorm2d, nn.BatchNorm3d):
         raise _other(norm, "BatchNorm2d")
     if type(act) is not nn.ReLU:
         raise _other(act, "ReLU")
-    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)
     for module in (norm, act):
         _check_untouched(module)
     mean, var = norm.running_mean, norm.running_var
@@ -234,11 +234,13 @@ def _check_untouched(module: nn.Module) -> None:
         raise StepAside("an inner module whose forward was replaced")
 
 
-def _check_convolution(conv: nn.Conv2d, size: int) -> None:
+def _check_convolution(conv: nn.Conv2d | nn.Conv3d, size: int) -> None:
     if conv.groups != 1:
         raise Unsupported("grouped convolutions")
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.bias)
-    if settings != ((size, size), (1, 1), (size // 2, size // 2), (1, 1), "zeros", None):
+    dimensions = len(conv.kernel_size)
+    expected = (*((number,) * dimensions for number in (size, 1, size // 2, 1)), "zeros", None)
+    if settings != expected:
         raise Unsupported(f"a {size}x{size} convolution with bias, stride, dilation or other padding")
     if conv.weight.shape[2:] != conv.kernel_size:
         raise StepAside(f"a weight of shape {tuple(conv.weight.shape)} in a {size}x{size} convolution")
@@ -264,7 +266,7 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
     """
     weight = pair.weight
     check_norm(pair.norm, x, channels, dtype)
-    if weight.shape[1] != channels:
+    if weight.shape[1] != channels or weight.dim() != x.dim():
         raise OtherInput("channels that do not fit")
     _check_tensors((weight,), x.device)
     compute = compute_dtype(x)
@@ -277,6 +279,8 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
 
 def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Check that a norm can take ``channels`` channels of ``dtype`` made from ``x``; raises as `check_pair`."""
+    if x.dim() != _dimensions(norm):
+        raise OtherInput("input of another number of dimensions")
     vectors, dtypes = norm.stored[:4], (dtype, accumulation_dtype(dtype))
     for vector in vectors:
         if vector.shape != (channels,):
@@ -285,8 +289,13 @@ def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) ->
             raise OtherInput("input and batch norms of different types")
     _check_tensors(vectors, x.device)
     if norm.trains and x.numel() == x.shape[1]:
-        size = torch.Size([1, channels, 1, 1])
+        size = torch.Size([1, channels, *[1] * (x.dim() - 2)])
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+
+
+def _dimensions(norm: NormState) -> int:
+    """Return how many a norm's input has: 4 of pictures, 5 of volumes."""
+    return 5 if isinstance(norm.module, nn.BatchNorm3d) else 4
 
 
 def _check_tensors(tensors: Sequence[Tensor], device: torch.device) -> None:

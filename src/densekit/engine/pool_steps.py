@@ -1,4 +1,9 @@
-"""The steps of transitions and stems: batch norm, ReLU and pooling, and their gradients, in plain PyTorch."""
+"""The steps of transitions and stems: batch norm, ReLU and pooling, and their gradients, in plain PyTorch.
+
+What is said of pictures (N, H, W, C) and 2x2 or 3x3 pixels holds for volumes (N, D, H, W, C) with one axis more.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,12 +25,15 @@ class PoolSteps(RowSteps):
             shift: (C,).
             dtype: of the result.
         """
-        N, H, W, C = x.shape
-        pooled = torch.empty(N, H // 2, W // 2, C, dtype=dtype, device=x.device)
+        N, *size, C = x.shape
+        pooled = torch.empty(N, *(side // 2 for side in size), C, dtype=dtype, device=x.device)
+        # of volumes PyTorch has no means in half types on a CPU
+        average, through = (F.avg_pool2d, dtype) if x.dim() == 4 else (F.avg_pool3d, scale.dtype)
         for pictures in self.tiles(x):
             tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=pooled.new_empty(flat(tile).shape)).view(tile.shape)
-            pooled[pictures] = F.avg_pool2d(activated.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+            out = pooled.new_empty(flat(tile).shape, dtype=through)
+            activated = self.bnrelu(flat(tile), scale, shift, out=out).view(tile.shape)
+            pooled[pictures] = average(activated.movedim(-1, 1), 2).movedim(1, -1)
         return pooled
 
     def bnrelu_avg_pool_backward(
@@ -43,15 +51,17 @@ class PoolSteps(RowSteps):
         Returns:
             The masked gradient (N, H, W, C), and its sums as of `drelu_sums`.
         """
-        _, H, W, C = x.shape
-        h, w = H // 2, W // 2
+        halves = dpooled.shape[1:-1]
         gradient = dpooled.new_empty(x.shape)
-        gradient[:, 2 * h :] = 0
-        gradient[:, :, 2 * w :] = 0
-        sums = torch.zeros(2, C, dtype=mean.dtype, device=mean.device)
+        for axis, half in enumerate(halves, start=1):
+            gradient.narrow(axis, 2 * half, x.shape[axis] - 2 * half).zero_()
+        sums = torch.zeros(2, x.shape[-1], dtype=mean.dtype, device=mean.device)
         for pictures in self.tiles(x):
-            inner = gradient[pictures, : 2 * h, : 2 * w].unflatten(2, (w, 2)).unflatten(1, (h, 2))
-            inner.copy_((dpooled[pictures] / 4)[:, :, None, :, None])  # (n, h, 2, w, 2, C)
+            inner, spread = gradient[pictures], dpooled[pictures] / 2 ** len(halves)
+            for axis, half in reversed(list(enumerate(halves, start=1))):
+                inner = inner.narrow(axis, 0, 2 * half).unflatten(axis, (half, 2))
+                spread = spread.unsqueeze(axis + 1)
+            inner.copy_(spread)  # (n, h, 2, w, 2, C) from (n, h, 1, w, 1, C)
             tile = flat(gradient[pictures])
             sums += self.drelu_sums(tile, flat(x[pictures]), scale, shift, mean, out=tile)
         return gradient, sums
@@ -70,16 +80,14 @@ class PoolSteps(RowSteps):
             Where each of them was, 0 to 8 in reading order, uint8 (N, h, w, C); if it is wanted.
         """
         places = torch.empty(out.shape, dtype=torch.uint8, device=x.device) if locate else None
-        top, left = _corners(out)
+        largest_of = F.max_pool2d if x.dim() == 4 else F.max_pool3d
         for pictures in self.tiles(x):
             tile = x[pictures]
             activated = self.bnrelu(flat(tile), scale, shift, out=out.new_empty(flat(tile).shape)).view(tile.shape)
-            largest, pixels = F.max_pool2d(activated.permute(0, 3, 1, 2), 3, 2, 1, return_indices=True)
-            out[pictures] = largest.permute(0, 2, 3, 1)
+            largest, pixels = largest_of(activated.movedim(-1, 1), 3, 2, 1, return_indices=True)
+            out[pictures] = largest.movedim(1, -1)
             if places is not None:
-                pixels = pixels.permute(0, 2, 3, 1)
-                width = x.shape[2]
-                places[pictures] = (pixels // width - top) * 3 + (pixels % width - left)
+                places[pictures] = _places(pixels.movedim(1, -1), x.shape[1:-1])
         return places
 
     def bnrelu_max_pool_backward(
@@ -100,19 +108,39 @@ class PoolSteps(RowSteps):
         """
         gradient = dpooled.new_empty(x.shape)
         sums = torch.zeros(2, x.shape[-1], dtype=mean.dtype, device=mean.device)
-        top, left = _corners(dpooled)
-        window = [3, 3], [2, 2], [1, 1], [1, 1], False
+        backward = torch.ops.aten.max_pool2d_with_indices_backward
+        if x.dim() > 4:
+            backward = torch.ops.aten.max_pool3d_with_indices_backward
+        window = *([number] * (x.dim() - 2) for number in (3, 2, 1, 1)), False
         for pictures in self.tiles(x):
-            place = places[pictures].long()
-            pixels = (top + place // 3) * x.shape[2] + left + place % 3
-            incoming, tile, pixels = (t.permute(0, 3, 1, 2) for t in (dpooled[pictures], gradient[pictures], pixels))
-            tile.copy_(torch.ops.aten.max_pool2d_with_indices_backward(incoming, tile, *window, pixels))
+            pixels = _pixels(places[pictures], x.shape[1:-1])
+            incoming, tile, pixels = (t.movedim(-1, 1) for t in (dpooled[pictures], gradient[pictures], pixels))
+            tile.copy_(backward(incoming, tile, *window, pixels))
             rows = flat(gradient[pictures])
             sums += self.drelu_sums(rows, flat(x[pictures]), scale, shift, mean, out=rows)
         return gradient, sums
 
 
-def _corners(pooled: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first line and the first column of the 3x3 pixels behind each of (N, h, w, C), to be broadcast."""
-    lines, columns = (2 * torch.arange(pooled.shape[axis], device=pooled.device) - 1 for axis in (1, 2))
-    return lines[:, None, None], columns[:, None]
+def _places(pixels: Tensor, size: Sequence[int]) -> Tensor:
+    """Return where pixels, numbered in reading order in pictures of a size, lie among the 3x3 behind their maxima."""
+    places = torch.zeros_like(pixels)
+    for axis in reversed(range(len(size))):
+        places += 3 ** (len(size) - 1 - axis) * (pixels % size[axis] - _corners(pixels, axis))
+        pixels = pixels // size[axis]
+    return places
+
+
+def _pixels(places: Tensor, size: Sequence[int]) -> Tensor:
+    """Undo `_places`."""
+    places, step = places.long(), 1
+    pixels = torch.zeros_like(places)
+    for axis in reversed(range(len(size))):
+        pixels += step * (places % 3 + _corners(places, axis))
+        places, step = places // 3, step * size[axis]
+    return pixels
+
+
+def _corners(pooled: Tensor, axis: int) -> Tensor:
+    """Return along an axis the first of the 3x3 pixels behind each of (N, h, w, C), to be broadcast."""
+    first = 2 * torch.arange(pooled.shape[1 + axis], device=pooled.device) - 1
+    return first.view(-1, *[1] * (pooled.dim() - 2 - axis))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densekit.engine.by_autograd import bnrelu, convolve, gradients_by_autograd
-from densekit.engine.calls import Call, pixels, statistics
+from densekit.engine.calls import Call, channels_last, pixels, statistics
 from densekit.engine.fused_function import Passes
 from densekit.engine.norms import Affine, affine, moment_terms, norm_gradients
 from densekit.engine.parts import NormState, Pair
@@ -29,9 +29,9 @@ def _transition_forward(
     features = pixels(x)
     norm, moments = _normalise(call, call.parts.norm, features, vectors, keep=keep)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
-    N, h, w, _ = pooled.shape
-    out = torch.empty(N, len(weight), h, w, dtype=pooled.dtype, device=pooled.device, memory_format=torch.channels_last)
-    torch.mm(flat(pooled), weight.to(call.dtype).flatten(1).t(), out=flat(out.permute(0, 2, 3, 1)))
+    N, *size, _ = pooled.shape
+    out = torch.empty(N, len(weight), *size, dtype=pooled.dtype, device=pooled.device, memory_format=channels_last(x))
+    torch.mm(flat(pooled), weight.to(call.dtype).flatten(1).t(), out=flat(out.movedim(1, -1)))
     return out, [x, *parameters, *moments]
 
 
@@ -42,9 +42,9 @@ def _transition_backward(
     x, gamma, beta, weight, mean, var = kept
     features = pixels(x)
     norm = affine(gamma, beta, mean, var, call.parts.norm.stored.eps)
-    dout = dout.permute(0, 2, 3, 1)  # (N, h, w, D)
+    dout = dout.movedim(1, -1)  # (N, h, w, D)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, dout.dtype)
-    dweight = kernels_like((dout.flatten(0, 2).t() @ flat(pooled)).to(weight.dtype), weight) if wanted[3] else None
+    dweight = kernels_like((dout.flatten(0, -2).t() @ flat(pooled)).to(weight.dtype), weight) if wanted[3] else None
     dpooled = dout @ weight.to(dout.dtype).flatten(1)
     mean = mean.to(norm.scale.dtype)
     gradient, sums = call.ops.bnrelu_avg_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
@@ -57,7 +57,8 @@ def _transition_by_autograd(
     *inputs, mean, var = kept
 
     def compute(x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor) -> Tensor:
-        pooled = F.avg_pool2d(bnrelu(call.parts.norm, x, gamma, beta, mean, var), 2)
+        average = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
+        pooled = average(bnrelu(call.parts.norm, x, gamma, beta, mean, var), 2)
         return convolve(pooled, weight, call.dtype)
 
     return gradients_by_autograd(compute, inputs, dout, wanted)
@@ -69,10 +70,10 @@ def _stem_forward(
     """Compute (N, C, H, W) -> (N, C, h, w) with half of the lines and columns, rounded up, in channels-last memory."""
     features = pixels(x)
     norm, moments = _normalise(call, call.parts, features, parameters, keep=keep)
-    N, C, H, W = x.shape
-    size = (N, C, (H + 1) // 2, (W + 1) // 2)
-    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    places = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.permute(0, 2, 3, 1), locate=keep)
+    N, C, *size = x.shape
+    size = [(side + 1) // 2 for side in size]
+    out = torch.empty(N, C, *size, dtype=x.dtype, device=x.device, memory_format=channels_last(x))
+    places = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.movedim(1, -1), locate=keep)
     return out, [x, *parameters, *moments, *([] if places is None else [places])]
 
 
@@ -93,7 +94,8 @@ def _stem_by_autograd(call: Call[NormState], kept: Sequence[Tensor], dout: Tenso
     *inputs, mean, var, _ = kept
 
     def compute(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return F.max_pool2d(bnrelu(call.parts, x, gamma, beta, mean, var), 3, 2, 1)
+        largest = F.max_pool2d if x.dim() == 4 else F.max_pool3d
+        return largest(bnrelu(call.parts, x, gamma, beta, mean, var), 3, 2, 1)
 
     return gradients_by_autograd(compute, inputs, dout, wanted)
 
@@ -131,4 +133,4 @@ def _norm_backward(
         call.ops.bn_gradient(d, flat(features), mean, norm.scale, moment_terms(sums, norm, len(d)), out=d)
     else:
         d.mul_(norm.scale)
-    return [gradient.permute(0, 3, 1, 2).to(features.dtype), *norm_gradients(sums, norm, state.stored.weight)]
+    return [gradient.movedim(-1, 1).to(features.dtype), *norm_gradients(sums, norm, state.stored.weight)]

@@ -27,8 +27,12 @@ class RowSteps:
     tile_values = 1 << 18  # float32: 1 MiB, half of a usual second-level cache
 
     def tiles(self, x: Tensor) -> Iterator[slice]:
-        """Yield slices of the first axis: cache-sized on a CPU, everything at once elsewhere."""
-        length = max(1, self.tile_values * len(x) // max(1, x.numel())) if x.device.type == "cpu" else len(x)
+        """Yield slices of the first axis: cache-sized on a CPU, everything at once elsewhere, and of volumes.
+
+        One of those fills a cache already, and PyTorch convolves a single one by a slow method.
+        """
+        in_cache = x.device.type == "cpu" and x.dim() < 5
+        length = max(1, self.tile_values * len(x) // max(1, x.numel())) if in_cache else len(x)
         for start in range(0, len(x), length):
             yield slice(start, min(start + length, len(x)))
 

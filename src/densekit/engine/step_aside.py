@@ -16,6 +16,7 @@ from densekit.models.checks import is_symbolic
 
 def _what_stock_calls() -> tuple[Any, ...]:
     convolution = (nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d)
+    convolution += (nn.Conv3d.forward, nn.Conv3d._conv_forward, F.conv3d)
     pooling = (nn.AvgPool2d.forward, F.avg_pool2d, nn.MaxPool2d.forward, F.max_pool2d)
     others = (nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward, F.relu, torch.cat, nn.Sequential.forward)
     return (*convolution, *pooling, *others)
@@ -38,7 +39,7 @@ def is_plain(x: Any) -> bool:
 
 
 def check_call(x: Any) -> None:
-    """Raise `OtherInput` unless ``x`` is an ordinary (N, C, H, W) batch and no tool is looking at every module."""
+    """Raise `OtherInput` unless ``x`` is a plain batch of pictures or volumes, and no tool looks at every module."""
     if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
         raise OtherInput("the network is being traced")
     check_surroundings()
@@ -48,8 +49,8 @@ def check_call(x: Any) -> None:
         raise OtherInput("PyTorch's own convolution, norm, ReLU, pooling, cat or Sequential was replaced")
     if not is_plain(x):
         raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
-    if x.dim() != 4 or not x.is_floating_point():
-        raise OtherInput("input other than (N, C, H, W) of floating point")
+    if x.dim() not in (4, 5) or not x.is_floating_point():
+        raise OtherInput("input other than (N, C, H, W) or (N, C, D, H, W) of floating point")
     if x.device.type == "mps":
         raise OtherInput("a device without float64, in which moments are joined")
     if x.numel() == 0 or x.is_meta:

@@ -25,7 +25,7 @@ class CompiledRowSteps(RowSteps):
         """Return the compiled step for these matrices, or None where it has to be PyTorch's."""
         given = [matrix for matrix in matrices if matrix is not None]
         dtype = given[0].dtype
-        if any(m.dtype != dtype or m.stride(-1) != 1 for m in given):
+        if any(m.dtype != dtype or m.stride(-1) != 1 or m.dim() > 4 for m in given):
             return None
         return self._steps.get((step, dtype))
 
@@ -90,7 +90,11 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     """Steps that pass over the lines of pictures once."""
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `PoolSteps.bnrelu_avg_pool`."""
+        """As `PoolSteps.bnrelu_avg_pool`; volumes slice by slice."""
+        if x.dim() == 5 and dtype == x.dtype:
+            slices = self.bnrelu_avg_pool(x.flatten(0, 1), scale, shift, dtype).unflatten(0, x.shape[:2])
+            pairs = slices[:, : x.shape[1] // 2 * 2]  # (N, 2 d, h, w, C)
+            return (pairs[:, ::2] / 2).add_(pairs[:, 1::2], alpha=0.5)
         step = self._find("bnrelu_avg_pool", x)
         if step is None or dtype != x.dtype:
             return super().bnrelu_avg_pool(x, scale, shift, dtype)
@@ -103,6 +107,11 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
         self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_avg_pool_backward`."""
+        if x.dim() == 5 and dpooled.dtype == x.dtype:
+            dslices = dpooled.new_zeros(*x.shape[:2], *dpooled.shape[2:])  # of an odd last slice nothing is wanted
+            dslices[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2)).copy_(dpooled[:, :, None] / 2)
+            gradient, sums = self.bnrelu_avg_pool_backward(dslices.flatten(0, 1), x.flatten(0, 1), scale, shift, mean)
+            return gradient.view_as(x), sums
         step = self._find("bnrelu_avg_pool_backward", x, dpooled)
         if step is None:
             return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)

@@ -153,11 +153,11 @@ class TileSteps(RowSteps):
         self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of a 3x3 convolution's input (N, H, W, c) and weight (k, c, 3, 3), each if wanted."""
-        one, mask = [1, 1], [wants_x, wants_weight, False]
+        one, mask = [1] * (weight.dim() - 2), [wants_x, wants_weight, False]
         dx, dweight, _ = torch.ops.aten.convolution_backward(
-            dy.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, one, one, one, False, [0, 0], 1, mask
+            dy.movedim(-1, 1), x.movedim(-1, 1), weight, None, one, one, one, False, [0] * len(one), 1, mask
         )
-        return None if dx is None else dx.permute(0, 2, 3, 1).contiguous(), dweight
+        return None if dx is None else dx.movedim(1, -1).contiguous(), dweight
 
     def _write(self, result: Tensor, out: Tensor, moments: "_Moments | None") -> None:
         """Copy (N, H, W, k) to where it belongs, and measure it where its moments are wanted."""
@@ -205,5 +205,6 @@ def kernels_like(matrix: Tensor, weight: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """3x3 convolution that keeps the size: (N, H, W, c) -> (N, H, W, k)."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1).contiguous()
+    """3x3 convolution that keeps the size: (N, H, W, c) -> (N, H, W, k); or 3x3x3, of volumes."""
+    convolution = F.conv2d if x.dim() == 4 else F.conv3d
+    return convolution(x.movedim(-1, 1), weight, padding=1).movedim(1, -1).contiguous()
