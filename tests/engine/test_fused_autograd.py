@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from densekit.engine.swap import fuse
 from densekit.models.dense_block import DenseBlock, Transition
+from densekit.models.densenet import DenseNet
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -48,6 +49,13 @@ def test_gradients_are_the_finite_differences(fused, assert_ran, engine):
 def test_two_runs_give_the_same_bits(build, randomise, gradients, assert_ran, engine):
     model = randomise(build())
     x = torch.randn(4, 10, 17, 13)
+    runs = [gradients(fuse(deepcopy(model), engine), x) for _ in range(2)]
+    torch.testing.assert_close(*runs, rtol=0, atol=0)
+
+
+def test_two_runs_on_volumes_give_the_same_bits(randomise, gradients, engine):
+    model = randomise(DenseNet((2, 2), 8, num_classes=3, spatial_dims=3))
+    x = torch.randn(3, 3, 20, 22, 19)
     runs = [gradients(fuse(deepcopy(model), engine), x) for _ in range(2)]
     torch.testing.assert_close(*runs, rtol=0, atol=0)
 
@@ -252,10 +260,26 @@ def test_memory_kept_for_the_backward_pass_is_at_most_half(randomise, assert_ran
     assert kept <= 0.5 * saved_bytes(stock, x)
 
 
+def test_of_volumes_no_more_is_kept_either(assert_ran, engine):
+    """Features and bottlenecks of a block, and of a whole network a third of what stock keeps."""
+    stock = DenseNet((6, 6), 16, num_init_features=32, num_classes=2, spatial_dims=3)
+    fused = fuse(deepcopy(stock), engine)
+    x = torch.randn(1, 32, 6, 9, 9).requires_grad_()
+    assert saved_bytes(fused.features.denseblock1, x) <= 1.05 * 4 * 6 * 9 * 9 * (32 + 6 * 16 + 6 * 64)
+    volumes = torch.randn(2, 3, 32, 32, 32)
+    assert saved_bytes(fused, volumes) <= saved_bytes(stock, volumes) / 3
+    assert_ran(fused, engine)
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_transition_keeps_its_input_and_vectors_only(training, engine):
-    x = torch.randn(2, 64, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
-    assert saved_bytes(fuse(Transition(64, 32).train(training), engine), x) <= 2 * 64 * 4
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_transition_keeps_its_input_and_vectors_only(spatial_dims, training, engine):
+    x = torch.randn(2, 64, *[8] * spatial_dims)
+    x = x.contiguous(
+        memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+    ).requires_grad_()
+    transition = Transition(64, 32, spatial_dims=spatial_dims).train(training)
+    assert saved_bytes(fuse(transition, engine), x) <= 2 * 64 * 4
 
 
 def test_memory_kept_grows_linearly_with_the_layers(engine):

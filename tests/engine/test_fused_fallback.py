@@ -157,11 +157,21 @@ def test_dropout_runs_stock_while_training_only(training):
         pytest.param(torch.rand(1, 10, 1, 1), True, id="one_value_per_channel"),
         pytest.param(torch.rand(1, 10, 1, 1), False, id="one_value_per_channel_eval"),
         pytest.param(torch.rand(1, 10, 1, 1).double(), True, id="one_value_double"),
+        pytest.param(torch.rand(1, 10, 1, 1, 1), True, id="one_value_of_a_volume"),
         pytest.param([1.0], True, id="a_list"),
         pytest.param(torch.rand(2, 10, 4, 4).to_mkldnn(), False, id="mkldnn"),
     ],
 )
-@pytest.mark.parametrize("stock", [DenseBlock(2, 10, 6), Transition(10, 6)], ids=["block", "transition"])
+@pytest.mark.parametrize(
+    "stock",
+    [
+        DenseBlock(2, 10, 6),
+        Transition(10, 6),
+        DenseBlock(2, 10, 6, spatial_dims=3),
+        Transition(10, 6, spatial_dims=3),
+    ],
+    ids=["block", "transition", "block_of_volumes", "transition_of_volumes"],
+)
 def test_input_that_stock_refuses_is_refused_alike(stock, x, training, autocast):
     stock = deepcopy(stock).train(training)
     fused = fuse(deepcopy(stock))
@@ -270,6 +280,7 @@ def test_statistics_that_are_not_tracked_stay(pair):
         (nn.functional, "conv2d"),
         (nn.functional, "relu"),
         (nn.functional, "avg_pool2d"),
+        (nn.functional, "conv3d"),
         (nn.functional, "max_pool2d"),
         (torch, "cat"),
     ],

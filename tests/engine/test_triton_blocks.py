@@ -11,10 +11,9 @@ from statistics import median
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.densenet import _DenseBlock
 
 from densekit.engine.swap import fuse
-from densekit.models.dense_block import Transition
+from densekit.models.dense_block import DenseBlock, Transition
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and (not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0)):
@@ -39,11 +38,11 @@ def exact_float32(monkeypatch):
 def network(randomise) -> Callable[..., nn.Sequential]:
     """Build a block and a transition, (N, 16, H, W) -> (N, 24, H // 2, W // 2), behind other modules."""
 
-    def network(*modules: nn.Module) -> nn.Sequential:
-        block = _DenseBlock(2, 16, bn_size=2, growth_rate=16, drop_rate=0.0)
-        model = randomise(nn.Sequential(*modules, block, Transition(48, 24)))
+    def network(*modules: nn.Module, spatial_dims: int = 2) -> nn.Sequential:
+        block = DenseBlock(2, 16, 16, bn_size=2, spatial_dims=spatial_dims)
+        model = randomise(nn.Sequential(*modules, block, Transition(48, 24, spatial_dims=spatial_dims)))
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                 module.bias.data.copy_(torch.where(torch.rand_like(module.bias) < 0.25, -SHIFT, SHIFT))
         return model.to(DEVICE)
 
@@ -51,7 +50,8 @@ def network(randomise) -> Callable[..., nn.Sequential]:
 
 
 def pixels(*size: int) -> Tensor:
-    return torch.randn(size, device=DEVICE).to(memory_format=torch.channels_last)
+    layout = torch.channels_last if len(size) == 4 else torch.channels_last_3d
+    return torch.randn(size, device=DEVICE).to(memory_format=layout)
 
 
 def assert_no_worse(errors: list[list[dict[str, float]]]) -> None:
@@ -124,6 +124,18 @@ def test_a_gradient_scaler_sees_what_overflows(value, network):
     assert scaler.get_scale() == 512
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
+
+
+def test_errors_on_volumes_are_those_of_stock(network, gradients, errors, assert_ran):
+    seen = []
+    for _ in range(DRAWS):
+        stock = network(spatial_dims=3)
+        x, dy = pixels(2, 16, 5, 6, 4), pixels(2, 24, 2, 3, 2)
+        truth = gradients(deepcopy(stock).double(), x.double(), dy.double())
+        fused = fuse(deepcopy(stock), "triton")
+        seen.append([errors(gradients(model, x, dy), truth) for model in (fused, stock)])
+        assert_ran(fused, "triton")
+    assert_no_worse(seen)
 
 
 def test_float64_is_exact(network, gradients, assert_ran):

@@ -15,11 +15,11 @@ from densekit.models.checks import is_symbolic
 
 
 def _what_stock_calls() -> tuple[Any, ...]:
-    convolution = (nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d)
-    convolution += (nn.Conv3d.forward, nn.Conv3d._conv_forward, F.conv3d)
-    pooling = (nn.AvgPool2d.forward, F.avg_pool2d, nn.MaxPool2d.forward, F.max_pool2d)
-    others = (nn.BatchNorm2d.forward, F.batch_norm, nn.ReLU.forward, F.relu, torch.cat, nn.Sequential.forward)
-    return (*convolution, *pooling, *others)
+    convolutions, norms = (nn.Conv2d, nn.Conv3d), (nn.BatchNorm2d, nn.BatchNorm3d)
+    pooling = (nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool2d, nn.MaxPool3d)
+    modules = [kind.forward for kind in (*convolutions, *norms, *pooling, nn.ReLU, nn.Sequential)]
+    functions = (F.conv2d, F.conv3d, F.avg_pool2d, F.avg_pool3d, F.max_pool2d, F.max_pool3d, F.batch_norm, F.relu)
+    return (*modules, *(kind._conv_forward for kind in convolutions), *functions, torch.cat)
 
 
 _AS_IMPORTED = _what_stock_calls()
