@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from common import interleave, setting, summarise, write_results
-from contenders import NETWORKS, build, contenders_of
+from contenders import NETWORKS, build, contenders_of, of_volumes
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,6 +54,8 @@ def make_step(model: nn.Module, x: Tensor, precision: str, infer: bool) -> Calla
 
 def pictures(batch: int, network: str, device: str) -> Tensor:
     side = NETWORKS[network]
+    if of_volumes(network):
+        return torch.randn(batch, 1, side, side, side, device=device).to(memory_format=torch.channels_last_3d)
     return torch.randn(batch, 3, side, side, device=device).to(memory_format=torch.channels_last)
 
 
@@ -163,7 +165,7 @@ def main() -> None:
             for precision in arguments.precisions
             for row in measure(arguments, network, precision)
         ]
-    where = setting("torch", "torchvision", "timm")
+    where = setting("torch", "torchvision", "timm", "monai")
     if arguments.device != "cpu":
         where["machine"] = torch.cuda.get_device_name(arguments.device)
     if arguments.write:

@@ -1,4 +1,4 @@
-"""The same DenseNet as its users have it: densekit's, fused and stock, torchvision's and timm's."""
+"""The same DenseNet as its users have it: densekit's, fused and stock, torchvision's and timm's; of volumes MONAI's."""
 
 from collections.abc import Callable
 
@@ -12,12 +12,26 @@ from densekit.engine.choose_ops import choose_ops
 from densekit.errors import SettingsError
 
 CIFAR = {"block_config": (16, 16, 16), "growth_rate": 12, "num_init_features": 24, "num_classes": 10}
-NETWORKS = {"densenet121": 224, "densenet201": 224, "densenet_bc100_k12_cifar": 32}
-"""Name in densekit's catalogue, and pixels of a side."""
+NETWORKS = {"densenet121": 224, "densenet201": 224, "densenet_bc100_k12_cifar": 32, "densenet121_3d": 96}
+"""Name in densekit's catalogue, and pixels of a side; one is that of volumes with one channel."""
+
+
+def of_volumes(network: str) -> bool:
+    """Whether a network takes (N, 1, D, H, W)."""
+    return network.endswith("_3d")
 
 
 def densekits(name: str) -> nn.Module:
+    if of_volumes(name):
+        return dk.create_model(name.removesuffix("_3d"), num_classes=10, in_channels=1, spatial_dims=3)
     return dk.create_model(name, num_classes=10)
+
+
+def monais(name: str) -> nn.Module:
+    from monai.networks import nets
+
+    kind = getattr(nets, name.removesuffix("_3d").replace("densenet", "DenseNet"))
+    return kind(spatial_dims=3, in_channels=1, out_channels=10)
 
 
 def torchvisions(name: str, **options: bool) -> nn.Module:
@@ -40,7 +54,9 @@ CONTENDERS: dict[str, Callable[[str], nn.Module]] = {
     "torchvision eager": torchvisions,
     "torchvision memory_efficient": lambda name: torchvisions(name, memory_efficient=True),
     "timm eager": timms,
+    "monai eager": monais,
     "torchvision compiled": torchvisions,
+    "monai compiled": monais,
 }
 
 
@@ -51,7 +67,8 @@ ENGINES = {"densekit fused": "auto", "densekit fused, triton": "triton"}
 def build(contender: str, network: str, device: str) -> nn.Module:
     """Build a contender in channels-last memory, which is the faster layout for all of them."""
     torch.manual_seed(0)
-    model = CONTENDERS[contender](network).to(device, memory_format=torch.channels_last)
+    layout = torch.channels_last_3d if of_volumes(network) else torch.channels_last
+    model = CONTENDERS[contender](network).to(device, memory_format=layout)
     if contender in ENGINES:
         dk.fuse(model, ENGINES[contender])
     return torch.compile(model) if "compiled" in contender else model
@@ -59,7 +76,8 @@ def build(contender: str, network: str, device: str) -> nn.Module:
 
 def contenders_of(network: str, device: str, *, training: bool, compiled: bool) -> list[str]:
     """Return the contenders that make sense for a network, and can run on a device."""
-    left_out = set() if compiled else {"torchvision compiled"}
+    others = ("torchvision", "timm") if of_volumes(network) else ("monai",)
+    left_out = {name for name in CONTENDERS if name.startswith(others) or ("compiled" in name and not compiled)}
     try:
         choose_ops("triton", torch.device(device).type)
     except SettingsError:

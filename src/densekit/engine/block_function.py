@@ -4,6 +4,8 @@ All features of a block lie in one matrix (P, C): a row per pixel, the block's i
 channels. A layer reads the first columns and writes its own. Batch moments belong to a channel, not to a layer: they
 are taken once and shared. Nothing normalised is kept for the backward pass, and what the moments take back from a
 channel's gradient is summed over all layers that read it and applied once.
+
+Here and in the other steps, shapes are those of pictures: volumes, (N, C, D, H, W), have an axis more.
 """
 
 from collections.abc import Sequence

@@ -156,7 +156,7 @@ def _without_label(module: Fused, x: Tensor) -> Tensor:
 
 
 class FusedDenseBlock(Fused):
-    """A dense block over one buffer: (N, C, H, W) -> (N, C + layers * growth_rate, H, W).
+    """A dense block over one buffer: (N, C, H, W) -> (N, C + layers * growth_rate, H, W), or of volumes.
 
     Keeps for the backward pass what each layer made, once, instead of what each layer read; and reads each feature
     map a few times in all instead of several times a layer.

@@ -32,9 +32,9 @@ _KINDS = (
 def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     """Let the stem, dense blocks and transitions of a DenseNet run fused: same numbers, faster, in less memory.
 
-    Works on 2-D DenseNets of densekit, torchvision, timm and MONAI, in place. Every module stays the same object and
-    an instance of its class, so that parameters, buffers, hooks, state-dict keys and optimizers built before stay what
-    they are; `unfuse` undoes it.
+    Works on 2-D and 3-D DenseNets of densekit, torchvision, timm and MONAI, in place. Every module stays the same
+    object and an instance of its class, so that parameters, buffers, hooks, state-dict keys and optimizers built before
+    stay what they are; `unfuse` undoes it.
 
     In training and with a gradient each step is the stock one's up to rounding. Running statistics are updated at the
     end of a block's forward pass, or not at all if that fails; and once a step also where a network saves memory by
