@@ -25,7 +25,6 @@ from densekit.models.answers import answered, to_probabilities
 from densekit.models.weights import load_model, read_record, save_model, save_record
 from densekit.prediction import Prediction
 from densekit.runtimes.exported import ExportedNetwork, open_exported
-from densekit.units import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,12 +285,12 @@ def load_classifier(
 
 
 def _check_thresholds(thresholds: Any, labels: int, path: Path) -> tuple[float, ...]:
-    if not labels:
-        raise CheckpointError(f"{path} has thresholds, which are for several labels a picture")
-    if not isinstance(thresholds, list) or not all(isinstance(t, int | float) and 0 < t < 1 for t in thresholds):
-        raise CheckpointError(f"{path} has the thresholds {thresholds}: they must be probabilities between 0 and 1")
-    if len(thresholds) != labels:
-        raise CheckpointError(f"{path} has {counted(len(thresholds), 'threshold', 'thresholds')} for {labels} labels")
+    possible = isinstance(thresholds, list) and all(isinstance(t, int | float) and 0 < t < 1 for t in thresholds)
+    if not possible or len(thresholds) != labels:
+        raise CheckpointError(
+            f"{path} has the thresholds {thresholds}: there must be one for each of several labels a picture ({labels} "
+            "here), between 0 and 1"
+        )
     return tuple(map(float, thresholds))
 
 

@@ -13,15 +13,13 @@ from torch.overrides import handle_torch_function
 
 from densekit.engine.block_function import DENSE_BLOCK
 from densekit.engine.calls import Call, growth, update_running_statistics
+from densekit.engine.check_parts import check_norm, check_pair, compute_dtype
 from densekit.engine.choose_ops import Choice, choose_ops, log_once
 from densekit.engine.fused_function import Passes, run_passes
 from densekit.engine.parts import (
     Layer,
     NormState,
     Pair,
-    check_norm,
-    check_pair,
-    compute_dtype,
     qualified_name,
     read_block,
     read_stem,

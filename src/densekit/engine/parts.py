@@ -4,16 +4,13 @@ Only modules whose mathematics is known are read: exactly these classes, none de
 user hung on the inside (hooks, parametrisations, a replaced ``forward``).
 """
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from densekit.engine.norms import Norm
-from densekit.engine.row_steps import accumulation_dtype
-from densekit.engine.step_aside import OtherInput, StepAside, is_plain
+from densekit.engine.step_aside import StepAside
 
 BLOCKS = {
     "densekit.models.dense_block.DenseBlock",
@@ -34,7 +31,6 @@ _LAYERS = {
     "timm.models.densenet.DenseLayer",
     "monai.networks.nets.densenet._DenseLayer",
 }
-_HALF = (torch.float16, torch.bfloat16)
 # of layers and of what is in them
 _METHODS = frozenset({"forward", "_conv_forward", "_first_convolution", "bn_function", "bottleneck_fn"})
 
@@ -171,7 +167,7 @@ def read_stem(features: nn.Module) -> NormState:
     children = {name: features.get_submodule(name) for name in stem_names(features)}
     norm = _read_norm(children, "0")
     pool = children.pop("pool0", None)
-    if type(pool) is not (nn.MaxPool2d if _dimensions(norm) == 4 else nn.MaxPool3d) or children:
+    if type(pool) is not (nn.MaxPool2d if dimensions(norm) == 4 else nn.MaxPool3d) or children:
         raise Unsupported("a stem other than norm, ReLU and max-pooling")
     _check_untouched(pool)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
@@ -246,61 +242,6 @@ def _check_convolution(conv: nn.Conv2d | nn.Conv3d, size: int) -> None:
         raise StepAside(f"a weight of shape {tuple(conv.weight.shape)} in a {size}x{size} convolution")
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which convolutions of ``x`` run: autocast's, where that is on and applies."""
-    device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
-
-
-def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
-    """Check that a norm and its convolution can take ``channels`` channels of ``dtype`` made from ``x``.
-
-    Returns:
-        The channels that the convolution makes.
-
-    Raises:
-        OtherInput: they cannot, so that the stock modules shall say what is wrong.
-        ValueError: one value per channel in training, as stock PyTorch raises it.
-    """
-    weight = pair.weight
-    check_norm(pair.norm, x, channels, dtype)
-    if weight.shape[1] != channels or weight.dim() != x.dim():
-        raise OtherInput("channels that do not fit")
-    _check_tensors((weight,), x.device)
-    compute = compute_dtype(x)
-    cast = compute != x.dtype or torch.is_autocast_enabled(x.device.type)
-    castable = cast and weight.dtype in (torch.float32, *_HALF)
-    if weight.dtype != compute and not castable:
-        raise OtherInput("input and weights of different types")
-    return weight.shape[0]
-
-
-def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) -> None:
-    """Check that a norm can take ``channels`` channels of ``dtype`` made from ``x``; raises as `check_pair`."""
-    if x.dim() != _dimensions(norm):
-        raise OtherInput("input of another number of dimensions")
-    vectors, dtypes = norm.stored[:4], (dtype, accumulation_dtype(dtype))
-    for vector in vectors:
-        if vector.shape != (channels,):
-            raise OtherInput("channels that do not fit")
-        if vector.dtype not in dtypes:
-            raise OtherInput("input and batch norms of different types")
-    _check_tensors(vectors, x.device)
-    if norm.trains and x.numel() == x.shape[1]:
-        size = torch.Size([1, channels, *[1] * (x.dim() - 2)])
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-
-
-def _dimensions(norm: NormState) -> int:
-    """Return how many a norm's input has: 4 of pictures, 5 of volumes."""
+def dimensions(norm: NormState) -> int:
+    """Return how many dimensions a norm's input has: 4 of pictures, 5 of volumes."""
     return 5 if isinstance(norm.module, nn.BatchNorm3d) else 4
-
-
-def _check_tensors(tensors: Sequence[Tensor], device: torch.device) -> None:
-    for tensor in tensors:
-        if not is_plain(tensor):
-            raise OtherInput("weights that are no plain dense tensors")
-        if tensor.device != device:
-            raise OtherInput("input and weights on different devices")
