@@ -326,6 +326,17 @@ def test_weights_of_another_size_than_their_convolutions(pair, shape):
     assert results == [RuntimeError, RuntimeError]
 
 
+def test_a_convolution_of_volumes_among_those_of_pictures(pair):
+    """Flattened to a matrix, its weight would fit."""
+    results = []
+    for model in pair:
+        model[1].denselayer1.conv1 = nn.Conv3d(10, 12, 1, bias=False).double()
+        with pytest.raises(RuntimeError) as raised:
+            model(pictures())
+        results.append(str(raised.value))
+    assert results[0] == results[1]
+
+
 def test_tensors_that_carry_labels_keep_them(pair):
     """MONAI's loaders make such."""
     from monai.data import MetaTensor
