@@ -8,7 +8,7 @@ import torch
 
 from densekit.classifier import Classifier, load_classifier
 from densekit.data.preprocessing import Preprocessing
-from densekit.errors import CheckpointError
+from densekit.errors import CheckpointError, SettingsError
 from densekit.models.catalogue import create_model
 
 CLASSES = ("cat", "dög", "great tit", "elk")
@@ -61,23 +61,26 @@ def test_thresholds_decide_the_answer(several, top, named, labels):
 
 
 @pytest.mark.parametrize(
-    "further",
+    ("further", "said"),
     [
-        pytest.param({"thresholds": [0.5, 0.5, 1.0, 0.2]}, id="certain"),
-        pytest.param({"thresholds": ["a"] * 4}, id="words"),
-        pytest.param({"thresholds": 0.3}, id="one_number"),
-        pytest.param({"thresholds": [0.3]}, id="too_few"),
-        pytest.param({"thresholds": [0.3] * 4, "multilabel": False}, id="one_class_a_picture"),
+        pytest.param({"thresholds": [0.5, 0.5, 1.0, 0.2]}, "give 4 between 0 and 1, one for each label", id="certain"),
+        pytest.param({"thresholds": ["a"] * 4}, "give 4 between 0 and 1", id="words"),
+        pytest.param({"thresholds": 0.3}, "give 4 between 0 and 1", id="one_number"),
+        pytest.param({"thresholds": [0.3]}, "give 4 between 0 and 1", id="too_few"),
+        pytest.param({"thresholds": [0.3] * 4, "multilabel": False}, "for several labels a picture", id="one_class"),
     ],
 )
-def test_thresholds_that_a_person_changed(several, tmp_path, further):
+def test_thresholds_that_a_person_gave(several, tmp_path, further, said):
     several.save(tmp_path)
     record = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     (tmp_path / "model.json").write_text(json.dumps(record | {"thresholds": [0.1, 0.2, 0.3, 0.4]}))
     assert load_classifier(tmp_path, device="cpu").thresholds == (0.1, 0.2, 0.3, 0.4)
     (tmp_path / "model.json").write_text(json.dumps(record | further))
-    with pytest.raises(CheckpointError, match="one for each of several labels a picture"):
+    with pytest.raises(CheckpointError, match=f"model.json: .*{said}"):
         load_classifier(tmp_path, device="cpu")
+    with pytest.raises(SettingsError, match=said):
+        replace(several, **further)
+    assert replace(several, thresholds=torch.full((4,), 0.5)).thresholds == (0.5,) * 4
 
 
 def test_saved_and_loaded(several, tmp_path):

@@ -52,6 +52,12 @@ class Classifier:
     multilabel: bool = False
     thresholds: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Raise SettingsError where the thresholds are not what they must be."""
+        if self.thresholds is not None:
+            labels = len(self.classes) if self.multilabel else 0
+            object.__setattr__(self, "thresholds", _check_thresholds(self.thresholds, labels))
+
     def __repr__(self) -> str:
         """One line, as a notebook shows it."""
         channels, (height, width) = self.preprocessing.channels, self.preprocessing.size
@@ -266,15 +272,16 @@ def load_classifier(
         ) from None
     if not 0 < temperature < math.inf:
         raise CheckpointError(f"{folder / 'model.json'} has the temperature {temperature}: it must be above 0")
-    if thresholds is not None:
-        thresholds = _check_thresholds(thresholds, len(classes) if multilabel else 0, folder / "model.json")
     architecture = getattr(network, "architecture", None) or record.get("architecture", {})
     answers = architecture.get("options", {}).get("num_classes", len(classes))
     if answers != len(classes):
         raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
-    classifier = Classifier(
-        network, classes, preprocessing, record, temperature, multilabel=multilabel, thresholds=thresholds
-    ).to(device)
+    try:
+        several = {"multilabel": multilabel, "thresholds": thresholds}
+        classifier = Classifier(network, classes, preprocessing, record, temperature, **several)
+    except SettingsError as error:
+        raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
+    classifier.to(device)
     if not isinstance(network, ExportedNetwork):
         return replace(classifier, precision=choose_precision(precision, classifier.device))
     if precision not in ("auto", "fp32"):
@@ -284,14 +291,16 @@ def load_classifier(
     return replace(classifier, precision="own")
 
 
-def _check_thresholds(thresholds: Any, labels: int, path: Path) -> tuple[float, ...]:
-    possible = isinstance(thresholds, list) and all(isinstance(t, int | float) and 0 < t < 1 for t in thresholds)
-    if not possible or len(thresholds) != labels:
-        raise CheckpointError(
-            f"{path} has the thresholds {thresholds}: there must be one for each of several labels a picture ({labels} "
-            "here), between 0 and 1"
-        )
-    return tuple(map(float, thresholds))
+def _check_thresholds(thresholds: Any, labels: int) -> tuple[float, ...]:
+    if not labels:
+        raise SettingsError("thresholds are for several labels a picture: these are classes")
+    try:
+        values = tuple(map(float, thresholds))
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != labels or not all(0 < value < 1 for value in values):
+        raise SettingsError(f"thresholds={thresholds}: give {labels} between 0 and 1, one for each label")
+    return values
 
 
 def classifier_folder(source: str | os.PathLike[str]) -> Path:

@@ -207,7 +207,10 @@ def test_a_block_in_two_places(small_block):
         (lambda: DenseNet((2,), 8, stem="cifar", se_reduction=4), "squeeze-and-excitation"),
         (lambda: DenseNet((2,), 8, stem="cifar", groups=2), "grouped convolutions"),
         (lambda: DenseNet((2,), 8, stem="cifar", activation="leaky_relu"), "LeakyReLU in the place of ReLU"),
-        (lambda: DenseNet((2,), 8, stem="cifar", spatial_dims=1), "BatchNorm1d in the place of BatchNorm2d"),
+        (
+            lambda: DenseNet((2,), 8, stem="cifar", spatial_dims=1),
+            "BatchNorm1d in the place of BatchNorm2d or BatchNorm3d",
+        ),
         (lambda: type("Mine", (_DenseBlock,), {})(2, 8, 4, 4, 0.0), "it has no dense block"),
     ],
     ids=["resnet", "se", "groups", "leaky_relu", "signals", "derived_class"],

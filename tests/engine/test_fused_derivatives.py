@@ -1,6 +1,7 @@
 """What the fused backward pass leaves to PyTorch's own operations: derivatives of gradients, tools that look at it."""
 
 from collections import OrderedDict
+from copy import deepcopy
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from densekit.engine.swap import fuse
 from densekit.models.dense_block import DenseBlock, Transition
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
@@ -71,6 +73,18 @@ def test_second_derivatives_of_volumes(stock, fused, assert_ran, engine):
         seen.append(again(model, x))
     torch.testing.assert_close(seen[1], seen[0], rtol=1e-8, atol=1e-7)
     assert_ran(fused, engine)
+
+
+@pytest.mark.parametrize("build", [lambda: Transition(10, 6, spatial_dims=3), volume_stem], ids=["transition", "stem"])
+def test_autocast_volumes_by_autograd(build, randomise, engine):
+    """In half types PyTorch has no means of volumes on a CPU."""
+    stock = randomise(build())
+    x, seen = torch.randn(2, 10, 4, 5, 3).bfloat16().requires_grad_(), []
+    for model in (stock, fuse(deepcopy(stock), engine)):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(x).float().square().sum()
+        seen.append(torch.autograd.grad(loss, [x, *model.parameters()], create_graph=True))
+    torch.testing.assert_close(seen[1], seen[0], rtol=0.05, atol=0.05)
 
 
 @BUILDERS

@@ -200,7 +200,7 @@ def test_one_value_per_channel_changes_nothing(small_block):
 def test_sync_batch_norm_runs_stock(pair):
     fused = nn.SyncBatchNorm.convert_sync_batchnorm(pair[1]).eval()
     torch.testing.assert_close(fused(x := pictures()), pair[0].eval()(x), **CLOSE)
-    assert fused[1].ran == "stock: SyncBatchNorm in the place of BatchNorm2d"
+    assert fused[1].ran == "stock: SyncBatchNorm in the place of BatchNorm2d or BatchNorm3d"
 
 
 def test_the_reason_is_logged_once(pair, caplog):

@@ -90,6 +90,19 @@ def test_error_is_at_most_that_of_stock(build, how, offset, training, randomise,
         assert error <= max(1.2 * of_stock[kind], FEW_ROUNDINGS), (kind, error, of_stock[kind])
 
 
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_gradients_of_volumes_of_few_slices_in_bfloat16(slices, randomise, gradients, errors, engine):
+    """Against float64, and loosely: over two slices PyTorch's own gradient of the weights is 1e18 and the like."""
+    stock = randomise(block_of_volumes())
+    x = torch.randn(2, 24, slices, 3, 4).to(memory_format=torch.channels_last_3d)
+    dy = torch.randn(2, 72, slices, 3, 4)
+    truth = gradients(deepcopy(stock).double(), x.double(), dy.double())
+    fused = fuse(stock, engine)
+    with torch.autocast("cpu", torch.bfloat16):
+        of_fused = errors(gradients(fused, x, dy), truth)
+    assert max(of_fused.values()) < 0.3, of_fused
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("mode", ["train", "eval", "second_norms_train", "last_layer_trains"])
 @pytest.mark.parametrize("build", BUILDERS)

@@ -113,22 +113,34 @@ def test_right_on_all_of_few_pictures_is_not_certain():
 
 class TestThresholds:
     def test_no_other_answers_have_a_better_f1(self, outcomes):
-        thresholds = fit_thresholds(outcomes.logits, outcomes.labels)
-        labels, probabilities = outcomes.labels.bool().numpy(), outcomes.probabilities.double().numpy()
+        thresholds = fit_thresholds(outcomes.probabilities, outcomes.labels)
+        labels, probabilities = outcomes.labels.bool().numpy(), outcomes.probabilities.numpy()
         for has, sure, chosen in zip(labels.T[:4], probabilities.T, thresholds, strict=False):
             reached = reference.f1_score(has, sure > chosen)
             assert reached == max(reference.f1_score(has, sure > other) for other in [0.0, *sure])
 
     def test_it_lies_in_the_middle_and_ties_are_not_torn_apart(self):
-        logits = torch.tensor([[0.9, 0.9, 0.1], [0.6, 0.3, 0.2], [0.2, 0.3, 0.3], [0.1, 0.1, 0.4]]).logit()
+        probabilities = torch.tensor([[0.9, 0.9, 0.1], [0.6, 0.3, 0.2], [0.2, 0.3, 0.3], [0.1, 0.1, 0.4]])
         labels = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
         # of 0.9 alone F1 is 1/2 in the second column, of 0.9 and both of 0.3 2/3, of all 6/7
-        assert fit_thresholds(logits, labels) == pytest.approx((0.4, 0.05, 0.05))
+        assert fit_thresholds(probabilities, labels) == pytest.approx((0.4, 0.05, 0.05))
 
-    def test_a_label_without_pictures_and_certainty(self):
-        logits = torch.tensor([[3.0, 90.0], [-2.0, 80.0]])
-        assert fit_thresholds(logits, torch.tensor([[0.0, 1.0], [0.0, 0.0]])) == pytest.approx((0.5, 0.5))
-        assert 0 < fit_thresholds(-logits, torch.ones(2, 2))[1] < 1e-5
+    def test_of_a_label_without_pictures_it_is_a_half(self):
+        assert fit_thresholds(torch.tensor([[0.3], [0.7]]), torch.zeros(2, 1)) == (0.5,)
+
+    @pytest.mark.parametrize(
+        "logits",
+        [[10.0, 9.999999, -3.0], [25.0, 16.0, -3.0], [-14.5, -18.0, -19.0], [0.0, -1e-7, -1.0], [-80.0, -85.0, -90.0]],
+        ids=["neighbours", "certain", "rare", "half", "impossible"],
+    )
+    def test_answers_are_those_that_it_was_chosen_for(self, logits):
+        """As probabilities lie in float32."""
+        outcomes = Outcomes(torch.tensor(logits)[:, None], torch.tensor([[1.0], [0.0], [0.0]]), torch.arange(3))
+        probabilities = outcomes.probabilities
+        (threshold,) = fit_thresholds(probabilities, outcomes.labels)
+        assert 0 < threshold < 1
+        found = replace(outcomes, thresholds=(threshold,)).answers[:, 0]
+        assert torch.equal(found, probabilities[:, 0] == probabilities.max())
 
     def test_figures_are_those_of_the_answers(self, outcomes):
         thresholds = (0.3, 0.1, 0.02, 0.9, 0.5)

@@ -102,7 +102,7 @@ def test_thresholds_are_those_with_the_best_f1_on_the_validation_pictures(table,
     run = train_tiny(data=str(table), limit_per_class=None, val_fraction=0.4, epochs=2, thresholds="f1")
     found = evaluate(run.folder, split="val", device="cpu", out=tmp_path / "val")
     thresholds = found.classifier.thresholds
-    assert thresholds == pytest.approx(fit_thresholds(found.outcomes.logits, found.outcomes.labels), abs=1e-5)
+    assert thresholds == pytest.approx(fit_thresholds(found.outcomes.probabilities, found.outcomes.labels), abs=1e-5)
     assert set(thresholds) != {0.5}
     assert [row.threshold for row in found.metrics.classes] == list(thresholds)
     other = replace(found.outcomes, thresholds=None)

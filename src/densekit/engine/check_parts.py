@@ -32,7 +32,9 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
     """
     weight = pair.weight
     check_norm(pair.norm, x, channels, dtype)
-    if weight.shape[1] != channels or weight.dim() != x.dim():
+    if weight.dim() != x.dim():
+        raise OtherInput("a convolution of another number of dimensions")
+    if weight.shape[1] != channels:
         raise OtherInput("channels that do not fit")
     _check_tensors((weight,), x.device)
     compute = compute_dtype(x)

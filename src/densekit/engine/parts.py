@@ -180,7 +180,7 @@ def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pai
     """Take norm, activation and convolution out of ``children``."""
     norm, conv = _read_norm(children, number), children.pop(f"conv{number}", None)
     if type(conv) is not nn.Conv2d and type(conv) is not nn.Conv3d:
-        raise _other(conv, "Conv2d")
+        raise _other(conv, "Conv2d or Conv3d")
     _check_untouched(conv)
     _check_convolution(conv, size)
     return Pair(norm, conv.weight)
@@ -196,7 +196,7 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
         if type(norm.drop) is not nn.Identity:
             raise Unsupported("a norm that drops")
     elif type(norm) not in (nn.BatchNorm2d, nn.BatchNorm3d):
-        raise _other(norm, "BatchNorm2d")
+        raise _other(norm, "BatchNorm2d or BatchNorm3d")
     if type(act) is not nn.ReLU:
         raise _other(act, "ReLU")
     assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)
@@ -212,7 +212,7 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
 
 def _other(found: Any, expected: str) -> Unsupported:
     name = type(found).__name__
-    return Unsupported(f"{name if name != expected else qualified_name(found)} in the place of {expected}")
+    return Unsupported(f"{qualified_name(found) if name in expected.split() else name} in the place of {expected}")
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:

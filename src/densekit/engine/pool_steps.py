@@ -27,8 +27,9 @@ class PoolSteps(RowSteps):
         """
         N, *size, C = x.shape
         pooled = torch.empty(N, *(side // 2 for side in size), C, dtype=dtype, device=x.device)
+        average = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
         # of volumes PyTorch has no means in half types on a CPU
-        average, through = (F.avg_pool2d, dtype) if x.dim() == 4 else (F.avg_pool3d, scale.dtype)
+        through = scale.dtype if x.dim() == 5 and x.device.type == "cpu" else dtype
         for pictures in self.tiles(x):
             tile = x[pictures]
             out = pooled.new_empty(flat(tile).shape, dtype=through)

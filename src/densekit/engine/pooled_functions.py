@@ -18,6 +18,7 @@ from densekit.engine.calls import Call, channels_last, pixels, statistics
 from densekit.engine.fused_function import Passes
 from densekit.engine.norms import Affine, affine, moment_terms, norm_gradients
 from densekit.engine.parts import NormState, Pair
+from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.tile_steps import flat, kernels_like
 
 
@@ -57,8 +58,11 @@ def _transition_by_autograd(
     *inputs, mean, var = kept
 
     def compute(x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor) -> Tensor:
-        average = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
-        pooled = average(bnrelu(call.parts.norm, x, gamma, beta, mean, var), 2)
+        activated = bnrelu(call.parts.norm, x, gamma, beta, mean, var)
+        if x.dim() == 4:
+            pooled = F.avg_pool2d(activated, 2)
+        else:  # of which PyTorch has none in half types on a CPU
+            pooled = F.avg_pool3d(activated.to(accumulation_dtype(x.dtype)), 2)
         return convolve(pooled, weight, call.dtype)
 
     return gradients_by_autograd(compute, inputs, dout, wanted)

@@ -27,14 +27,17 @@ class RowSteps:
     tile_values = 1 << 18  # float32: 1 MiB, half of a usual second-level cache
 
     def tiles(self, x: Tensor) -> Iterator[slice]:
-        """Yield slices of the first axis: cache-sized on a CPU, everything at once elsewhere, and of volumes.
+        """Yield slices of the first axis: cache-sized on a CPU, everything at once elsewhere.
 
-        One of those fills a cache already, and PyTorch convolves a single one by a slow method.
+        No volume is left alone that has others: PyTorch's convolution of a single one is slow.
         """
-        in_cache = x.device.type == "cpu" and x.dim() < 5
-        length = max(1, self.tile_values * len(x) // max(1, x.numel())) if in_cache else len(x)
-        for start in range(0, len(x), length):
-            yield slice(start, min(start + length, len(x)))
+        length = max(1, self.tile_values * len(x) // max(1, x.numel())) if x.device.type == "cpu" else len(x)
+        if x.dim() == 5:
+            parts = max(1, len(x) // max(2, length))
+            bounds = [len(x) * part // parts for part in range(parts + 1)]
+        else:
+            bounds = [*range(0, len(x), length), len(x)]
+        yield from map(slice, bounds, bounds[1:])
 
     def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return mean and biased variance of every column of ``x`` as float64 (2, c); copy ``x`` to ``out`` on the way.

@@ -90,7 +90,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     """Steps that pass over the lines of pictures once."""
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `PoolSteps.bnrelu_avg_pool`; volumes slice by slice."""
+        """As `PoolSteps.bnrelu_avg_pool`; volumes slice by slice, so that half types are rounded once more."""
         if x.dim() == 5 and dtype == x.dtype:
             slices = self.bnrelu_avg_pool(x.flatten(0, 1), scale, shift, dtype).unflatten(0, x.shape[:2])
             pairs = slices[:, : x.shape[1] // 2 * 2]  # (N, 2 d, h, w, C)

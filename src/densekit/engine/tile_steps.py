@@ -153,6 +153,10 @@ class TileSteps(RowSteps):
         self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of a 3x3 convolution's input (N, H, W, c) and weight (k, c, 3, 3), each if wanted."""
+        if wants_weight and x.dim() == 5 and x.shape[1] == 2 and (x.device.type, x.dtype) == ("cpu", torch.bfloat16):
+            # over two slices PyTorch's gradient of the weight holds memory that nobody has written
+            _, dweight = self.convolve_backward(dy.float(), x.float(), weight.float(), False, True)
+            return self.convolve_backward(dy, x, weight, wants_x, False)[0], dweight
         one, mask = [1] * (weight.dim() - 2), [wants_x, wants_weight, False]
         dx, dweight, _ = torch.ops.aten.convolution_backward(
             dy.movedim(-1, 1), x.movedim(-1, 1), weight, None, one, one, one, False, [0] * len(one), 1, mask

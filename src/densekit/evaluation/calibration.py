@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from densekit.models.answers import to_probabilities
 
 _HOTTEST = 20.0  # also of a network that only guesses, whose best temperature would be infinite
-_LEAST = 1e-6  # a threshold is no certainty
 
 
 @dataclass(frozen=True)
@@ -96,20 +95,20 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp((low + high) / 2)
 
 
-def fit_thresholds(logits: Tensor, labels: Tensor) -> tuple[float, ...]:
+def fit_thresholds(probabilities: Tensor, labels: Tensor) -> tuple[float, ...]:
     """Return the probability above which each label is best answered: with the highest F1 on these pictures.
 
     That is half of the F1 reached where probabilities are true (Lipton et al., Optimal thresholding of classifiers to
     maximize F1 measure, 2014, arXiv:1402.1892), so below a half, far below it for a label that is hard to tell.
 
     Args:
-        logits: (N, K) of pictures that were not learned from, at the temperature of the answers.
+        probabilities: float32 (N, K) of pictures that were not learned from, as they are answered.
         labels: float (N, K).
 
     Returns:
         K probabilities, each in the middle between two pictures; a half for a label that no picture has.
     """
-    return tuple(map(_best_threshold, logits.double().sigmoid().T, labels.T))
+    return tuple(map(_best_threshold, probabilities.T, labels.T))
 
 
 def _best_threshold(probabilities: Tensor, has: Tensor) -> float:
@@ -119,4 +118,6 @@ def _best_threshold(probabilities: Tensor, has: Tensor) -> float:
     below = torch.cat([ranked[1:], ranked.new_zeros(1)])
     f1 = 2 * has[order].cumsum(0) / (torch.arange(1, len(order) + 1) + has.sum())
     best = int(f1.where(ranked > below, 0.0).argmax())  # pictures that are as likely are answered alike
-    return min(max((ranked[best] + below[best]).item() / 2, _LEAST), 1 - _LEAST)
+    middle = (ranked[best] + below[best]) / 2
+    threshold = middle if middle < ranked[best] else below[best]  # where they are neighbours in float32
+    return max(threshold.item(), torch.finfo(torch.float32).tiny)

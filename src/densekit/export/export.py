@@ -103,7 +103,9 @@ def _use(target: Target, options: Options, classifier: Classifier) -> str:
         if options.bake_preprocessing
         else "float32 (N, C, H, W), made as said under Input"
     )
-    threshold = "above its probability under `thresholds` there" if classifier.thresholds else "above a half"
+    threshold = (
+        "above its probability under `thresholds` there" if classifier.thresholds is not None else "above a half"
+    )
     answered = f", and a label is answered where its own is {threshold}" if classifier.multilabel else ""
     return (
         "`densekit predict FOLDER picture.jpg` and `densekit evaluate FOLDER PICTURES` take this folder as it is. "

@@ -118,7 +118,8 @@ def _fitted(outcomes: Outcomes, settings: TrainSettings) -> dict[str, Any]:
     temperature = fit_temperature(outcomes.logits, outcomes.labels)
     if settings.thresholds == "half":
         return {"temperature": temperature}
-    return {"temperature": temperature, "thresholds": fit_thresholds(outcomes.logits / temperature, outcomes.labels)}
+    answered = replace(outcomes, logits=outcomes.logits / temperature)
+    return {"temperature": temperature, "thresholds": fit_thresholds(answered.probabilities, answered.labels)}
 
 
 def _validate(job: Job, loader: PictureLoader) -> Outcomes:

@@ -67,8 +67,9 @@ def _step_in_parts(job: Job, batch: Batch, parts: int) -> Tensor:
         last = end == len(labels)  # when gradients are exchanged, once a step, however many parts there are
         with nullcontext() if last else job.accelerator.no_sync(job.forward), job.accelerator.autocast():
             logits = job.forward(pictures[part])
+        logits = logits.float()
         loss = cross_entropy(
-            logits.float(),
+            logits,
             targets[part],
             multilabel=job.classifier.multilabel,
             class_weights=job.class_weights,
