@@ -183,3 +183,14 @@ def test_any_number_of_labels(label_run, halves, tmp_path):
     done = explain_pictures(classifier, files, top=1, out=tmp_path / "out", screen=QUIET)
     assert [each.labels for each in done.predictions] == [each.labels for each in classifier.predict(files, top=1)]
     assert any(len(each.labels or ()) == 2 for each in done.predictions)
+
+
+def test_what_is_answered_is_explained_before_what_is_likelier(label_run, halves, tmp_path):
+    only = replace(load_classifier(label_run, device="cpu"), thresholds=(1e-9, 0.999999, 0.999999))
+    drawn = []
+    for folder, further in (("answered", {"top": 1}), ("asked", {"classes": [only.classes[0]]})):
+        done = explain_pictures(only, halves.parent / "1.png", out=tmp_path / folder, screen=QUIET, **further)
+        drawn.append(next((tmp_path / folder).glob("*1.png")).read_bytes())
+    assert done.predictions[0].labels == (only.classes[0],)
+    assert done.predictions[0].label != only.classes[0]
+    assert drawn[0] == drawn[1]

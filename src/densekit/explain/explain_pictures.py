@@ -19,6 +19,7 @@ from densekit.explain.heat_maps import Method, check_explainable, choose_method,
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
 from densekit.files import new_folder, write_atomically
+from densekit.models.answers import answered
 from densekit.prediction import Prediction
 from densekit.units import some
 
@@ -56,7 +57,7 @@ def explain_pictures(
         pictures: files, folders (searched for pictures) and patterns such as ``photos/*.jpg``.
         method: "cam" (exact), "gradcam", "occlusion" or "integrated-gradients" [cam where the network ends in
             global pooling and a linear layer, else gradcam; occlusion for an exported network].
-        top: how many of the likeliest classes to name, and to explain.
+        top: how many of the likeliest classes to name, and to explain; the answer's first.
         classes: names of the classes to explain instead, whatever the classifier says.
         out: where to write; must be new or empty ["explained", numbered if it exists].
         batch_size: pictures at a time.
@@ -155,7 +156,9 @@ class _Drawing:
             return
         pixels = torch.stack([picture.pixels for picture in pictures])
         probabilities = self.classifier.probabilities(pixels)
-        likeliest = probabilities.topk(self.top).indices
+        several, thresholds = self.classifier.multilabel, self.classifier.thresholds
+        answers = answered(probabilities, multilabel=several, thresholds=thresholds)
+        likeliest = (probabilities + answers).topk(self.top).indices  # what is answered first
         explained = likeliest if self.asked is None else self.asked.expand(len(pixels), -1)
         self.method = self.method or choose_method(self.classifier, pixels)
         repeated = pixels.repeat_interleave(self.maps, 0)
