@@ -63,6 +63,16 @@ def test_thresholds_decide_what_is_wrong(evaluation, tmp_path, read_page):
     assert "20.0" in page.text
 
 
+def test_mistakes_are_as_sure_as_they_are_far_from_their_thresholds(evaluation):
+    """A probability of 40 % is a surer yes where 1 % is enough than 60 % where it takes 50."""
+    logits, labels = torch.tensor([[0.4, -0.4, -9.0]]), torch.zeros(1, 3)
+    outcomes = Outcomes(logits, labels, torch.zeros(1, dtype=torch.int64), thresholds=(0.5, 0.01, 0.5))
+    found = wrong_labels(replace(evaluation, outcomes=outcomes), QUIET)
+    assert [each.label for each in found["wrongly_found"]] == ["<b>dog</b>"]
+    assert found["wrongly_found"][0].probability == pytest.approx(0.4013, abs=1e-4)
+    assert not found["missed"]
+
+
 def test_a_picture_is_shown_once_with_its_worst_label():
     sureness = torch.tensor([[0.9, 0.99], [0.4, 0.1], [0.6, 0.97]])
     wrong = torch.tensor([[True, True], [False, False], [True, False]])

@@ -39,21 +39,23 @@ def surest_mistakes(sureness: Tensor, wrong: Tensor, most: int) -> list[tuple[in
     """Return (picture, label) of the surest mistakes, each picture once.
 
     Args:
-        sureness: (N, K), probability of the answer, a yes or a no.
+        sureness: (N, K), of the answer, a yes or a no; any measure that grows with it.
         wrong: bool (N, K), whether it is wrong.
         most: how many.
     """
-    worst, label = sureness.where(wrong, 0.0).max(1)
+    worst, label = sureness.where(wrong, -torch.inf).max(1)
     order = worst.argsort(descending=True, stable=True)[:most]
-    return [(place, int(label[place])) for place in order.tolist() if worst[place] > 0]
+    return [(place, int(label[place])) for place in order.tolist() if wrong[place].any()]
 
 
 def _worst(evaluation: Evaluation, screen: Screen, *, missed: bool) -> list[WrongLabel]:
     outcomes = evaluation.outcomes
-    probabilities, labels = outcomes.logits.double().sigmoid(), outcomes.labels.bool()
-    sureness, wrong = (
-        (1 - probabilities, labels & ~outcomes.answers) if missed else (probabilities, outcomes.answers & ~labels)
+    probabilities, labels, answers = outcomes.probabilities, outcomes.labels.bool(), outcomes.answers
+    # log-odds: comparable between labels that are answered above thresholds of their own
+    beyond = (
+        outcomes.logits if outcomes.thresholds is None else outcomes.logits - torch.tensor(outcomes.thresholds).logit()
     )
+    sureness, wrong = (-beyond, labels & ~answers) if missed else (beyond, answers & ~labels)
     mistakes = surest_mistakes(sureness, wrong, MOST_WRONG)
     shown = show_pictures(evaluation, [place for place, _ in mistakes], side=LARGE, screen=screen)
     if not isinstance(evaluation.classifier.network, ExportedNetwork):
