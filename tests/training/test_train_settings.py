@@ -56,6 +56,7 @@ VALUES = {
     "ema": 0.9999,
     "clip": 1.0,
     "class_balance": "sampler",
+    "thresholds": "f1",
     "early_stopping": 5,
     "device": "cuda:1",
     "precision": "bf16",
