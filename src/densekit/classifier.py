@@ -21,7 +21,7 @@ from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device, choose_precision
-from densekit.models.answers import answered, to_probabilities
+from densekit.models.answers import answered, check_thresholds, to_probabilities
 from densekit.models.weights import load_model, read_record, save_model, save_record
 from densekit.prediction import Prediction
 from densekit.runtimes.exported import ExportedNetwork, open_exported
@@ -56,7 +56,7 @@ class Classifier:
         """Raise SettingsError where the thresholds are not what they must be."""
         if self.thresholds is not None:
             labels = len(self.classes) if self.multilabel else 0
-            object.__setattr__(self, "thresholds", _check_thresholds(self.thresholds, labels))
+            object.__setattr__(self, "thresholds", check_thresholds(self.thresholds, labels))
 
     def __repr__(self) -> str:
         """One line, as a notebook shows it."""
@@ -289,18 +289,6 @@ def load_classifier(
             f"{folder} is exported and computes in its own precision: precision {precision!r} is for runs"
         )
     return replace(classifier, precision="own")
-
-
-def _check_thresholds(thresholds: Any, labels: int) -> tuple[float, ...]:
-    if not labels:
-        raise SettingsError("thresholds are for several labels a picture: these are classes")
-    try:
-        values = tuple(map(float, thresholds))
-    except (TypeError, ValueError):
-        values = ()
-    if len(values) != labels or not all(0 < value < 1 for value in values):
-        raise SettingsError(f"thresholds={thresholds}: give {labels} between 0 and 1, one for each label")
-    return values
 
 
 def classifier_folder(source: str | os.PathLike[str]) -> Path:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,12 @@ class Outcomes:
         """Whether a picture may have several labels, or none."""
         return self.labels.dim() == 2
 
-    @property
+    @cached_property
     def probabilities(self) -> Tensor:
         """Probability of each class, (N, K)."""
         return to_probabilities(self.logits, multilabel=self.multilabel)
 
-    @property
+    @cached_property
     def answers(self) -> Tensor:
         """Which classes are the answer, bool (N, K)."""
         return answered(self.probabilities, multilabel=self.multilabel, thresholds=self.thresholds)

@@ -4,10 +4,13 @@ Labels are int64 (N,), the number of the class, or float (N, K), 1 for each labe
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from densekit.errors import SettingsError
 
 
 def to_probabilities(logits: Tensor, *, multilabel: bool) -> Tensor:
@@ -26,6 +29,27 @@ def answered(probabilities: Tensor, *, multilabel: bool, thresholds: Sequence[fl
     if not multilabel:
         return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).bool()
     return probabilities > (0.5 if thresholds is None else torch.tensor(thresholds).to(probabilities))
+
+
+def check_thresholds(thresholds: Any, labels: int) -> tuple[float, ...]:
+    """Return the thresholds of a multi-label classifier as numbers.
+
+    Args:
+        thresholds: what was given as such.
+        labels: how many there must be; 0 where each picture has one class of several.
+
+    Raises:
+        SettingsError: they are for one class of several, not one for each label, or not between 0 and 1.
+    """
+    if not labels:
+        raise SettingsError("thresholds are for several labels a picture: these are classes")
+    try:
+        values = tuple(map(float, thresholds))
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != labels or not all(0 < value < 1 for value in values):
+        raise SettingsError(f"thresholds={thresholds}: give {labels} between 0 and 1, one for each label")
+    return values
 
 
 def right(logits: Tensor, labels: Tensor, thresholds: Sequence[float] | None = None) -> Tensor:
