@@ -142,6 +142,16 @@ class TestThresholds:
         found = replace(outcomes, thresholds=(threshold,)).answers[:, 0]
         assert torch.equal(found, probabilities[:, 0] == probabilities.max())
 
+    def test_between_neighbours_in_float32_there_is_nothing(self):
+        """Their mean is rounded to the larger one, which would then not be answered."""
+        half = torch.tensor(0.5)
+        probabilities = torch.stack([half, torch.nextafter(half, torch.tensor(0.0))])[:, None]
+        (threshold,) = fit_thresholds(probabilities, torch.tensor([[1.0], [0.0]]))
+        assert (probabilities[:, 0] > torch.tensor(threshold)).tolist() == [True, False]
+
+    def test_of_impossible_pictures_it_is_above_0(self):
+        assert fit_thresholds(torch.zeros(2, 1), torch.ones(2, 1))[0] > 0
+
     def test_figures_are_those_of_the_answers(self, outcomes):
         thresholds = (0.3, 0.1, 0.02, 0.9, 0.5)
         metrics = compute_multilabel_metrics(replace(outcomes, thresholds=thresholds), NAMES, split="test")
