@@ -45,9 +45,8 @@ class Metrics(SplitMetrics):
     """Figures of one split; the loss is cross-entropy in nats.
 
     ``calibration_error`` is the expected calibration error of the likeliest class, over 15 bins of equal width.
-    ``confusion`` counts pictures, a row for each true class and a
-    column for each predicted one. ``top5`` is None where there are no more than five classes, because it would say
-    nothing.
+    ``confusion`` counts pictures, a row for each true class and a column for each predicted one. ``top5`` is None where
+    there are no more than five classes, because it would say nothing.
     """
 
     top5: float | None
