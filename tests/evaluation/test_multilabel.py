@@ -163,6 +163,8 @@ class TestThresholds:
             assert row.f1 == pytest.approx(reference.f1_score(labels[:, place], found[:, place]))
         plain = compute_multilabel_metrics(outcomes, NAMES, split="test")
         assert {row.threshold for row in plain.classes} == {0.5}
+        titles = [[column.header for column in metrics_table(each).columns] for each in (metrics, plain)]
+        assert [each.count("threshold") for each in titles] == [1, 0]  # a half need not be told
         assert metrics.mean_average_precision == plain.mean_average_precision
         assert metrics.loss == plain.loss
 

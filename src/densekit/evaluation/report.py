@@ -137,6 +137,8 @@ def metrics_table(metrics: Metrics | MultilabelMetrics) -> Table:
     of, rest = before_pictures(metrics.split), f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
     columns = {"precision": "precision", "recall": "recall", "F1": "f1"}
     if isinstance(metrics, MultilabelMetrics):
+        if any(row.threshold != 0.5 for row in metrics.classes):
+            columns = {"threshold": "threshold", **columns}
         columns |= {"avg. precision": "average_precision", "AUROC": "auroc"}
         means = f"AUROC {_percent(metrics.mean_auroc)}, F1 {_percent(metrics.macro_f1)} (means of the labels)"
         caption = (
