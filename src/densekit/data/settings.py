@@ -9,7 +9,7 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSettings(BaseModel):
-    """Which pictures, and how they are cut into training, validation and test."""
+    """Which pictures, and how they are divided into training, validation and test."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
@@ -20,15 +20,17 @@ class DataSettings(BaseModel):
     )
     data_root: str | None = Field(None, description="where named data sets are kept [platform's cache folder]")
     val_fraction: Part = Field(
-        0.1, description="share of the training pictures to validate on, where no val split is given; 0: none"
+        0.1, description="share of the training pictures to validate on, if there is no val split; 0: none"
     )
-    test_fraction: Part = Field(0.1, description="share to test on, where the data names no splits at all")
+    test_fraction: Part = Field(0.1, description="share to test on, if the data names no splits at all")
     limit_per_class: int | None = Field(
-        None, ge=1, description="use at most so many training pictures a class (several labels: until each has so many)"
+        None,
+        ge=1,
+        description="use at most this many training pictures per class (several labels: until each has as many)",
     )
-    limit_test_per_class: int | None = Field(None, ge=1, description="use at most so many test pictures a class")
+    limit_test_per_class: int | None = Field(None, ge=1, description="use at most this many test pictures per class")
     strict: bool = Field(False, description="a picture that cannot be read is an error, not left out")
-    seed: int = Field(0, ge=0, lt=2**63, description="decides splits, weights, order and every random change")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of splits, weights, order and augmentation")
 
 
 class Augmentation(BaseModel):
@@ -37,13 +39,13 @@ class Augmentation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     crop_padding: int = Field(
-        0, ge=0, le=4096, description="pad each side by so many black pixels, then cut the size out again"
+        0, ge=0, le=4096, description="pad each side with this many black pixels, then crop the size at random"
     )
-    flip: bool = Field(False, description="mirror left and right, every second time")
-    random_resized_crop: bool = Field(False, description="cut out a random part and resize it (Inception, timm)")
-    crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that part may cover")
+    flip: bool = Field(False, description="mirror left to right, half of the time")
+    random_resized_crop: bool = Field(False, description="crop a random part and resize it (Inception, timm)")
+    crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that this part may cover")
     trivial_augment: bool = Field(False, description="one random operation of random strength (arXiv:2103.10158)")
-    random_erasing: Share = Field(0.0, description="probability to blank a rectangle (arXiv:1708.04896)")
+    random_erasing: Share = Field(0.0, description="probability of blanking a rectangle (arXiv:1708.04896)")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (arXiv:1710.09412); 0 is off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix (arXiv:1905.04899); 0 is off")
 

@@ -42,70 +42,68 @@ class TrainSettings(Augmentation, DataSettings):
         description="start from trained weights: imagenet, a name from `densekit models --weights`, "
         "hf-hub:owner/name, a run folder or a checkpoint file",
     )
-    freeze_epochs: NonNegativeInt = Field(
-        0, description="epochs at the start in which only the head learns and the trained rest stays as it is"
-    )
+    freeze_epochs: NonNegativeInt = Field(0, description="epochs at the start in which only the head is trained")
     backbone_lr_factor: float = Field(
-        1.0, gt=0, le=1, description="learning rate of all but the head, as a share of --lr"
+        1.0, gt=0, le=1, description="learning rate of everything but the head, as a share of --lr"
     )
     freeze_bn: bool = Field(
-        False, description="batch norms keep the mean and variance of the weights' own pictures, in training too"
+        False, description="batch norms keep the mean and variance that came with the weights, also in training"
     )
 
     size: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="pixels: one number, or HEIGHTxWIDTH [the data's own, at most 224]"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB [what the pictures are]")
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB [as the pictures are]")
     resize: Literal["squash", "crop"] = Field(
-        "squash", description="squash: stretch to size; crop: keep proportions and cut out the centre"
+        "squash", description="squash: stretch to size; crop: keep proportions and crop the centre"
     )
     mean: tuple[float, ...] | None = Field(
-        None, description="subtracted from values in 0..1 [known for the data set, or measured]"
+        None, description="subtracted from pixel values in 0..1 [known for the data set, or measured]"
     )
-    std: tuple[PositiveFloat, ...] | None = Field(None, description="divided by [like mean]")
+    std: tuple[PositiveFloat, ...] | None = Field(None, description="pixel values are divided by it [like mean]")
 
-    epochs: PositiveInt = Field(20, description="times through the training pictures")
-    batch_size: int = Field(64, ge=2, description="pictures a step (and GPU)")
+    epochs: PositiveInt = Field(20, description="passes over the training pictures")
+    batch_size: int = Field(64, ge=2, description="pictures per step (and GPU)")
     accumulate: PositiveInt = Field(
-        1, description="work through each batch in so many parts: the same step in less memory"
+        1, description="process each batch in this many parts: the same step in less memory"
     )
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="what turns gradients into steps")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimization algorithm")
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
-        None, description="highest learning rate; auto searches one [sgd 0.1, adam and adamw 0.001]"
+        None, description="peak learning rate; auto searches for one [sgd 0.1, adam and adamw 0.001]"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    nesterov: bool = Field(True, description="Nesterov momentum for sgd")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    nesterov: bool = Field(True, description="Nesterov momentum in sgd")
     weight_decay: float | None = Field(
-        None, ge=0, description="pull of all weights towards zero [sgd 0.0005, adam 0, adamw 0.05]"
+        None, ge=0, description="weight decay, of all weights [sgd 0.0005, adam 0, adamw 0.05]"
     )
     schedule: Literal["constant", "step", "multistep", "cosine", "one-cycle"] = Field(
-        "one-cycle", description="course of the learning rate"
+        "one-cycle", description="learning-rate schedule"
     )
     warmup: float = Field(
-        0.0, ge=0, description="epochs of linear warm-up [one-cycle: a fifth of the epochs where this is 0]"
+        0.0, ge=0, description="epochs of linear warm-up [one-cycle: a fifth of the epochs if this is 0]"
     )
-    step_every: PositiveInt = Field(30, description="epochs between the cuts of schedule step")
+    step_every: PositiveInt = Field(30, description="epochs between the drops of schedule step")
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.5, 0.75), description="where multistep cuts, as shares of the epochs"
+        (0.5, 0.75), description="where schedule multistep drops the rate, as shares of the epochs"
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="what step and multistep multiply by")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of each drop of step and multistep")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     ema: float | None = Field(
-        None, gt=0, lt=1, description="decay of an average of the weights, used instead of the last ones"
+        None, gt=0, lt=1, description="decay of an average of the weights, which replaces the last ones"
     )
-    clip: PositiveFloat | None = Field(None, description="greatest norm of the gradient")
+    clip: PositiveFloat | None = Field(None, description="largest norm of the gradient")
     class_balance: Literal["none", "loss", "sampler"] = Field(
-        "none", description="make up for rare classes by weights in the loss, or by drawing them more often"
+        "none", description="compensate for rare classes, by weights in the loss or by drawing them more often"
     )
     thresholds: Literal["half", "f1"] = Field(
         "half",
-        description="of several labels a picture, answer those that are likelier than not, or those above the "
-        "probability with the best F1 on the validation pictures, each its own",
+        description="several labels per picture: answer each label above a probability of a half, or above the one "
+        "with the best F1 on the validation pictures",
     )
     early_stopping: PositiveInt | None = Field(
         None,
-        description="stop after so many epochs without a better validation accuracy (of several labels a picture: mean "
-        "average precision), or as good a one with less loss",
+        description="stop after this many epochs without a better validation accuracy (several labels: mean "
+        "average precision), or an equal one with a lower loss",
     )
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -116,11 +114,11 @@ class TrainSettings(Augmentation, DataSettings):
     compile: bool = Field(
         False, description="compile the network, with stock dense blocks: faster on a GPU, slower on a CPU"
     )
-    fused: bool = Field(True, description="run dense blocks fused, where that is faster: same results, less memory")
-    deterministic: bool = Field(False, description="only operations that give the same bits every time")
+    fused: bool = Field(True, description="run dense blocks fused where that is faster: same results, less memory")
+    deterministic: bool = Field(False, description="use only operations that give the same bits every time")
     workers: NonNegativeInt | Literal["auto"] = Field("auto", description="processes that load pictures")
     memory_gib: float = Field(1.0, ge=0, description="keep decoded pictures in memory up to this size")
-    log_every: PositiveInt = Field(50, description="steps between two lines where there is no progress bar")
+    log_every: PositiveInt = Field(50, description="steps between two lines if there is no progress bar")
     tensorboard: bool = Field(True, description="also write TensorBoard files")
 
     @field_validator("size", mode="before")
