@@ -112,7 +112,7 @@ def test_more_values_survive_yaml(values, read_back):
 
 def test_every_setting_in_yaml_stands_below_its_description():
     text = make_settings(epochs=7).to_yaml()
-    assert "# times through the training pictures\nepochs: 7\n" in text
+    assert "# passes over the training pictures\nepochs: 7\n" in text
     assert set(yaml.safe_load(text)) == set(TrainSettings.model_fields)
 
 

@@ -13,7 +13,7 @@ def demo(*, out: Path = Path("demo-run"), quiet: Quiet = False) -> None:
     Parameters
     ----------
     out
-        Run folder to make; numbered if it exists.
+        Run folder to create; numbered if it exists.
     """
     from densekit.files import free_path
     from densekit.units import in_shell

@@ -10,7 +10,7 @@ from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict, Wor
 Out = Annotated[
     Path | None,
     Parameter(
-        help="Where to write metrics.json and what shows it. "
+        help="Where to write metrics.json and its pictures. "
         "[the run folder, or RUN/evaluation-NAME for another split or other data]"
     ),
 ]
@@ -31,18 +31,18 @@ def evaluate(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Test a trained classifier on pictures it has not learned from.
+    """Test a trained classifier on pictures it was not trained on.
 
     Parameters
     ----------
     run
         Run folder or exported folder.
     data
-        Other pictures than the run's own, with the same class names.
+        Pictures other than the run's own, with the same class names.
     split
-        Of the run's own data.
+        Split of the run's own data.
     batch_size
-        Pictures at a time.
+        Pictures per batch.
     """
     from densekit.console import Screen, print_table
     from densekit.evaluation.evaluate import evaluate as run_evaluation

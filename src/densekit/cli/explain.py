@@ -12,8 +12,8 @@ from densekit.cli.predict import write_predictions
 Method = Annotated[
     Literal["cam", "gradcam", "occlusion", "integrated-gradients"] | None,
     Parameter(
-        help='How to find it; the last two need pip install "densekit[explain]". '
-        "[cam, which is exact, where the network ends in global pooling and a linear layer, else gradcam; "
+        help='The last two need pip install "densekit[explain]". '
+        "[cam, which is exact, if the network ends in global pooling and a linear layer, else gradcam; "
         "occlusion for an exported network]"
     ),
 ]
@@ -39,7 +39,7 @@ def explain(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> int:
-    """Show where on pictures the evidence for a class lies. Exit status 2 only if none of them could be read.
+    """Show where in pictures the evidence for a class lies. Exit status 2 only if none of them could be read.
 
     Parameters
     ----------
@@ -48,13 +48,13 @@ def explain(
     images
         Picture files, folders and patterns.
     top
-        How many of the likeliest classes to name, and to explain.
+        How many of the likeliest classes to name and to explain.
     feature_reuse
         Also draw which earlier features the layers of a DenseNet use; needs no pictures.
     out
-        Folder to make. [RUN/explained, numbered if it exists]
+        Folder to create. [RUN/explained, numbered if it exists]
     batch_size
-        Pictures at a time.
+        Pictures per batch.
     """
     from densekit.classifier import classifier_folder, load_classifier
     from densekit.console import Screen

@@ -29,11 +29,11 @@ def export(
     to
         onnx, openvino or torch; DenseNets also keras, mxnet and timm.
     out
-        Folder to make, new or empty. [RUN/exports/TARGET, numbered if it exists]
+        Folder to create, new or empty. [RUN/exports/TARGET, numbered if it exists]
     int8
-        Compute in whole numbers of 8 bits, calibrated on validation pictures (openvino).
+        Quantise to 8-bit integers, calibrated on validation pictures (openvino).
     bake_preprocessing
-        The file takes pictures as bytes of any size, and resizes and normalises by itself (onnx, openvino, torch).
+        The file takes uint8 pictures of any size, and resizes and normalises by itself (onnx, openvino, torch).
     data
         Labelled pictures to compare and calibrate on. [the run's validation pictures, or its training pictures]
     data_root

@@ -20,9 +20,9 @@ def models(
     pattern
         Part of a name, or a pattern such as densenet*.
     macs
-        Also count multiply-adds, which takes up to a second a network.
+        Also count multiply-adds, which takes up to a second per network.
     weights
-        Also name the published weights, for train --weights NAME.
+        Also list the published weights, for train --weights NAME.
     classes
         Number of classes. [10 for networks for 32x32 pictures, 1000 for 224x224]
     """

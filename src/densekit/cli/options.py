@@ -16,7 +16,7 @@ DataRoot = Annotated[str | None, Parameter(help="Where named data sets are kept.
 Recipe = Annotated[
     str | None, Parameter(help="Settings to start from: a name (see `densekit recipes`) or a YAML file.")
 ]
-Workers = Annotated[int | Literal["auto"], Parameter(help="Processes that load pictures; 0: this one does it.")]
+Workers = Annotated[int | Literal["auto"], Parameter(help="Processes that load pictures; 0: this process loads them.")]
 Strict = Annotated[bool, Parameter(negative="", help="A picture that cannot be read is an error.")]
 Several = Parameter(consume_multiple=True)
 

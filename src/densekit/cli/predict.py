@@ -25,7 +25,7 @@ def predict(
     precision: Precision = "fp32",
     quiet: Quiet = False,
 ) -> int:
-    """Name what is on pictures. Exit status 2 only if none of them could be read.
+    """Classify pictures. Exit status 2 only if none of them could be read.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ def predict(
     images
         Picture files, folders and patterns.
     top
-        How many classes to name; where a picture may have several labels, at least all that are answered.
+        How many classes to name; of several labels per picture, at least all that are the answer.
     format
-        How to write the answers to standard output.
+        Format of the answers on standard output.
     batch_size
-        Pictures at a time.
+        Pictures per batch.
     """
     from densekit.classifier import load_classifier
     from densekit.console import Screen

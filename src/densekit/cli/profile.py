@@ -39,17 +39,17 @@ def profile(
     models
         Names from `densekit models`, run folders, torchvision:NAME, timm:NAME.
     batch
-        Pictures in a step. Memory is predicted for all batches, the first is also measured. [16]
+        Pictures per step. Memory is predicted for all batches, the first is also measured. [16]
     memory
-        Answer with the largest batch that fits, e.g. 8GB.
+        Also print the largest batch that fits into this, e.g. 8GB.
     fused
-        Beside every DenseNet, measure it with densekit.fuse.
+        Also measure every DenseNet with densekit.fuse.
     seconds
-        To spend on timing each network; three rounds are timed even if they take longer.
+        Seconds to time each network; at least three rounds are timed.
     plot
         Also draw where parameters, arithmetic, time and memory are, as PNG, SVG or PDF.
     format
-        How to write the figures to standard output.
+        Format of the figures on standard output.
     gpus
         Only list the GPUs, with free memory and load.
     precision

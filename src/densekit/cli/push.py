@@ -18,9 +18,9 @@ def push(
     run
         Run folder or exported folder.
     repository
-        owner/name, made if it is not there.
+        owner/name, created if it does not exist.
     private
-        Make it private, if it is made.
+        Make it private, if it is created.
     """
     from densekit.console import Screen
     from densekit.export.push import push as upload

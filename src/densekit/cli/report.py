@@ -30,18 +30,18 @@ def report(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show all there is to know about a trained classifier on one HTML page.
+    """Write one HTML page that shows how good a trained classifier is, and where it fails.
 
     Parameters
     ----------
     run
         Run folder or exported folder.
     data
-        Other pictures than the run's own, with the same class names.
+        Pictures other than the run's own, with the same class names.
     split
-        Of the run's own data.
+        Split of the run's own data.
     batch_size
-        Pictures at a time.
+        Pictures per batch.
     """
     from densekit.console import Screen
     from densekit.report.write import write_report

@@ -16,7 +16,7 @@ def serve(
     port: int = 8000,
     device: Device = "auto",
     precision: Precision = "fp32",
-    fused: Annotated[bool, Parameter(help="Dense blocks run fused where that is faster.")] = True,
+    fused: Annotated[bool, Parameter(help="Run dense blocks fused where that is faster.")] = True,
     batch_size: int = 16,
     max_upload_mb: float = 32,
     quiet: Quiet = False,
@@ -28,13 +28,13 @@ def serve(
     run
         Run folder or exported folder.
     host
-        Address to listen on; 0.0.0.0 is reached from other machines, without a password.
+        Address to listen on; 0.0.0.0 can be reached from other machines, without a password.
     port
-        0 takes any that is free.
+        Port to listen on; 0 chooses a free one.
     batch_size
-        Pictures that go through the network at a time, at most: those that came in while it computed.
+        Most pictures per batch, which is made of whatever arrived while the last one was computed.
     max_upload_mb
-        Megabytes of a request, at most.
+        Largest request, in megabytes.
     """
     from densekit.console import Screen
     from densekit.serving.serve import serve as answer

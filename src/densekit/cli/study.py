@@ -14,7 +14,7 @@ What = Annotated[
     str | None,
     Parameter(
         help="growth-rate, learning-rate, depth, activation, pooling or optimizer; or a YAML file of variants. "
-        "May be left out where --vary says it."
+        "Not needed with --vary."
     ),
 ]
 Space = Annotated[
@@ -48,7 +48,7 @@ def study(
     quiet: Quiet = False,
     **settings: Unpack[Flags],
 ) -> None:
-    """Train variants of a network, several seeds each, and compare them.
+    """Train variants of a network with several seeds each, and compare them.
 
     Parameters
     ----------
@@ -57,13 +57,13 @@ def study(
     vary
         NAME=A,B,C: a setting, or an option of the network, with the values to try. Given again: all combinations.
     seeds
-        Runs of each variant. [3]
+        Runs per variant, each with its own seed. [3]
     test
-        Also test each trained network. Otherwise the test pictures are never looked at.
+        Also test each trained network. Otherwise the test pictures are not used.
     out
-        Folder to make. [studies/DATA-WHAT]
+        Folder to create. [studies/DATA-WHAT]
     resume
-        Go on with the study in --out; more --seeds or --test may be asked for.
+        Continue the study in --out; --seeds may be higher, and --test added.
     """
     from densekit.console import Screen, print_table
     from densekit.studies.plan import parse_choices
@@ -105,24 +105,24 @@ def search(
     quiet: Quiet = False,
     **settings: Unpack[Flags],
 ) -> None:
-    """Search settings with a high validation score; trials that fall behind are pruned.
+    """Search for settings with a high validation score; trials that fall behind are pruned.
 
     Parameters
     ----------
     data
         As for `densekit train`. [the recipe's, or digits]
     trials
-        Trials to finish, all workers together. [30]
+        Trials to finish, by all workers together. [30]
     name
-        Of the search in the database. [densekit]
+        Name of the search in the database. [densekit]
     heartbeat
-        Seconds between a worker's signs of life; after three without one its trial goes to another. [60]
+        Seconds between a worker's reports; after three missing ones its trial goes to another worker. [60]
     test
-        Also test the network of the best trial. Otherwise the test pictures are never looked at.
+        Also test the network of the best trial. Otherwise the test pictures are not used.
     out
-        Folder to make. [studies/DATA-search]
+        Folder to create. [studies/DATA-search]
     resume
-        Go on with the search in --out; more --trials or --test may be asked for.
+        Continue the search in --out; --trials may be higher, and --test added.
     """
     from densekit.console import Screen, print_table
     from densekit.studies.search import search as run_search

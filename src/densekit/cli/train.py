@@ -46,9 +46,9 @@ def train(
     Parameters
     ----------
     out
-        Run folder to make. [runs/DATA-MODEL]
+        Run folder to create. [runs/DATA-MODEL]
     resume
-        Go on with the run in --out, exactly as if it had never stopped.
+        Continue the run in --out, exactly as if it had never stopped.
     """
     from densekit.console import Screen
     from densekit.training.train import train as run_training
