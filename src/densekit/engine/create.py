@@ -19,21 +19,22 @@ def create_model(
     fused: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """Build a network by name, with fresh random weights or trained ones, and with fused dense blocks if wanted.
+    """Build a network by name, with random or trained weights, optionally with fused dense blocks.
 
     Args:
         name: a name from `list_models`.
-        num_classes: see `densekit.models.catalogue.create_model`.
-        in_channels: likewise.
-        weights: trained weights, as `densekit.models.pretrained.find_weights` takes them; one line on standard error
-            says what of them was taken.
-        fused: whether the dense blocks run fused: the same numbers and the same state-dict keys.
-        options: see `densekit.models.catalogue.create_model`.
+        num_classes: number of logits.
+        in_channels: channels of the input pictures.
+        weights: trained weights: "imagenet", a timm name such as "densenet121.ra_in1k", "hf-hub:owner/name", a run
+            folder or a checkpoint file; one line on standard error says which of them were used.
+        fused: whether the dense blocks run fused, see `fuse`: the same numbers and the same state-dict keys.
+        options: further arguments of the network's class, e.g. ``growth_rate=24``.
 
     Raises:
-        SettingsError: likewise; and ``fused`` for a network without dense blocks that can be.
+        SettingsError: an option that the network does not have, a value that cannot work, or ``fused`` for a network
+            without dense blocks that can be.
         UnknownNameError: no network of that name.
-        CheckpointError: the weights cannot be had, or are of another network.
+        CheckpointError: the weights cannot be read or downloaded, or are of another network.
 
     >>> type(create_model("densenet_bc100_k12_cifar", fused=True).features.denseblock1).__name__
     'FusedDenseBlock'

@@ -30,32 +30,32 @@ _KINDS = (
 
 
 def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
-    """Let the stem, dense blocks and transitions of a DenseNet run fused: same numbers, faster, in less memory.
+    """Make the stem, dense blocks and transitions of a DenseNet run fused: the same numbers, faster, in less memory.
 
-    Works on 2-D and 3-D DenseNets of densekit, torchvision, timm and MONAI, in place. Every module stays the same
-    object and an instance of its class, so that parameters, buffers, hooks, state-dict keys and optimizers built before
-    stay what they are; `unfuse` undoes it.
+    Works in place on the 2-D and 3-D DenseNets of densekit, torchvision, timm and MONAI. Every module stays the same
+    object and an instance of its class, so parameters, buffers, hooks, state-dict keys and existing optimizers remain
+    valid. `unfuse` undoes it.
 
-    In training and with a gradient each step is the stock one's up to rounding. Running statistics are updated at the
-    end of a block's forward pass, or not at all if that fails; and once a step also where a network saves memory by
-    computing twice (``memory_efficient``, checkpoints that are not reentrant), with which torchvision's and timm's
-    count every batch twice. In evaluation without gradients nothing is kept, and a layer is a single step.
+    Every training step equals the stock one up to rounding. Running statistics are updated at the end of a block's
+    forward pass, or not at all if it fails. A step counts once in them even if the network saves memory by computing
+    twice (``memory_efficient``, non-reentrant checkpoints), where torchvision's and timm's count every batch twice. In
+    evaluation without gradients nothing is kept, and a layer is a single step.
 
-    What differs: outputs lie in channels-last memory (``reshape`` where you had ``view``), so that dropout draws its
-    places in another order; and a block's output is kept for the backward pass, so that nothing may change it in place
-    before (as ``F.relu(features, inplace=True)`` does right behind a block).
+    Two things differ. Outputs are channels-last (use ``reshape`` instead of ``view``), so dropout behind them draws
+    other values from the same seed. And a block's output is kept for the backward pass and must not be changed in
+    place before it, as ``F.relu(features, inplace=True)`` right behind a block would.
 
-    A call that the fused path cannot compute (hooks inside a block, dropout while training, `torch.compile`, ...)
-    runs the stock modules; ``repr(model)`` and the log "densekit.engine" say so (not of what is compiled). Derivatives
-    of gradients, and many gradients at a time, are computed by PyTorch's own operations.
+    Calls that the fused path does not support (hooks inside a block, dropout in training, `torch.compile`, ...) run the
+    stock modules; ``repr(model)`` and the log "densekit.engine" say so (except for compiled calls). Derivatives of
+    gradients, and batched gradients, use PyTorch's own operations.
 
     Args:
-        model: the network; calling this again changes nothing but the engine.
-        engine: "auto" takes the fastest implementation that is proven on the device, and runs the stock modules where
-            it cannot compute a call. One asked for by name raises there instead: "cpu" compiles the steps for this
-            processor on first use (needs a C++ compiler); "triton" are kernels for CUDA devices, so far proven in
-            Triton's interpreter only, for a network that is on the device already; "torch" is plain PyTorch, which
-            keeps as little memory but is slower than stock on a CPU and untimed on a GPU, where "auto" takes it.
+        model: the network. Fusing it again only changes the engine.
+        engine: "auto" chooses the fastest implementation that is proven on the device, and runs the stock modules for
+            calls that it does not support; one chosen by name raises an error for those. "cpu" compiles the steps for
+            this processor on first use (needs a C++ compiler). "triton" uses kernels for CUDA devices, so far proven
+            in Triton's interpreter only; the network must already be on the device. "torch" is plain PyTorch: as lean,
+            but slower than stock on a CPU; on a GPU, where "auto" chooses it, it has not been timed.
 
     Returns:
         ``model``.
