@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from densekit.data.split_record import Learned
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.own_data import learned_before
@@ -89,9 +90,46 @@ def test_validation_pictures_that_were_learned_from(trained_on, colours, tmp_pat
 
 def test_weights_that_tell_nothing(colour_run, tmp_path):
     (tmp_path / "settings.yaml").write_text("of: something else\n")
-    assert learned_before(str(tmp_path / "model.safetensors")) == learned_before("imagenet") == []
+    assert learned_before(str(tmp_path / "model.safetensors")) == learned_before("imagenet") == Learned()
     circle = [shutil.copytree(colour_run, tmp_path / name) for name in ("one", "two")]
     for run, other in zip(circle, reversed(circle), strict=True):
         settings = run / "settings.yaml"
         settings.write_text(settings.read_text().replace("weights: null", f"weights: {other}"))
-    assert len(learned_before(str(circle[0]))) == 2 * 54
+    assert len(learned_before(str(circle[0])).pictures) == 2 * 54
+
+
+def test_groups_that_were_learned_from(colours, tmp_path, screen):
+    """Other pictures of the same patients, in a table of their own: of those that trained, not of those held out."""
+
+    def table(name, numbers, patient, split=""):
+        pictures = [(colours / "train" / colour / f"{i}.png", colour, i) for colour in ("red", "grün") for i in numbers]
+        lines = [f"{path},{colour},{patient(i)}{split}" for path, colour, i in pictures]
+        header = "path,label,patient,split" if split else "path,label,patient"
+        (tmp_path / name).write_text("\n".join([header, *lines]), encoding="utf-8")
+        return tmp_path / name
+
+    settings = {"model": "simple_cnn", "epochs": 1, "device": "cpu", "workers": 0, "tensorboard": False}
+    first = table("first.csv", range(10), lambda i: f"p{i}")
+    run = train(first, out=tmp_path / "run", val_fraction=0.2, test_fraction=0.2, **settings)
+    with (run.folder / "splits.csv").open(encoding="utf-8") as file:
+        splits = {row["group"]: row["split"] for row in csv.DictReader(file)}
+    learned = [name for name, split in splits.items() if split == "train"]
+    assert len(splits) == 10
+    assert 0 < len(learned) < 10
+    others = table("others.csv", range(10, 20), lambda i: f"p{i - 5}" if i < 18 else "")  # p5 to p12, and nobody's
+    both = sorted(set(learned) & {f"p{i}" for i in range(5, 13)})
+    told = (
+        f"{2 * len(both)} pictures are of groups that %s learned from too, by their names, which flatters the figures"
+    )
+    evaluate(run, others, screen=screen)
+    assert told % "the run" in screen.console.export_text(clear=True)
+    evaluate(run, screen=screen)
+    assert "of groups" not in screen.console.export_text(clear=True)
+    held_out = table("test.csv", range(10, 18), lambda i: f"p{i - 5}", ",test")
+    text = held_out.read_text(encoding="utf-8")
+    more = table("train.csv", range(18, 20), lambda i: f"q{i}", ",train").read_text(encoding="utf-8").partition("\n")[2]
+    held_out.write_text(f"{text}\n{more}", encoding="utf-8")
+    second = train(held_out, out=tmp_path / "second", weights=run.folder, val_fraction=0, screen=screen, **settings)
+    assert told % run.folder in screen.console.export_text(clear=True)
+    evaluate(second, screen=screen)
+    assert f"{told % run.folder} of the test pictures: '{both[0]}'" in screen.console.export_text()

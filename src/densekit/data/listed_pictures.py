@@ -48,20 +48,11 @@ class ListedPictures:
         paths = [entry.path for entry in self.entries]
         splits = np.array([entry.split or "train" for entry in self.entries])
         shapes = np.array(self.headers, np.int64).reshape(-1, 3)
-        everything = PictureSet(
-            paths, values, "train", shapes, groups=_numbers([entry.group for entry in self.entries])
-        )
+        groups = np.array([entry.group for entry in self.entries], object)
+        alone = all(name is None for name in groups)
+        everything = PictureSet(paths, values, "train", shapes, groups=None if alone else groups)
         found: list[Split] = ["train", "val", "test"]
         return {split: everything.select(np.flatnonzero(splits == split), split) for split in found if split in splits}
-
-
-def _numbers(groups: Sequence[str | None]) -> np.ndarray | None:
-    """Number groups by their names; a picture of no group is one by itself. None where there are no groups."""
-    if all(name is None for name in groups):
-        return None
-    keys = [(place, None) if name is None else (-1, name) for place, name in enumerate(groups)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return np.array([numbers[key] for key in keys], np.int64)
 
 
 def open_listed(path: Path, strict: bool, screen: Screen) -> ListedPictures:

@@ -66,7 +66,8 @@ class PictureSet:
         shapes: height, width and channels of each picture, int64 (N, 3); worked out from an array by itself.
         decoded: the pictures of ``pictures`` when those are paths and have been read into memory.
         skipped: files that were left out, of a set that is no part of a `DataSet`, and why.
-        groups: number of what each picture is one of, such as a patient, int64 (N,); None where each stands for itself.
+        groups: name of what each picture is one of, such as a patient, or None where it stands for itself, object
+            (N,); None where all do.
     """
 
     pictures: Sequence[Path] | np.ndarray
@@ -119,6 +120,11 @@ class PictureSet:
             self.decoded and self.decoded.select(chosen),
             groups=None if self.groups is None else self.groups[chosen],
         )
+
+    @property
+    def group_names(self) -> set[str]:
+        """Names of the groups that its pictures are of."""
+        return set() if self.groups is None else {name for name in self.groups if name is not None}
 
     @property
     def multilabel(self) -> bool:

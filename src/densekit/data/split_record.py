@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from densekit.console import Screen
 from densekit.data.folders import SPLIT_NAMES, Entry, natural_key
-from densekit.data.picture_set import DataSet, Split
+from densekit.data.picture_set import DataSet, PictureSet, Split, before_pictures
 from densekit.data.pictures import PictureHeader
 from densekit.data.tables import LABEL_SEPARATOR
 from densekit.errors import DataError
@@ -23,18 +23,44 @@ SPLIT_RECORD = "splits.csv"  # its name in a run folder
 def write_split_record(path: Path, dataset: DataSet) -> None:
     """Write a table ``path,label,split`` (or ``path,labels,split``) of a data set of files; named sets never change.
 
-    Paths are relative to the data's folder, where they lie in it.
+    Paths are relative to the data's folder, where they lie in it. Where pictures are of groups, ``group`` names them.
     """
     folder, rows = _folder(Path(dataset.name)), []
+    parts = [part for part in (dataset.train, dataset.val, dataset.test) if part is not None]
     columns = ("path", "labels" if dataset.multilabel else "label", "split")
-    for part in (dataset.train, dataset.val, dataset.test):
-        if part is not None and not isinstance(part.pictures, np.ndarray):
-            for picture, label in zip(part.pictures, part.labels, strict=True):
+    if any(part.groups is not None for part in parts):
+        columns += ("group",)
+    for part in parts:
+        if not isinstance(part.pictures, np.ndarray):
+            groups = [None] * len(part) if part.groups is None else part.groups
+            for picture, label, group in zip(part.pictures, part.labels, groups, strict=True):
                 places = np.flatnonzero(label) if dataset.multilabel else [label]
                 names = LABEL_SEPARATOR.join(dataset.classes[place] for place in places)
-                rows.append(dict(zip(columns, (_place(picture, folder), names, part.split), strict=True)))
+                cells = (_place(picture, folder), names, part.split, group or "")
+                rows.append(dict(zip(columns, cells, strict=False)))
     if rows:
         write_csv(path, columns, rows)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What has been learned from: where these pictures are, and the names of the groups that they are of."""
+
+    pictures: list[Path] = field(default_factory=list)
+    groups: set[str] = field(default_factory=set)
+
+    def __add__(self, other: "Learned") -> "Learned":
+        return Learned(self.pictures + other.pictures, self.groups | other.groups)
+
+
+def tell_learned_groups(learner: str, groups: set[str], tested: PictureSet, screen: Screen) -> None:
+    """Warn where pictures to validate or test on are of groups, such as patients, that were learned from."""
+    if (both := groups & tested.group_names) and tested.groups is not None:
+        which = counted(sum(name in both for name in tested.groups), "picture is", "pictures are")
+        screen.warn(
+            f"{which} of groups that {learner} learned from too, by their names, which flatters the figures of the "
+            f"{before_pictures(tested.split)}pictures: {some(sorted(both, key=natural_key))}"
+        )
 
 
 class SplitRecord:
@@ -54,6 +80,7 @@ class SplitRecord:
                 reader = csv.DictReader(file)
                 rows, self.multilabel = list(reader), "labels" in (reader.fieldnames or ())
             self.splits: dict[str, Split] = {row["path"]: SPLIT_NAMES[row["split"]] for row in rows}
+            self._groups = {row["group"] for row in rows if row.get("group") and self.splits[row["path"]] == "train"}
             self.labels = {row["path"]: self._labels(row) for row in rows}
             self.classes = tuple(sorted(set(chain.from_iterable(self.labels.values())), key=natural_key))
         except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
@@ -106,9 +133,10 @@ class SplitRecord:
             screen.warn(f"{which} gone or cannot be read")
         return [entry for entry, _ in kept], [header for _, header in kept]
 
-    def learned(self, data: Path) -> list[Path]:
-        """Return where the training pictures are if they lie in ``data``; they need not be there."""
-        return [_folder(data) / place for place, split in self.splits.items() if split == "train"]
+    def learned(self, data: Path) -> Learned:
+        """Return the training pictures, and where they are if they lie in ``data``; they need not be there."""
+        places = [_folder(data) / place for place, split in self.splits.items() if split == "train"]
+        return Learned(places, self._groups)
 
 
 def _folder(data: Path) -> Path:

@@ -17,8 +17,8 @@ def stratified_split(
             closely as labels that come together allow.
         fraction: share to hold out, 0 <= fraction < 1; 0 holds out nothing.
         seed: the same seed and labels give the same split.
-        groups: number of each picture's group, int64 (N,): groups stay whole, so that of large ones the share held out
-            may be far from ``fraction``.
+        groups: name of each picture's group, or None where it stands alone, (N,): groups stay whole, so that of large
+            ones the share held out may be far from ``fraction``.
 
     Returns:
         The ascending indices that stay and those that are held out.
@@ -66,7 +66,7 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011).
     """
     has = labels[:, None] == np.unique(labels) if labels.ndim == 1 else _with_none(labels)  # (N, L)
-    group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]  # (N,)
+    group = np.arange(len(labels)) if groups is None else _numbers(groups)  # (N,)
     sizes = np.zeros((group.max() + 1, has.shape[1]), np.int64)  # (G, L) pictures of each group with each label
     np.add.at(sizes, group, has)
     total = sizes.sum(0)
@@ -94,6 +94,13 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
                 go(member)
         undecided[members] = False
     return np.flatnonzero(np.isin(group, chosen))
+
+
+def _numbers(groups: np.ndarray) -> np.ndarray:
+    """Number groups by their names, int64 (N,); a picture of no group is one by itself."""
+    keys = [(place, None) if name is None else (-1, name) for place, name in enumerate(groups)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], np.int64)
 
 
 def _until_each_has(has: np.ndarray, limit: int, seed: int) -> np.ndarray:

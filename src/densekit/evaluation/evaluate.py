@@ -17,7 +17,7 @@ from densekit.data.doubles import Pictures, find_doubles
 from densekit.data.downloads import NAMED_SETS
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
-from densekit.data.split_record import SplitRecord
+from densekit.data.split_record import SplitRecord, tell_learned_groups
 from densekit.engine.swap import fuse_where_faster
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
@@ -139,7 +139,9 @@ def evaluate(
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
     if own is not None and split != "train":
-        _tell_doubles(learned_before(own.weights), pictures, screen, f"what {own.weights} learned from")
+        before = learned_before(own.weights)
+        _tell_doubles(before.pictures, pictures, screen, f"what {own.weights} learned from")
+        tell_learned_groups(str(own.weights), before.groups, pictures, screen)
     if dataset is not None and split != "train":
         _tell_doubles(dataset.train.pictures, pictures, screen)
     elif dataset is None and own is not None and own.record is not None:
@@ -149,9 +151,10 @@ def evaluate(
 
 def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested: PictureSet, screen: Screen) -> None:
     """Warn where pictures that are not the run's own, or seem not to be, are what it learned from all the same."""
+    tell_learned_groups("the run", record.learned(data).groups, tested, screen)
     if Path(name).exists():
-        _tell_doubles(record.learned(Path(name)), tested, screen)
-    elif moved := sum(path.exists() for path in record.learned(data)):
+        _tell_doubles(record.learned(Path(name)).pictures, tested, screen)
+    elif moved := sum(path.exists() for path in record.learned(data).pictures):
         which = counted(moved, "picture in it has", "pictures in it have")
         screen.warn(
             f"{name} is gone, and {which} the name of one that the run learned from: if its data moved to {data}, "

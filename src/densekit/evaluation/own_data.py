@@ -12,7 +12,7 @@ from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.data.settings import DataSettings
-from densekit.data.split_record import SPLIT_RECORD, SplitRecord
+from densekit.data.split_record import SPLIT_RECORD, Learned, SplitRecord
 from densekit.errors import CheckpointError, DataError
 from densekit.units import in_shell
 
@@ -54,20 +54,21 @@ def own_data(run: Path) -> OwnData | None:
     return OwnData(settings, record if record.exists() else None, values.get("weights"))
 
 
-def learned_before(weights: str | None) -> list[Path]:
-    """Return the pictures that trained weights, and those before them, have learned from, as far as runs tell.
+def learned_before(weights: str | None) -> Learned:
+    """Return what trained weights, and those before them, have learned from, as far as runs tell.
 
     Args:
         weights: as settings name them. Published ones tell nothing, nor do folders whose tables are damaged.
     """
-    learned: list[Path] = []
+    learned = Learned()
     known: set[str] = set()
     while weights is not None and weights not in known:
         known.add(weights)
         folder = Path(weights).parent if Path(weights).name == "model.safetensors" else Path(weights)
         try:
             own = own_data(folder)
-            learned += SplitRecord(own.record).learned(Path(own.name)) if own is not None and own.record else []
+            if own is not None and own.record is not None:
+                learned += SplitRecord(own.record).learned(Path(own.name))
         except (CheckpointError, DataError):
             break
         weights = None if own is None else own.weights

@@ -3,6 +3,7 @@
 from densekit.console import Screen
 from densekit.data.doubles import find_doubles
 from densekit.data.picture_set import DataSet
+from densekit.data.split_record import tell_learned_groups
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
 from densekit.training.history import measure, score
@@ -27,11 +28,12 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
     """Warn where the weights to start from have learned from pictures to validate or test on."""
     learned = learned_before(settings.weights)
     for part in filter(None, (dataset.val, dataset.test)):
-        if doubles := find_doubles(learned, part.pictures):
+        if doubles := find_doubles(learned.pictures, part.pictures):
             screen.warn(
                 f"{len(doubles)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
                 "learned from, which flatters their figures: take its --seed and limits, or other pictures"
             )
+        tell_learned_groups(str(settings.weights), learned.groups, part, screen)
 
 
 def tell_start(job: Job, dataset: DataSet, precision: str) -> None:
