@@ -13,6 +13,7 @@ TABLES = {
     "no_header": "a.png,cat\nb.png,dog\n",
     "header": "path,label\na.png,cat\nb.png,dog\n",
     "header_other_order": "Label,Other,File\ncat,1,a.png\ndog,2,b.png\n",
+    "header_other_names": "category;image_path\ncat;a.png\ndog;b.png\n",
     "semicolons": "path;label\na.png;cat\nb.png;dog\n",
     "tabs": "a.png\tcat\nb.png\tdog\n",
     "byte_order_mark_and_windows_lines": "\ufeffpath,label\r\na.png,cat\r\n\r\nb.png,dog\r\n",
@@ -121,9 +122,9 @@ def test_a_table_that_is_no_utf_8_says_so(tmp_path, encoding):
 
 
 def test_a_header_that_is_not_known_is_no_picture(tmp_path):
-    (tmp_path / "list.csv").write_text("image_path,category\na.png,cat\n")
+    (tmp_path / "list.csv").write_text("photo_url,species\na.png,cat\n")
     with pytest.raises(
-        DataError, match=r"its first line, 'image_path,category', neither begins with a picture nor names"
+        DataError, match=r"its first line, 'photo_url,species', neither begins with a picture nor names"
     ):
         read_table(tmp_path / "list.csv")
 

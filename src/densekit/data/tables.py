@@ -16,8 +16,19 @@ from densekit.errors import DataError
 from densekit.units import some
 
 _COLUMNS = {
-    "path": ("path", "file", "filename", "image", "imageindex", "picture"),
-    "label": ("label", "class", "target"),
+    "path": (
+        "path",
+        "filepath",
+        "imagepath",
+        "file",
+        "filename",
+        "image",
+        "imagename",
+        "imageid",
+        "imageindex",
+        "picture",
+    ),
+    "label": ("label", "class", "target", "category"),
     "labels": ("labels", "classes", "tags", "targets", "findinglabels"),
     "split": ("split", "set", "subset"),
     "group": ("group", "groupid", "patient", "patientid", "subject", "subjectid"),
