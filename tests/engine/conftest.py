@@ -1,5 +1,6 @@
 """Small DenseNets, and what a training step makes of them."""
 
+import os
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -14,19 +15,24 @@ from densekit.engine.ops import TorchOps
 from densekit.engine.swap import fuse
 from densekit.models.dense_block import DenseBlock, Transition
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # in the process of test_triton_interpreter
+
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["torch", "cpu"])
+@pytest.fixture(params=["triton"] if INTERPRETED else ["torch", "cpu"])
 def engine(request) -> str:
-    """Each implementation of the fused steps that runs on a CPU."""
+    """Each implementation of the fused steps that runs on a CPU: in Triton's interpreter, Triton's alone."""
     return request.param
 
 
-@pytest.fixture(params=[1 << 18, 60, 7], ids=["one_tile", "ragged_tiles", "tiny_tiles"])
+TILES = {"one_tile": 1 << 18} if INTERPRETED else {"one_tile": 1 << 18, "ragged_tiles": 60, "tiny_tiles": 7}
+
+
+@pytest.fixture(params=TILES.values(), ids=TILES)
 def ops(request, engine, monkeypatch) -> TorchOps:
     """The steps of each implementation, over one tile and over many."""
     ops = choose_ops(engine, "cpu").ops

@@ -31,6 +31,16 @@ def monais(spatial_dims: int = 2) -> nn.Module:
     return nets.DenseNet(spatial_dims, in_channels=3, out_channels=5, **options)
 
 
+def sharing(**options) -> nn.Module:
+    """torchvision's, whose layers of a block share their second norm: its statistics see a batch several times."""
+    model = torchvisions(**options)
+    for block in (module for module in model.modules() if isinstance(module, nn.ModuleDict)):
+        first, *others = block.values()
+        for layer in others:
+            layer.norm2 = first.norm2
+    return model
+
+
 def train(model: nn.Module) -> None:
     model.train()
 
@@ -71,6 +81,7 @@ NETWORKS = {
         {"block_config": (2, 2), "growth_rate": 5, "bn_size": None, "stem": "cifar", "spatial_dims": 3},
         (2, 3, 7, 5, 6),
     ),
+    "shared_norms": (sharing, {}, (2, 3, 36, 32)),
     "max_pooling": (DenseNet, {"block_config": (2, 2), "growth_rate": 5, "pooling": "max"}, (2, 3, 36, 32)),
 }
 

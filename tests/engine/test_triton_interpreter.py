@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = [Path(__file__).with_name(name) for name in ("test_ops_triton.py", "test_triton_blocks.py")]
+TESTS = [Path(__file__).with_name(name) for name in ("test_ops_triton.py", "test_triton_blocks.py", "test_layers.py")]
 
 
 @pytest.mark.timeout(900)  # all of these files; half a minute where nothing else runs

@@ -1,5 +1,6 @@
 """What the fused modules share: a call, its statistics, shapes."""
 
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -54,16 +55,25 @@ def update_running_statistics(call: Call[Any], count: int) -> None:
         call: after its forward pass.
         count: number of values per channel.
     """
+    times: Counter[nn.Module] = Counter()  # of a norm that several layers share, one after the other
+    rounds: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
     for norm, mean, var in call.trained:
         momentum = norm.momentum
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
             if momentum is None:
                 momentum = 1 / float(norm.num_batches_tracked)
-        for running, seen in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
-            assert running is not None
-            # as with PyTorch's own, no change that autograd would see: another graph may have kept them
-            running.data.copy_(torch.lerp(running.to(seen.dtype), seen, momentum or 0.0))
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        # as with PyTorch's own, no change that autograd would see: another graph may have kept them
+        pairs = (norm.running_mean.data, mean), (norm.running_var.data, var * (count / (count - 1)))
+        rounds.setdefault((times[norm], momentum or 0.0), []).extend(pairs)
+        times[norm] += 1
+    for (_, momentum), pairs in rounds.items():  # all at once: there are two for every norm of a block
+        running, seen = zip(*pairs, strict=True)
+        old = [running.to(seen.dtype) for running, seen in pairs]
+        new = torch._foreach_lerp(old, seen, momentum)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(running, new)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def growth(layer: Layer) -> int:

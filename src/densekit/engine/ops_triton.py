@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from densekit.engine import triton_kernels as kernels
-from densekit.engine.ops import TorchOps
-from densekit.engine.tile_steps import flat
+from densekit.engine.norms import Norm
+from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
+from densekit.engine.tile_steps import convolve, flat, kernels_like
 
+_Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float] | Norm
+"""A batch norm for the kernels: as it is stored; or scale, shift and mean, where they are needed, and no variance."""
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_ROWS = 1 << 30  # of which the kernels' row numbers, of 32 bits, are sure to hold twice as many
 _GROUP = 128  # tiles whose moments are joined at a time: the largest matrix there is takes three rounds
@@ -48,7 +50,10 @@ class TritonOps(TorchOps):
         """As `RowSteps.bnrelu`."""
         if not _fits(x, out):
             return super().bnrelu(x, scale, shift, out)
-        _launch(kernels.bnrelu, x.shape, *_matrix(x), scale, shift, *_matrix(out), *x.shape, **_sizes(x))
+        return self._bnrelu(x, (scale, shift, None, None, 0.0), out)
+
+    def _bnrelu(self, x: Tensor, norm: _Vectors, out: Tensor) -> Tensor:
+        _launch(kernels.bnrelu, x.shape, *_matrix(x), *norm, *_matrix(out), *x.shape, **_sizes(x))
         return out
 
     def drelu_sums(
@@ -65,9 +70,12 @@ class TritonOps(TorchOps):
         """As `RowSteps.drelu_sums`."""
         if not _fits(gradient, x, source, out):
             return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
+        return self._drelu_sums(gradient, x, (scale, shift, mean, None, 0.0), source, out)
+
+    def _drelu_sums(self, gradient: Tensor, x: Tensor, norm: _Vectors, source: Tensor | None, out: Tensor) -> Tensor:
         sizes = _sizes(x)
         sums = _parts(x, sizes["ROWS"])
-        matrices = (*_matrix(gradient), *_matrix(x), scale, shift, mean, *_matrix(source), *_matrix(out))
+        matrices = (*_matrix(gradient), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
         _launch(kernels.drelu_sums, x.shape, *matrices, sums, *x.shape, **sizes)
         return sums.sum(0)
 
@@ -77,9 +85,24 @@ class TritonOps(TorchOps):
         """As `RowSteps.bn_gradient`."""
         if not _fits(gradient, x, out):
             return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        matrices = (*_matrix(gradient), *_matrix(x), mean, scale, terms[0], terms[1], *_matrix(out))
-        _launch(kernels.bn_gradient, x.shape, *matrices, *x.shape, **_sizes(x))
+        self._bn_gradient(gradient, x, (scale, None, mean, None, 0.0), terms, 1, out)
         return out
+
+    def _bn_gradient(
+        self, gradient: Tensor, x: Tensor, norm: _Vectors, terms: Tensor | None, count: int, out: Tensor
+    ) -> None:
+        scale, _, *rest = norm
+        vectors = (scale, *rest, *((None, None) if terms is None else terms), count)
+        _launch(
+            kernels.bn_gradient,
+            x.shape,
+            *_matrix(gradient),
+            *_matrix(x),
+            *vectors,
+            *_matrix(out),
+            *x.shape,
+            **_sizes(x),
+        )
 
     def bnrelu_product(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
@@ -87,6 +110,9 @@ class TritonOps(TorchOps):
         """As `TileSteps.bnrelu_product`; activations stay on the chip, the product is measured while it is there."""
         if not _fits(x, weight):
             return super().bnrelu_product(x, scale, shift, weight, measure=measure)
+        return self._bnrelu_product(x, (scale, shift, None, None, 0.0), weight, measure)
+
+    def _bnrelu_product(self, x: Tensor, norm: _Vectors, weight: Tensor, measure: bool) -> tuple[Tensor, Tensor | None]:
         rows, m = 128, len(weight)
         product = weight.new_empty(len(x), m)
         moments = _parts(product, rows, torch.float64) if measure else None
@@ -97,9 +123,9 @@ class TritonOps(TorchOps):
             "num_warps": 8,  # 64 of a thread's 255 registers hold the product
             "num_stages": 3,
         }
-        operands = (*_matrix(x), scale, shift, *_matrix(weight), product, moments)
+        operands = (*_matrix(x), *norm, *_matrix(weight), product, moments)
         _launch(kernels.bnrelu_product, product.shape, *operands, *x.shape, m, PRECISION=_precision(), **sizes)
-        return product, None if moments is None else _join(moments, rows, len(x)).to(scale.dtype)
+        return product, None if moments is None else _join(moments, rows, len(x)).float()
 
     def product_backward(
         self,
@@ -114,16 +140,23 @@ class TritonOps(TorchOps):
         out: Tensor | None,
         wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """As `TileSteps.product_backward`; both products share one pass over ``x`` and ``dz``.
-
-        Where a program could not hold its part of the weight's gradient, PyTorch multiplies instead: of more than 256
-        outputs, and in float32 without TF32, for which compilers need thousands of bytes a thread beyond registers.
-        """
-        m, c = weight.shape
-        holds = m <= 256 and (weight.dtype != torch.float32 or _precision() == "tf32")
-        if not (holds and dz.dtype == weight.dtype and _fits(dz, weight, x, source, out)):
+        """As `TileSteps.product_backward`; both products share one pass over ``x`` and ``dz``."""
+        if not (_holds(dz, weight) and _fits(dz, weight, x, source, out)):
             onto = {"source": source, "out": out}
             return super().product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
+        return self._product_backward(dz, weight, x, (scale, shift, mean, None, 0.0), source, out, wants_weight)
+
+    def _product_backward(
+        self,
+        dz: Tensor,
+        weight: Tensor,
+        x: Tensor,
+        norm: _Vectors,
+        source: Tensor,
+        out: Tensor | None,
+        wants_weight: bool,
+    ) -> tuple[Tensor | None, Tensor]:
+        m, c = weight.shape
         sums = _parts(x, _STRIPE)
         dweight = sums.new_empty(len(sums), m, c) if wants_weight else None
         sizes: dict[str, Any] = {
@@ -134,7 +167,7 @@ class TritonOps(TorchOps):
             "num_warps": 8,
             "num_stages": 2,
         }
-        matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), scale, shift, mean, *_matrix(source), *_matrix(out))
+        matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
         _launch(
             kernels.product_backward, x.shape, *matrices, dweight, sums, *x.shape, m, PRECISION=_precision(), **sizes
         )
@@ -147,7 +180,7 @@ class TritonOps(TorchOps):
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C, dtype=dtype)
         out, matrix = flat(pooled), flat(x)
-        operands = (*_matrix(matrix), scale, shift, *_matrix(out))
+        operands = (*_matrix(matrix), scale, shift, None, None, 0.0, *_matrix(out))
         _launch(kernels.bnrelu_avg_pool, out.shape, *operands, H, W, *out.shape, **_sizes(out))
         return pooled
 
@@ -161,9 +194,80 @@ class TritonOps(TorchOps):
         gradient = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device)
         sizes = _sizes(matrix)
         sums = _parts(matrix, sizes["ROWS"])
-        operands = (dpooled, *_matrix(matrix), scale, shift, mean, gradient, sums)
+        operands = (dpooled, *_matrix(matrix), scale, shift, mean, None, 0.0, gradient, sums)
         _launch(kernels.bnrelu_avg_pool_backward, matrix.shape, *operands, *x.shape[1:3], *matrix.shape, **sizes)
         return gradient, sums.sum(0)
+
+    def layer(
+        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As `TorchOps.layer`; no kernel is started for vectors alone, of which there would be dozens in a layer."""
+        weight = layer.weight.to(dtype).flatten(1)
+        if not (_fits(flat(x), weight, flat(out)) and _known(layer.norm, layer.norm2)):
+            return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
+        product, seen2 = self._bnrelu_product(flat(x), layer.norm, weight, trains)
+        norm2 = layer.norm2 if seen2 is None else layer.norm2._replace(mean=seen2[0], var=seen2[1])
+        z = product.view(*x.shape[:-1], -1)
+        activated = self._bnrelu(product, norm2, torch.empty_like(product)).view_as(z)
+        result = convolve(activated, layer.weight2.to(dtype))
+        if measure:
+            return z, seen2, self.tile_moments(flat(result).to(out.dtype), flat(out)).float()
+        out.copy_(result)
+        return z, seen2, None
+
+    def layer_backward(
+        self,
+        layer: Bottleneck,
+        dy: Tensor,
+        x: Tensor,
+        z: Tensor,
+        *,
+        trains: bool,
+        source: Tensor,
+        out: Tensor | None,
+        terms: Tensor | None,
+        wants_weight: bool,
+        wants_weight2: bool,
+    ) -> BottleneckGradients:
+        """As `TorchOps.layer_backward`, likewise."""
+        norm, norm2, matrix = layer.norm, layer.norm2, layer.weight.to(dy.dtype).flatten(1)
+        rows, onto = flat(z), (flat(source), None if out is None else flat(out))
+        if not (_holds(dy, matrix) and _fits(flat(x), rows, matrix, *onto) and _known(norm, norm2)):
+            more: dict[str, Any] = {"source": source, "out": out, "terms": terms}
+            more |= {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
+            return super().layer_backward(layer, dy, x, z, trains=trains, **more)
+        activated, count = self._bnrelu(rows, norm2, torch.empty_like(rows)).view_as(z), len(rows)
+        dactivated, dweight2 = self.convolve_backward(dy, activated, layer.weight2.to(dy.dtype), True, wants_weight2)
+        assert dactivated is not None
+        dz = flat(dactivated)
+        sums2 = self._drelu_sums(dz, rows, norm2, None, dz)
+        self._bn_gradient(dz, rows, norm2, sums2 if trains else None, count, dz)
+        dmatrix, sums = self._product_backward(dz, matrix, flat(x), norm, *onto, wants_weight)
+        return [
+            *_norm_gradients(sums, norm, count, terms),
+            None if dmatrix is None else kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),
+            *_norm_gradients(sums2, norm2, count, None),
+            None if dweight2 is None else dweight2.to(layer.weight2.dtype),
+        ]
+
+
+def _norm_gradients(sums: Tensor, norm: Norm, count: int, terms: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `norms.norm_gradients`; `norms.moment_terms` are added to ``terms``."""
+    dscale = torch.empty_like(norm.weight)
+    c, columns = len(dscale), 256
+    operands = (sums, norm.weight, norm.var, norm.eps, dscale, *_matrix(terms), count, c)
+    _launch(kernels.norm_gradient, (1, c), *operands, ROWS=1, COLS=columns)
+    return dscale, sums[0].to(norm.bias.dtype)
+
+
+def _holds(gradient: Tensor, weight: Tensor) -> bool:
+    """Whether a program can hold its part of the gradient of a product's weight; else PyTorch multiplies.
+
+    It cannot of more than 256 outputs, and in float32 without TF32, for which compilers need thousands of bytes a
+    thread beyond registers.
+    """
+    types = gradient.dtype == weight.dtype and (weight.dtype != torch.float32 or _precision() == "tf32")
+    return types and len(weight) <= 256
 
 
 def _fits(*matrices: Tensor | None) -> bool:
@@ -172,14 +276,24 @@ def _fits(*matrices: Tensor | None) -> bool:
     return all(m.dtype in _TYPES and m.stride(1) == 1 and 0 < len(m) < _MOST_ROWS for m in given)
 
 
+def _known(*norms: Norm) -> bool:
+    """Whether the kernels can read these batch norms."""
+    return all(vector.dtype in _TYPES and vector.is_contiguous() for norm in norms for vector in norm[:4])
+
+
 def _matrix(x: Tensor | None) -> tuple[Tensor | None, int]:
     """Return the pointer and the row stride, in values."""
     return (None, 0) if x is None else (x, x.stride(0))
 
 
+def _tiles(length: int, size: int) -> int:
+    """Return how many tiles of a size there are, the last maybe cut off; Triton's own takes microseconds for it."""
+    return -(-length // size)
+
+
 def _power(columns: int) -> int:
     """Return the power of two from 16 on, the least that a product takes, that holds so many columns."""
-    return max(16, triton.next_power_of_2(columns))
+    return max(16, 1 << (columns - 1).bit_length())
 
 
 def _sizes(x: Tensor) -> dict[str, Any]:
@@ -194,14 +308,14 @@ def _sizes(x: Tensor) -> dict[str, Any]:
 
 def _parts(x: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return room for two values per column of every ``rows`` rows of ``x``, (tiles, 2, c)."""
-    return torch.empty(triton.cdiv(len(x), rows), 2, x.shape[1], dtype=dtype, device=x.device)
+    return torch.empty(_tiles(len(x), rows), 2, x.shape[1], dtype=dtype, device=x.device)
 
 
 def _join(moments: Tensor, rows: int, P: int) -> Tensor:
     """Join the moments (tiles, 2, c) of tiles of ``rows`` rows, the last of fewer, to those of all P rows, (2, c)."""
     while len(moments) > 1:
         tiles, _, c = moments.shape
-        joined = moments.new_empty(triton.cdiv(tiles, _GROUP), 2, c)
+        joined = moments.new_empty(_tiles(tiles, _GROUP), 2, c)
         sizes = {"ROWS": _GROUP, "COLS": min(32, _power(c))}
         _launch(kernels.join_moments, (tiles, c), moments, joined, tiles, rows, P, c, **sizes)
         moments, rows = joined, rows * _GROUP
@@ -215,7 +329,7 @@ def _precision() -> str:
 
 def _launch(kernel: Any, shape: tuple[int, ...], *operands: Any, **sizes: Any) -> None:
     """Start one program per tile of a matrix of this shape, on the device of the first operand."""
-    programs = triton.cdiv(shape[0], sizes["ROWS"]) * triton.cdiv(shape[1], sizes["COLS"])
+    programs = _tiles(shape[0], sizes["ROWS"]) * _tiles(shape[1], sizes["COLS"])
     with torch.cuda.device_of(operands[0]):
         # said here because Triton is about to change what it does when nothing is said; exactness needs neither
         kernel[(programs,)](*operands, **sizes, enable_fp_fusion=True)

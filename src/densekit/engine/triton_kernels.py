@@ -1,9 +1,11 @@
 """The kernels of `ops_triton`: one pass over the rows each, what has to be summed by other programs left per tile.
 
-Every matrix (P, c) comes as a pointer and a row stride, every vector as (c,) in float32. Arithmetic is in float32,
-also where matrices are of a half type; the moments of tiles are joined in float64. Row numbers fit into 32 bits,
-offsets are of 64. A program works on one tile of rows and columns; sums over the rows of a tile go to memory, one entry
-a tile, and are joined in a fixed order, without atomics: the same input gives the same bits.
+Every matrix (P, c) comes as a pointer and a row stride, every vector as (c,). A batch norm is four vectors and eps,
+from which each program makes scale and shift for itself; where there is no variance, the first two are scale and shift
+already. Arithmetic is in float32, also where values are of a half type; the moments of tiles are joined in float64. Row
+numbers fit into 32 bits, offsets are of 64. A program works on one tile of rows and columns; sums over the rows of a
+tile go to memory, one entry a tile, and are joined in a fixed order, without atomics: the same input gives the same
+bits.
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
@@ -40,8 +42,30 @@ def _load(matrix, stride, rows, cols, mask):
 
 @triton.jit
 def _row(vector, cols, c):
-    """Return part of a vector as a row (1, COLS), zero where it sticks out."""
-    return tl.load(vector + cols, mask=cols < c, other=0.0)[None, :]
+    """Return part of a vector as a row (1, COLS) in float32, zero where it sticks out."""
+    return tl.load(vector + cols, mask=cols < c, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _std(var, eps, cols, c):
+    """Return what a batch norm divides by, as a row (1, COLS)."""
+    return tl.sqrt_rn(_row(var, cols, c) + eps)
+
+
+@triton.jit
+def _scale_and_shift(gamma, beta, mean, var, eps, cols, c):
+    """Return a batch norm as two rows (1, COLS), to the same bits in every kernel."""
+    scale, shift = _row(gamma, cols, c), _row(beta, cols, c)
+    if var is not None:
+        scale = tl.div_rn(scale, _std(var, eps, cols, c))
+        shift = tl.fma(-_row(mean, cols, c), scale, shift)
+    return scale, shift
+
+
+@triton.jit
+def _terms(sums0, sums1, scale, std, count):
+    """Return what the batch's moments take back from the gradient, from the sums of `drelu_sums`; all (1, COLS)."""
+    return scale * sums0 / count, scale * sums1 / (std * std * count)
 
 
 @triton.jit
@@ -106,60 +130,89 @@ def join_moments(moments, joined, tiles, rows_each, P, c, ROWS: tl.constexpr, CO
 
 
 @triton.jit
-def bnrelu(x, x_stride, scale, shift, out, out_stride, P, c, ROWS: tl.constexpr, COLS: tl.constexpr):
+def bnrelu(
+    x, x_stride, gamma, beta, mean, var, eps, out, out_stride, P, c, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
     """Write ``relu(x * scale + shift)``."""
     _, rows, cols, mask = _tile(P, c, ROWS, COLS)
-    before = _affine(_load(x, x_stride, rows, cols, mask), _row(scale, cols, c), _row(shift, cols, c))
+    scale, shift = _scale_and_shift(gamma, beta, mean, var, eps, cols, c)
+    before = _affine(_load(x, x_stride, rows, cols, mask), scale, shift)
     tl.store(_at(out, out_stride, rows, cols), _where_on(before, before), mask=mask)
 
 
 @triton.jit
 def drelu_sums(
-    gradient, gradient_stride, x, x_stride, scale, shift, mean, source, source_stride, out, out_stride, sums, P, c,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    gradient, gradient_stride, x, x_stride, gamma, beta, mean, var, eps, source, source_stride, out, out_stride, sums,
+    P, c, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Write D, or ``source + scale * D``; sum D and ``D (x - mean)``."""
     tile, rows, cols, mask = _tile(P, c, ROWS, COLS)
-    values, factors = _load(x, x_stride, rows, cols, mask), _row(scale, cols, c)
-    before = _affine(values, factors, _row(shift, cols, c))
-    d = _where_on(before, _load(gradient, gradient_stride, rows, cols, mask))
+    scale, shift = _scale_and_shift(gamma, beta, mean, var, eps, cols, c)
+    values = _load(x, x_stride, rows, cols, mask)
+    d = _where_on(_affine(values, scale, shift), _load(gradient, gradient_stride, rows, cols, mask))
     _store_sums(sums, tile, tl.sum(d, 0), tl.sum(d * (values - _row(mean, cols, c)), 0), cols, c)
     if source is not None:
-        d = d * factors + _load(source, source_stride, rows, cols, mask)
+        d = d * scale + _load(source, source_stride, rows, cols, mask)
     tl.store(_at(out, out_stride, rows, cols), d, mask=mask)
 
 
 @triton.jit
 def bn_gradient(
-    gradient, gradient_stride, x, x_stride, mean, scale, term0, term1, out, out_stride, P, c,
+    gradient, gradient_stride, x, x_stride, gamma, mean, var, eps, term0, term1, count, out, out_stride, P, c,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write ``scale * gradient - term0 - (x - mean) * term1``."""
+    """Write ``scale * gradient - term0 - (x - mean) * term1``; where there is a variance, the terms come as sums."""
     _, rows, cols, mask = _tile(P, c, ROWS, COLS)
-    part = _load(gradient, gradient_stride, rows, cols, mask) * _row(scale, cols, c) - _row(term0, cols, c)
-    centred = _load(x, x_stride, rows, cols, mask) - _row(mean, cols, c)
-    tl.store(_at(out, out_stride, rows, cols), part - centred * _row(term1, cols, c), mask=mask)
+    scale = _row(gamma, cols, c)
+    if var is not None:
+        scale = tl.div_rn(scale, _std(var, eps, cols, c))
+    part = _load(gradient, gradient_stride, rows, cols, mask) * scale
+    if term0 is not None:
+        first, second = _row(term0, cols, c), _row(term1, cols, c)
+        if var is not None:
+            first, second = _terms(first, second, scale, _std(var, eps, cols, c), count)
+        part = part - first - (_load(x, x_stride, rows, cols, mask) - _row(mean, cols, c)) * second
+    tl.store(_at(out, out_stride, rows, cols), part, mask=mask)
 
 
 @triton.jit
-def bnrelu_avg_pool(x, x_stride, scale, shift, out, out_stride, H, W, P, c, ROWS: tl.constexpr, COLS: tl.constexpr):
+def norm_gradient(
+    sums, gamma, var, eps, dgamma, terms, terms_stride, count, c, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
+    """Write the gradient of a batch norm's gamma, from the sums (2, c) of `drelu_sums`; add to ``terms`` if given."""
+    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    one, mask = tl.zeros((1,), tl.int32), (cols < c)[None, :]
+    first, second, std = _row(sums, cols, c), _row(sums + c, cols, c), _std(var, eps, cols, c)
+    tl.store(_at(dgamma, c, one, cols), second / std, mask=mask)
+    if terms is not None:
+        first, second = _terms(first, second, tl.div_rn(_row(gamma, cols, c), std), std, count)
+        at = _at(terms, terms_stride, one, cols)
+        tl.store(at, tl.load(at, mask=mask) + first, mask=mask)
+        tl.store(at + terms_stride, tl.load(at + terms_stride, mask=mask) + second, mask=mask)
+
+
+@triton.jit
+def bnrelu_avg_pool(
+    x, x_stride, gamma, beta, mean, var, eps, out, out_stride, H, W, P, c, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
     """Write 2x2 means of ``relu(x * scale + shift)``; rows are pixels of the result, P of them."""
     _, rows, cols, mask = _tile(P, c, ROWS, COLS)
     h, w = H // 2, W // 2
     first = (rows // (h * w) * H + rows // w % h * 2) * W + rows % w * 2  # the upper left one of its four pixels
-    factors, shifts = _row(scale, cols, c), _row(shift, cols, c)
+    scale, shift = _scale_and_shift(gamma, beta, mean, var, eps, cols, c)
     total = tl.zeros((ROWS, COLS), tl.float32)
     for i in tl.static_range(2):
         for j in tl.static_range(2):
-            before = _affine(_load(x, x_stride, first + i * W + j, cols, mask), factors, shifts)
+            before = _affine(_load(x, x_stride, first + i * W + j, cols, mask), scale, shift)
             total += _where_on(before, before)
     tl.store(_at(out, out_stride, rows, cols), total * 0.25, mask=mask)
 
 
 @triton.jit
 def bnrelu_avg_pool_backward(
-    dpooled, x, x_stride, scale, shift, mean, out, sums, H, W, P, c, ROWS: tl.constexpr, COLS: tl.constexpr
-):
+    dpooled, x, x_stride, gamma, beta, mean, var, eps, out, sums, H, W, P, c,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """Write D of `bnrelu_avg_pool`, zero on an odd last line; sum D and ``D (x - mean)``."""
     tile, rows, cols, mask = _tile(P, c, ROWS, COLS)
     h, w = H // 2, W // 2
@@ -167,14 +220,15 @@ def bnrelu_avg_pool_backward(
     inside = mask & ((i < h) & (j < w))[:, None]
     d = _load(dpooled, c, (rows // (H * W) * h + i) * w + j, cols, inside) * 0.25
     values = _load(x, x_stride, rows, cols, mask)
-    d = _where_on(_affine(values, _row(scale, cols, c), _row(shift, cols, c)), d)
+    scale, shift = _scale_and_shift(gamma, beta, mean, var, eps, cols, c)
+    d = _where_on(_affine(values, scale, shift), d)
     _store_sums(sums, tile, tl.sum(d, 0), tl.sum(d * (values - _row(mean, cols, c)), 0), cols, c)
     tl.store(_at(out, c, rows, cols), d, mask=mask)
 
 
 @triton.jit
 def bnrelu_product(
-    x, x_stride, scale, shift, weight, weight_stride, product, moments, P, c, m,
+    x, x_stride, gamma, beta, mean, var, eps, weight, weight_stride, product, moments, P, c, m,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write ``relu(x * scale + shift) @ weight.T`` (P, m), and measure what was written if there are ``moments``."""
@@ -183,7 +237,8 @@ def bnrelu_product(
     for start in range(0, c, DEPTH):
         inner = start + tl.arange(0, DEPTH)
         values = _load(x, x_stride, rows, inner, (rows < P)[:, None] & (inner < c)[None, :])
-        before = _affine(values, _row(scale, inner, c), _row(shift, inner, c))
+        scale, shift = _scale_and_shift(gamma, beta, mean, var, eps, inner, c)
+        before = _affine(values, scale, shift)
         known = (cols < m)[:, None] & (inner < c)[None, :]
         matrix = tl.load(_at(weight, weight_stride, cols, inner), mask=known, other=0.0)
         activated = _where_on(before, before).to(matrix.dtype)
@@ -196,8 +251,8 @@ def bnrelu_product(
 
 @triton.jit
 def product_backward(
-    dz, dz_stride, weight, weight_stride, x, x_stride, scale, shift, mean, source, source_stride, out, out_stride,
-    dweight, sums, P, c, m, ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, DEPTH: tl.constexpr,
+    dz, dz_stride, weight, weight_stride, x, x_stride, gamma, beta, mean, var, eps, source, source_stride, out,
+    out_stride, dweight, sums, P, c, m, ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Differentiate `bnrelu_product`: each tile of rows has its part of ``dweight`` (tiles, m, c) and of the sums.
@@ -209,7 +264,8 @@ def product_backward(
     outputs = tl.arange(0, DEPTH)
     own = (outputs < m)[:, None] & (cols < c)[None, :]
     matrix = tl.load(_at(weight, weight_stride, outputs, cols), mask=own, other=0.0)
-    factors, shifts, means = _row(scale, cols, c), _row(shift, cols, c), _row(mean, cols, c)
+    scale, shift = _scale_and_shift(gamma, beta, mean, var, eps, cols, c)
+    means = _row(mean, cols, c)
     transposed = tl.zeros((DEPTH, COLS), tl.float32)
     sum0, sum1 = tl.zeros((COLS,), tl.float32), tl.zeros((COLS,), tl.float32)
     for start in range(tile * ROWS, tl.minimum((tile + 1) * ROWS, P), STEP):
@@ -218,7 +274,7 @@ def product_backward(
         inner = (rows < P)[:, None] & (outputs < m)[None, :]
         gradient = tl.load(_at(dz, dz_stride, rows, outputs), mask=inner, other=0.0)
         values = _load(x, x_stride, rows, cols, mask)
-        before = _affine(values, factors, shifts)
+        before = _affine(values, scale, shift)
         if dweight is not None:
             # where rows stick out the gradient is zero, but zero times what float16 cannot hold would be NaN
             activated = tl.where(mask, _where_on(before, before), 0.0).to(matrix.dtype)
@@ -228,7 +284,7 @@ def product_backward(
         sum1 += tl.sum(d * (values - means), 0)
         if out is not None:
             onto = _load(source, source_stride, rows, cols, mask)
-            tl.store(_at(out, out_stride, rows, cols), onto + d * factors, mask=mask)
+            tl.store(_at(out, out_stride, rows, cols), onto + d * scale, mask=mask)
     _store_sums(sums, tile, sum0, sum1, cols, c)
     if dweight is not None:
         parts = dweight + tile.to(tl.int64) * m * c
