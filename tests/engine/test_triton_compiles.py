@@ -12,6 +12,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from densekit.engine import ops_triton
+from densekit.engine.norms import Norm
+from densekit.engine.ops import Bottleneck
 
 class Device:
     capability = None
@@ -36,6 +38,16 @@ def compile_products(P, c, m, dtype):
     for wanted in (True, False):
         ops.product_backward(dz, weight, x, v, v, v, source=x, out=x, wants_weight=wanted)
 
+def compile_layer(pictures, m, dtype):
+    c, k = pictures.shape[-1], 32
+    norm, norm2 = (Norm(*(torch.ones(size) for _ in range(4)), 1e-5) for size in (c, m))
+    layer = Bottleneck(norm, torch.zeros(m, c, 1, 1), norm2, torch.zeros(k, m, 3, 3))
+    new, more = torch.zeros(*pictures.shape[:3], k, dtype=dtype), {"wants_weight": True, "wants_weight2": True}
+    z, *_ = ops.layer(layer, pictures, new, dtype, trains=True, measure=True)
+    for trains, terms in ((True, torch.zeros(2, c)), (False, None)):
+        onto = {"source": pictures, "out": pictures, "terms": terms}
+        ops.layer_backward(layer, new, pictures, z, trains=trains, **onto, **more)
+
 def compile_all(N, H, W, c, m, dtype):
     pictures, v = torch.zeros(N, H, W, c, dtype=dtype), torch.zeros(c)
     x = pictures.view(-1, c)
@@ -46,6 +58,7 @@ def compile_all(N, H, W, c, m, dtype):
     pooled = ops.bnrelu_avg_pool(pictures, v, v, dtype)
     ops.bnrelu_avg_pool_backward(pooled, pictures, v, v, v)
     compile_products(len(x), c, m, dtype)
+    compile_layer(pictures, m, dtype)
 
 ops_triton._launch = compile_only
 ops, device = ops_triton.TritonOps(), Device()
@@ -59,7 +72,7 @@ compile_products(256, 160, 128, torch.bfloat16)
 """
 KERNELS = {
     "tile_moments", "join_moments", "bnrelu", "drelu_sums", "bn_gradient",
-    "bnrelu_avg_pool", "bnrelu_avg_pool_backward", "bnrelu_product", "product_backward",
+    "norm_gradient", "bnrelu_avg_pool", "bnrelu_avg_pool_backward", "bnrelu_product", "product_backward",
 }  # fmt: skip
 SHARED = 99 * 1024
 """Bytes of fast memory that a program may have on the smallest devices that the kernels are for (8.6, 8.9 and 12.0)."""
