@@ -137,6 +137,25 @@ def test_weights_of_two_types(ops: TorchOps):
     assert_gradients(ops, layer, (2, 5, 4), HALF, trains=True, trains2=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+def test_batch_norms_with_gaps(ops: TorchOps, dtype):
+    """Vectors that are columns of matrices."""
+
+    def apart(norm: Norm) -> Norm:
+        return Norm(*(torch.stack([vector, vector + 1], 1)[:, 0] for vector in norm[:4]), norm.eps)
+
+    layer = bottleneck(torch.float32, torch.contiguous_format)
+    strided = layer._replace(norm=apart(layer.norm), norm2=apart(layer.norm2))
+    x, dy, z, source = (images((2, 5, 4), c, dtype).contiguous() for c in (C, K, M, C))
+    seen = []
+    for each in (layer, strided):
+        new, out = torch.empty_like(dy), torch.empty_like(x)
+        ops.layer(each, x, new, dtype, trains=False, measure=False)
+        onto = {"source": source, "out": out, "terms": None}
+        seen.append([new, out, *ops.layer_backward(each, dy, x, z, trains=True, **onto, **ALL)])
+    torch.testing.assert_close(seen[1], seen[0], rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+
+
 def assert_gradients(
     ops: TorchOps,
     layer: Bottleneck,

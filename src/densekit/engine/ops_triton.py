@@ -125,7 +125,7 @@ class TritonOps(TorchOps):
         }
         operands = (*_matrix(x), *norm, *_matrix(weight), product, moments)
         _launch(kernels.bnrelu_product, product.shape, *operands, *x.shape, m, PRECISION=_precision(), **sizes)
-        return product, None if moments is None else _join(moments, rows, len(x)).float()
+        return product, None if moments is None else _join(moments, rows, len(x))
 
     def product_backward(
         self,
@@ -211,7 +211,7 @@ class TritonOps(TorchOps):
         activated = self._bnrelu(product, norm2, torch.empty_like(product)).view_as(z)
         result = convolve(activated, layer.weight2.to(dtype))
         if measure:
-            return z, seen2, self.tile_moments(flat(result).to(out.dtype), flat(out)).float()
+            return z, seen2, self.tile_moments(flat(result).to(out.dtype), flat(out))
         out.copy_(result)
         return z, seen2, None
 
@@ -312,13 +312,17 @@ def _parts(x: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _join(moments: Tensor, rows: int, P: int) -> Tensor:
-    """Join the moments (tiles, 2, c) of tiles of ``rows`` rows, the last of fewer, to those of all P rows, (2, c)."""
-    while len(moments) > 1:
-        tiles, _, c = moments.shape
-        joined = moments.new_empty(_tiles(tiles, _GROUP), 2, c)
+    """Join the moments (tiles, 2, c) of tiles of ``rows`` rows, the last of fewer, to those of all P rows, (2, c).
+
+    The result is of float32, the type of sums.
+    """
+    tiles, _, c = moments.shape
+    while moments.dtype == torch.float64:
+        dtype = torch.float32 if tiles <= _GROUP else torch.float64
+        joined = torch.empty(_tiles(tiles, _GROUP), 2, c, dtype=dtype, device=moments.device)
         sizes = {"ROWS": _GROUP, "COLS": min(32, _power(c))}
         _launch(kernels.join_moments, (tiles, c), moments, joined, tiles, rows, P, c, **sizes)
-        moments, rows = joined, rows * _GROUP
+        moments, rows, tiles = joined, rows * _GROUP, len(joined)
     return moments[0]
 
 
