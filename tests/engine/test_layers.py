@@ -139,10 +139,11 @@ def test_weights_of_two_types(ops: TorchOps):
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
 def test_batch_norms_with_gaps(ops: TorchOps, dtype):
-    """Vectors that are columns of matrices."""
+    """Scales and shifts that are columns of matrices."""
 
     def apart(norm: Norm) -> Norm:
-        return Norm(*(torch.stack([vector, vector + 1], 1)[:, 0] for vector in norm[:4]), norm.eps)
+        weight, bias = (torch.stack([vector, vector + 1], 1)[:, 0] for vector in norm[:2])
+        return norm._replace(weight=weight, bias=bias)
 
     layer = bottleneck(torch.float32, torch.contiguous_format)
     strided = layer._replace(norm=apart(layer.norm), norm2=apart(layer.norm2))

@@ -203,10 +203,12 @@ class TritonOps(TorchOps):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As `TorchOps.layer`; no kernel is started for vectors alone, of which there would be dozens in a layer."""
         weight = layer.weight.to(dtype).flatten(1)
-        if not (_fits(flat(x), weight, flat(out)) and _known(layer.norm, layer.norm2)):
+        if not _fits(flat(x), weight, flat(out)):
             return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
-        product, seen2 = self._bnrelu_product(flat(x), layer.norm, weight, trains)
-        norm2 = layer.norm2 if seen2 is None else layer.norm2._replace(mean=seen2[0], var=seen2[1])
+        norm, norm2 = _stored(layer.norm), _stored(layer.norm2)
+        product, seen2 = self._bnrelu_product(flat(x), norm, weight, trains)
+        if seen2 is not None:
+            norm2 = norm2._replace(mean=seen2[0], var=seen2[1])
         z = product.view(*x.shape[:-1], -1)
         activated = self._bnrelu(product, norm2, torch.empty_like(product)).view_as(z)
         result = convolve(activated, layer.weight2.to(dtype))
@@ -230,12 +232,13 @@ class TritonOps(TorchOps):
         wants_weight2: bool,
     ) -> BottleneckGradients:
         """As `TorchOps.layer_backward`, likewise."""
-        norm, norm2, matrix = layer.norm, layer.norm2, layer.weight.to(dy.dtype).flatten(1)
-        rows, onto = flat(z), (flat(source), None if out is None else flat(out))
-        if not (_holds(dy, matrix) and _fits(flat(x), rows, matrix, *onto) and _known(norm, norm2)):
+        matrix, rows = layer.weight.to(dy.dtype).flatten(1), flat(z)
+        onto = flat(source), None if out is None else flat(out)
+        if not (_holds(dy, matrix) and _fits(flat(x), rows, matrix, *onto)):
             more: dict[str, Any] = {"source": source, "out": out, "terms": terms}
             more |= {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
             return super().layer_backward(layer, dy, x, z, trains=trains, **more)
+        norm, norm2 = _stored(layer.norm), _stored(layer.norm2)
         activated, count = self._bnrelu(rows, norm2, torch.empty_like(rows)).view_as(z), len(rows)
         dactivated, dweight2 = self.convolve_backward(dy, activated, layer.weight2.to(dy.dtype), True, wants_weight2)
         assert dactivated is not None
@@ -244,20 +247,21 @@ class TritonOps(TorchOps):
         self._bn_gradient(dz, rows, norm2, sums2 if trains else None, count, dz)
         dmatrix, sums = self._product_backward(dz, matrix, flat(x), norm, *onto, wants_weight)
         return [
-            *_norm_gradients(sums, norm, count, terms),
+            *_norm_gradients(sums, norm, count, terms, layer.norm.weight.dtype),
             None if dmatrix is None else kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),
-            *_norm_gradients(sums2, norm2, count, None),
+            *_norm_gradients(sums2, norm2, count, None, layer.norm2.weight.dtype),
             None if dweight2 is None else dweight2.to(layer.weight2.dtype),
         ]
 
 
-def _norm_gradients(sums: Tensor, norm: Norm, count: int, terms: Tensor | None) -> tuple[Tensor, Tensor]:
+def _norm_gradients(
+    sums: Tensor, norm: Norm, count: int, terms: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """As `norms.norm_gradients`; `norms.moment_terms` are added to ``terms``."""
-    dscale = torch.empty_like(norm.weight)
-    c, columns = len(dscale), 256
-    operands = (sums, norm.weight, norm.var, norm.eps, dscale, *_matrix(terms), count, c)
-    _launch(kernels.norm_gradient, (1, c), *operands, ROWS=1, COLS=columns)
-    return dscale, sums[0].to(norm.bias.dtype)
+    dscale = torch.empty_like(sums[0], dtype=dtype)
+    operands = (sums, norm.weight, norm.var, norm.eps, dscale, *_matrix(terms), count, len(dscale))
+    _launch(kernels.norm_gradient, (1, len(dscale)), *operands, ROWS=1, COLS=256)
+    return dscale, sums[0].to(dtype)
 
 
 def _holds(gradient: Tensor, weight: Tensor) -> bool:
@@ -276,9 +280,12 @@ def _fits(*matrices: Tensor | None) -> bool:
     return all(m.dtype in _TYPES and m.stride(1) == 1 and 0 < len(m) < _MOST_ROWS for m in given)
 
 
-def _known(*norms: Norm) -> bool:
-    """Whether the kernels can read these batch norms."""
-    return all(vector.dtype in _TYPES and vector.is_contiguous() for norm in norms for vector in norm[:4])
+def _stored(norm: Norm) -> Norm:
+    """Return a batch norm as the kernels can read it."""
+    if all(vector.dtype in _TYPES and vector.is_contiguous() for vector in norm[:4]):
+        return norm
+    weight, bias, mean, var = (vector.float().contiguous() for vector in norm[:4])
+    return Norm(weight, bias, mean, var, norm.eps)
 
 
 def _matrix(x: Tensor | None) -> tuple[Tensor | None, int]:
