@@ -43,6 +43,7 @@ def compile_layer(pictures, m, dtype):
     norm, norm2 = (Norm(*(torch.ones(size) for _ in range(4)), 1e-5) for size in (c, m))
     layer = Bottleneck(norm, torch.zeros(m, c, 1, 1), norm2, torch.zeros(k, m, 3, 3))
     new, more = torch.zeros(*pictures.shape[:3], k, dtype=dtype), {"wants_weight": True, "wants_weight2": True}
+    ops.infer_layer(layer, pictures, new, dtype)
     z, *_ = ops.layer(layer, pictures, new, dtype, trains=True, measure=True)
     for trains, terms in ((True, torch.zeros(2, c)), (False, None)):
         onto = {"source": pictures, "out": pictures, "terms": terms}

@@ -112,7 +112,9 @@ class TritonOps(TorchOps):
             return super().bnrelu_product(x, scale, shift, weight, measure=measure)
         return self._bnrelu_product(x, (scale, shift, None, None, 0.0), weight, measure)
 
-    def _bnrelu_product(self, x: Tensor, norm: _Vectors, weight: Tensor, measure: bool) -> tuple[Tensor, Tensor | None]:
+    def _bnrelu_product(
+        self, x: Tensor, norm: _Vectors, weight: Tensor, measure: bool, second: Norm | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         rows, m = 128, len(weight)
         product = weight.new_empty(len(x), m)
         moments = _parts(product, rows, torch.float64) if measure else None
@@ -123,7 +125,8 @@ class TritonOps(TorchOps):
             "num_warps": 8,  # 64 of a thread's 255 registers hold the product
             "num_stages": 3,
         }
-        operands = (*_matrix(x), *norm, *_matrix(weight), product, moments)
+        norm2 = (None, None, None, None, 0.0) if second is None else second
+        operands = (*_matrix(x), *norm, *_matrix(weight), *norm2, product, moments)
         _launch(kernels.bnrelu_product, product.shape, *operands, *x.shape, m, PRECISION=_precision(), **sizes)
         return product, None if moments is None else _join(moments, rows, len(x))
 
@@ -216,6 +219,15 @@ class TritonOps(TorchOps):
             return z, seen2, self.tile_moments(flat(result).to(out.dtype), flat(out))
         out.copy_(result)
         return z, seen2, None
+
+    def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
+        """As `TorchOps.infer_layer`; what the 3x3 convolution reads is all that leaves the chip."""
+        weight = layer.weight.to(dtype).flatten(1)
+        if not _fits(flat(x), weight, flat(out)):
+            super().infer_layer(layer, x, out, dtype)
+            return
+        activated, _ = self._bnrelu_product(flat(x), _stored(layer.norm), weight, False, _stored(layer.norm2))
+        out.copy_(convolve(activated.view(*x.shape[:-1], -1), layer.weight2.to(dtype)))
 
     def layer_backward(
         self,

@@ -228,10 +228,13 @@ def bnrelu_avg_pool_backward(
 
 @triton.jit
 def bnrelu_product(
-    x, x_stride, gamma, beta, mean, var, eps, weight, weight_stride, product, moments, P, c, m,
-    ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    x, x_stride, gamma, beta, mean, var, eps, weight, weight_stride, gamma2, beta2, mean2, var2, eps2, product, moments,
+    P, c, m, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write ``relu(x * scale + shift) @ weight.T`` (P, m), and measure what was written if there are ``moments``."""
+    """Write ``relu(x * scale + shift) @ weight.T`` (P, m), and measure what was written if there are ``moments``.
+
+    If there is a second norm, the product goes through it and another ReLU first.
+    """
     tile, rows, cols, mask = _tile(P, m, ROWS, COLS)
     total = tl.zeros((ROWS, COLS), tl.float32)
     for start in range(0, c, DEPTH):
@@ -243,6 +246,10 @@ def bnrelu_product(
         matrix = tl.load(_at(weight, weight_stride, cols, inner), mask=known, other=0.0)
         activated = _where_on(before, before).to(matrix.dtype)
         total = tl.dot(activated, tl.trans(matrix), total, input_precision=PRECISION)
+    if gamma2 is not None:
+        scale2, shift2 = _scale_and_shift(gamma2, beta2, mean2, var2, eps2, cols, m)
+        before = _affine(total, scale2, shift2)
+        total = _where_on(before, before)
     rounded = total.to(product.dtype.element_ty)
     tl.store(_at(product, m, rows, cols), rounded, mask=mask)
     if moments is not None:
