@@ -68,6 +68,7 @@ device.capability = 90
 compile_all(2, 8, 16, 160, 128, torch.bfloat16)  # as in DenseNet-121
 compile_all(1, 2, 2, 1, 1, torch.bfloat16)  # sizes of 1 are constants to the compiler
 compile_products(256, 160, 192, torch.float32)  # as in DenseNet-161: the largest tiles
+compile_layer(torch.zeros(1, 16, 16, 160), 192, torch.float32)
 device.capability = 80
 compile_products(256, 160, 128, torch.bfloat16)
 """
