@@ -51,7 +51,7 @@ def test_the_oldest_device_decides(monkeypatch):
 def test_without_triton(monkeypatch):
     devices_are(monkeypatch, (9, 0))
     monkeypatch.setitem(sys.modules, "triton", None)
-    for module in ("ops_triton", "triton_kernels"):
+    for module in ("ops_triton", "triton_launchers", "triton_kernels"):
         monkeypatch.delitem(sys.modules, f"densekit.engine.{module}", raising=False)
     refused("the package triton is missing")
 

@@ -18,7 +18,7 @@ if not INTERPRETED and (not torch.cuda.is_available() or torch.cuda.get_device_c
     reason = "no GPU of compute capability 8.0; test_triton_interpreter runs this file on the CPU"
     pytest.skip(reason, allow_module_level=True)
 
-from densekit.engine import ops_triton  # noqa: E402 (triton may be missing where these tests are skipped)
+from densekit.engine import triton_launchers  # noqa: E402 (triton may be missing where these tests are skipped)
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
@@ -33,8 +33,8 @@ def dtype(request) -> torch.dtype:
 @pytest.fixture
 def ops(monkeypatch) -> TorchOps:
     """Small groups and stripes, so that small matrices take several, the last one ragged; float32 without TF32."""
-    monkeypatch.setattr(ops_triton, "_GROUP", 2)
-    monkeypatch.setattr(ops_triton, "_STRIPE", 128)
+    monkeypatch.setattr(triton_launchers, "_GROUP", 2)
+    monkeypatch.setattr(triton_launchers, "_STRIPE", 128)
     # the interpreter multiplies float32 exactly, whatever it is told: so the kernels for TF32 are tested there as well
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", INTERPRETED)
     return choose_ops("triton", DEVICE).ops
@@ -196,7 +196,7 @@ def test_products_in_tf32_where_convolutions_are(ops, rows, columns, outputs, mo
 @pytest.mark.parametrize("allowed", [True, False])
 def test_float32_is_multiplied_as_in_convolutions(monkeypatch, allowed):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    assert ops_triton._precision() == ("tf32" if allowed else "ieee")
+    assert triton_launchers.precision() == ("tf32" if allowed else "ieee")
 
 
 def test_rows_that_stick_out_of_a_tile_add_nothing(ops):

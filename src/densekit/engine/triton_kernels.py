@@ -1,4 +1,4 @@
-"""The kernels of `ops_triton`: one pass over the rows each, what has to be summed by other programs left per tile.
+"""Kernels of the fused dense block: one pass over the rows each, what other programs must sum is left per tile.
 
 Every matrix (P, c) comes as a pointer and a row stride, every vector as (c,). A batch norm is four vectors and eps,
 from which each program makes scale and shift for itself; where there is no variance, the first two are scale and shift

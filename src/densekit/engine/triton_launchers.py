@@ -1,0 +1,203 @@
+"""Launchers of `triton_kernels`: sizes of tiles, room for what has to be summed by other programs, and the sums.
+
+Block sizes are fixed: nothing is tuned at run time, so that the same input gives the same bits in every process. They
+follow from counting bytes and registers, for devices of compute capability 8.0 and above. So far the kernels have run
+in Triton's interpreter and been compiled for such devices, but not been timed on one: benchmarks/bench_kernels.py does.
+
+Matrices (P, c) must be such as `fits` accepts, and vectors without gaps.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densekit.engine import triton_kernels as kernels
+from densekit.engine.norms import Norm
+
+Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float] | Norm
+"""A batch norm for the kernels: as it is stored; or scale, shift and mean, where they are needed, and no variance."""
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_ROWS = 1 << 30  # of which the kernels' row numbers, of 32 bits, are sure to hold twice as many
+_GROUP = 128  # tiles whose moments are joined at a time: the largest matrix there is takes three rounds
+_STRIPE = 1024  # rows that share one part of a weight's gradient: 128 outputs add less than a fifth to the traffic
+
+
+def fits(*matrices: Tensor | None) -> bool:
+    """Return whether the kernels can compute with these matrices."""
+    given = [matrix for matrix in matrices if matrix is not None]
+    return all(m.dtype in TYPES and m.stride(1) == 1 and 0 < len(m) < _MOST_ROWS for m in given)
+
+
+def holds(gradient: Tensor, weight: Tensor) -> bool:
+    """Return whether a program of `product_backward` can hold its part of the weight's gradient.
+
+    It cannot of more than 256 outputs, and in float32 without TF32, for which compilers need thousands of bytes a
+    thread beyond registers.
+    """
+    types = gradient.dtype == weight.dtype and (weight.dtype != torch.float32 or precision() == "tf32")
+    return types and len(weight) <= 256
+
+
+def stored(norm: Norm) -> Norm:
+    """Return a batch norm as the kernels can read it."""
+    if all(vector.dtype in TYPES and vector.is_contiguous() for vector in norm[:4]):
+        return norm
+    weight, bias, mean, var = (vector.float().contiguous() for vector in norm[:4])
+    return Norm(weight, bias, mean, var, norm.eps)
+
+
+def precision() -> str:
+    """Return what products of float32 are computed in: what PyTorch's convolutions are, "tf32" or "ieee"."""
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+    return "tf32" if convolutions.fp32_precision == "tf32" else "ieee"
+
+
+def tile_moments(x: Tensor, out: Tensor | None) -> Tensor:
+    """Return mean and biased variance of every column of ``x``, float32 (2, c); copy ``x`` to ``out`` on the way."""
+    sizes = _sizes(x)
+    moments = _parts(x, sizes["ROWS"], torch.float64)
+    _launch(kernels.tile_moments, x.shape, *_matrix(x), *_matrix(out), moments, *x.shape, **sizes)
+    return _join(moments, sizes["ROWS"], len(x))
+
+
+def bnrelu(x: Tensor, norm: Vectors, out: Tensor) -> Tensor:
+    """As `RowSteps.bnrelu`."""
+    _launch(kernels.bnrelu, x.shape, *_matrix(x), *norm, *_matrix(out), *x.shape, **_sizes(x))
+    return out
+
+
+def drelu_sums(gradient: Tensor, x: Tensor, norm: Vectors, source: Tensor | None, out: Tensor) -> Tensor:
+    """As `RowSteps.drelu_sums`."""
+    sizes = _sizes(x)
+    sums = _parts(x, sizes["ROWS"])
+    matrices = (*_matrix(gradient), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
+    _launch(kernels.drelu_sums, x.shape, *matrices, sums, *x.shape, **sizes)
+    return sums.sum(0)
+
+
+def bn_gradient(gradient: Tensor, x: Tensor, norm: Vectors, terms: Tensor | None, count: int, out: Tensor) -> None:
+    """As `RowSteps.bn_gradient`; of a stored norm the terms are the sums of ``count`` rows, or none: only the scale."""
+    scale, _, *rest = norm
+    vectors = (scale, *rest, *((None, None) if terms is None else terms), count)
+    matrices = (*_matrix(gradient), *_matrix(x), *vectors, *_matrix(out))
+    _launch(kernels.bn_gradient, x.shape, *matrices, *x.shape, **_sizes(x))
+
+
+def norm_gradients(
+    sums: Tensor, norm: Norm, count: int, terms: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """As `norms.norm_gradients`; `norms.moment_terms` of ``count`` rows are added to ``terms``, if there are any."""
+    dscale = torch.empty_like(sums[0], dtype=dtype)
+    operands = (sums, norm.weight, norm.var, norm.eps, dscale, *_matrix(terms), count, len(dscale))
+    _launch(kernels.norm_gradient, (1, len(dscale)), *operands, ROWS=1, COLS=256)
+    return dscale, sums[0].to(dtype)
+
+
+def bnrelu_avg_pool(x: Tensor, size: tuple[int, int], norm: Vectors, out: Tensor) -> None:
+    """As `PoolSteps.bnrelu_avg_pool`, of pictures of H x W pixels."""
+    operands = (*_matrix(x), *norm, *_matrix(out), *size)
+    _launch(kernels.bnrelu_avg_pool, out.shape, *operands, *out.shape, **_sizes(out))
+
+
+def bnrelu_avg_pool_backward(dpooled: Tensor, x: Tensor, size: tuple[int, int], norm: Vectors, out: Tensor) -> Tensor:
+    """As `PoolSteps.bnrelu_avg_pool_backward`; returns the sums."""
+    sizes = _sizes(x)
+    sums = _parts(x, sizes["ROWS"])
+    operands = (dpooled, *_matrix(x), *norm, out, sums, *size)
+    _launch(kernels.bnrelu_avg_pool_backward, x.shape, *operands, *x.shape, **sizes)
+    return sums.sum(0)
+
+
+def bnrelu_product(
+    x: Tensor, norm: Vectors, weight: Tensor, measure: bool, second: Norm | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """As `TileSteps.bnrelu_product`; the product goes through a ``second`` norm and ReLU, if there is one."""
+    rows, m = 128, len(weight)
+    product = weight.new_empty(len(x), m)
+    moments = _parts(product, rows, torch.float64) if measure else None
+    sizes: dict[str, Any] = {
+        "ROWS": rows,
+        "COLS": min(128, _power(m)),  # all of a bottleneck of growth rate 32: x is read once
+        "DEPTH": 128 // x.element_size(),  # a row of a tile is one line of the cache
+        "num_warps": 8,  # 64 of a thread's 255 registers hold the product
+        "num_stages": 3,
+    }
+    norm2 = (None, None, None, None, 0.0) if second is None else second
+    operands = (*_matrix(x), *norm, *_matrix(weight), *norm2, product, moments)
+    _launch(kernels.bnrelu_product, product.shape, *operands, *x.shape, m, PRECISION=precision(), **sizes)
+    return product, None if moments is None else _join(moments, rows, len(x))
+
+
+def product_backward(
+    dz: Tensor, weight: Tensor, x: Tensor, norm: Vectors, source: Tensor, out: Tensor | None, wants_weight: bool
+) -> tuple[Tensor | None, Tensor]:
+    """As `TileSteps.product_backward`; both products share one pass over ``x`` and ``dz``."""
+    m, c = weight.shape
+    sums = _parts(x, _STRIPE)
+    dweight = sums.new_empty(len(sums), m, c) if wants_weight else None
+    sizes: dict[str, Any] = {
+        "ROWS": _STRIPE,
+        "COLS": min(64 if m <= 128 else 32, _power(c)),
+        "STEP": 128 // weight.element_size(),
+        "DEPTH": _power(m),
+        "num_warps": 8,
+        "num_stages": 2,
+    }
+    matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
+    operands = (*matrices, dweight, sums, *x.shape, m)
+    _launch(kernels.product_backward, x.shape, *operands, PRECISION=precision(), **sizes)
+    return None if dweight is None else dweight.sum(0), sums.sum(0)
+
+
+def _matrix(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """Return the pointer and the row stride, in values."""
+    return (None, 0) if x is None else (x, x.stride(0))
+
+
+def _tiles(length: int, size: int) -> int:
+    """Return how many tiles of a size there are, the last maybe cut off; Triton's own takes microseconds for it."""
+    return -(-length // size)
+
+
+def _power(columns: int) -> int:
+    """Return the power of two from 16 on, the least that a product takes, that holds so many columns."""
+    return max(16, 1 << (columns - 1).bit_length())
+
+
+def _sizes(x: Tensor) -> dict[str, Any]:
+    """Return the tile of a step that passes over the rows: of 8192 values, 32 a thread.
+
+    A thread then has four loads of 16 bytes (of a half type) under way per matrix, and up to four matrices fit into its
+    registers. 64 columns of a half type are one line of the cache; more would leave fewer rows to sum on the chip.
+    """
+    columns = min(64, _power(x.shape[1]))
+    return {"ROWS": 8192 // columns, "COLS": columns, "num_warps": 8}
+
+
+def _parts(x: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return room for two values per column of every ``rows`` rows of ``x``, (tiles, 2, c)."""
+    return torch.empty(_tiles(len(x), rows), 2, x.shape[1], dtype=dtype, device=x.device)
+
+
+def _join(moments: Tensor, rows: int, P: int) -> Tensor:
+    """Join the moments (tiles, 2, c) of tiles of ``rows`` rows, the last of fewer, to those of all P rows, (2, c).
+
+    The result is of float32, the type of sums.
+    """
+    tiles, _, c = moments.shape
+    while moments.dtype == torch.float64:
+        dtype = torch.float32 if tiles <= _GROUP else torch.float64
+        joined = torch.empty(_tiles(tiles, _GROUP), 2, c, dtype=dtype, device=moments.device)
+        sizes = {"ROWS": _GROUP, "COLS": min(32, _power(c))}
+        _launch(kernels.join_moments, (tiles, c), moments, joined, tiles, rows, P, c, **sizes)
+        moments, rows, tiles = joined, rows * _GROUP, len(joined)
+    return moments[0]
+
+
+def _launch(kernel: Any, shape: tuple[int, ...], *operands: Any, **sizes: Any) -> None:
+    """Start one program per tile of a matrix of this shape, on the device of the first operand."""
+    programs = _tiles(shape[0], sizes["ROWS"]) * _tiles(shape[1], sizes["COLS"])
+    with torch.cuda.device_of(operands[0]):
+        # said here because Triton is about to change what it does when nothing is said; exactness needs neither
+        kernel[(programs,)](*operands, **sizes, enable_fp_fusion=True)
