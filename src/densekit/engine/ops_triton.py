@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densekit.engine import triton_launchers as triton
+from densekit.engine import triton_launchers as launch
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.tile_steps import convolve, flat, kernels_like
 
@@ -26,13 +26,13 @@ class TritonOps(TorchOps):
 
     def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """As `RowSteps.tile_moments`, in float32: there is one tile, whose parts are joined in float64."""
-        return triton.tile_moments(x, out) if triton.fits(x, out) else super().tile_moments(x, out)
+        return launch.tile_moments(x, out) if launch.fits(x, out) else super().tile_moments(x, out)
 
     def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
         """As `RowSteps.bnrelu`."""
-        if not triton.fits(x, out):
+        if not launch.fits(x, out):
             return super().bnrelu(x, scale, shift, out)
-        return triton.bnrelu(x, (scale, shift, None, None, 0.0), out)
+        return launch.bnrelu(x, (scale, shift, None, None, 0.0), out)
 
     def drelu_sums(
         self,
@@ -46,26 +46,26 @@ class TritonOps(TorchOps):
         out: Tensor,
     ) -> Tensor:
         """As `RowSteps.drelu_sums`."""
-        if not triton.fits(gradient, x, source, out):
+        if not launch.fits(gradient, x, source, out):
             return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
-        return triton.drelu_sums(gradient, x, (scale, shift, mean, None, 0.0), source, out)
+        return launch.drelu_sums(gradient, x, (scale, shift, mean, None, 0.0), source, out)
 
     def bn_gradient(
         self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
     ) -> Tensor:
         """As `RowSteps.bn_gradient`."""
-        if not triton.fits(gradient, x, out):
+        if not launch.fits(gradient, x, out):
             return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        triton.bn_gradient(gradient, x, (scale, None, mean, None, 0.0), terms, 1, out)
+        launch.bn_gradient(gradient, x, (scale, None, mean, None, 0.0), terms, 1, out)
         return out
 
     def bnrelu_product(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
     ) -> tuple[Tensor, Tensor | None]:
         """As `TileSteps.bnrelu_product`; activations stay on the chip, the product is measured while it is there."""
-        if not triton.fits(x, weight):
+        if not launch.fits(x, weight):
             return super().bnrelu_product(x, scale, shift, weight, measure=measure)
-        return triton.bnrelu_product(x, (scale, shift, None, None, 0.0), weight, measure)
+        return launch.bnrelu_product(x, (scale, shift, None, None, 0.0), weight, measure)
 
     def product_backward(
         self,
@@ -81,57 +81,57 @@ class TritonOps(TorchOps):
         wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor]:
         """As `TileSteps.product_backward`."""
-        if not (triton.holds(dz, weight) and triton.fits(dz, weight, x, source, out)):
+        if not (launch.holds(dz, weight) and launch.fits(dz, weight, x, source, out)):
             onto = {"source": source, "out": out}
             return super().product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
-        return triton.product_backward(dz, weight, x, (scale, shift, mean, None, 0.0), source, out, wants_weight)
+        return launch.product_backward(dz, weight, x, (scale, shift, mean, None, 0.0), source, out, wants_weight)
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """As `PoolSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
-        if dtype not in triton.TYPES or not triton.fits(flat(x)) or x.dim() > 4:
+        if dtype not in launch.TYPES or not launch.fits(flat(x)) or x.dim() > 4:
             return super().bnrelu_avg_pool(x, scale, shift, dtype)
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C, dtype=dtype)
-        triton.bnrelu_avg_pool(flat(x), (H, W), (scale, shift, None, None, 0.0), flat(pooled))
+        launch.bnrelu_avg_pool(flat(x), (H, W), (scale, shift, None, None, 0.0), flat(pooled))
         return pooled
 
     def bnrelu_avg_pool_backward(
         self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_avg_pool_backward`."""
-        if not (triton.fits(flat(x), flat(dpooled)) and dpooled.is_contiguous()) or x.dim() > 4:
+        if not (launch.fits(flat(x), flat(dpooled)) and dpooled.is_contiguous()) or x.dim() > 4:
             return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
         gradient = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device)
         norm, (_, H, W, _) = (scale, shift, mean, None, 0.0), x.shape
-        return gradient, triton.bnrelu_avg_pool_backward(dpooled, flat(x), (H, W), norm, gradient)
+        return gradient, launch.bnrelu_avg_pool_backward(dpooled, flat(x), (H, W), norm, gradient)
 
     def layer(
         self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As `TorchOps.layer`; nothing is launched for vectors alone, of which there would be dozens in a layer."""
         weight = layer.weight.to(dtype).flatten(1)
-        if not triton.fits(flat(x), weight, flat(out)):
+        if not launch.fits(flat(x), weight, flat(out)):
             return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
-        norm, norm2 = triton.stored(layer.norm), triton.stored(layer.norm2)
-        product, seen2 = triton.bnrelu_product(flat(x), norm, weight, trains)
+        norm, norm2 = launch.stored(layer.norm), launch.stored(layer.norm2)
+        product, seen2 = launch.bnrelu_product(flat(x), norm, weight, trains)
         if seen2 is not None:
             norm2 = norm2._replace(mean=seen2[0], var=seen2[1])
         z = product.view(*x.shape[:-1], -1)
-        activated = triton.bnrelu(product, norm2, torch.empty_like(product)).view_as(z)
+        activated = launch.bnrelu(product, norm2, torch.empty_like(product)).view_as(z)
         result = convolve(activated, layer.weight2.to(dtype))
         if measure:
-            return z, seen2, triton.tile_moments(flat(result).to(out.dtype), flat(out))
+            return z, seen2, launch.tile_moments(flat(result).to(out.dtype), flat(out))
         out.copy_(result)
         return z, seen2, None
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
         """As `TorchOps.infer_layer`; what the 3x3 convolution reads is all that leaves the chip."""
         weight = layer.weight.to(dtype).flatten(1)
-        if not triton.fits(flat(x), weight, flat(out)):
+        if not launch.fits(flat(x), weight, flat(out)):
             super().infer_layer(layer, x, out, dtype)
             return
-        norm, norm2 = triton.stored(layer.norm), triton.stored(layer.norm2)
-        activated, _ = triton.bnrelu_product(flat(x), norm, weight, False, norm2)
+        norm, norm2 = launch.stored(layer.norm), launch.stored(layer.norm2)
+        activated, _ = launch.bnrelu_product(flat(x), norm, weight, False, norm2)
         out.copy_(convolve(activated.view(*x.shape[:-1], -1), layer.weight2.to(dtype)))
 
     def layer_backward(
@@ -151,21 +151,21 @@ class TritonOps(TorchOps):
         """As `TorchOps.layer_backward`; nothing is launched for vectors alone, but their gradients."""
         matrix, rows = layer.weight.to(dy.dtype).flatten(1), flat(z)
         onto = flat(source), None if out is None else flat(out)
-        if not (triton.holds(dy, matrix) and triton.fits(flat(x), rows, matrix, *onto)):
+        if not (launch.holds(dy, matrix) and launch.fits(flat(x), rows, matrix, *onto)):
             more: dict[str, Any] = {"source": source, "out": out, "terms": terms}
             more |= {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
             return super().layer_backward(layer, dy, x, z, trains=trains, **more)
-        norm, norm2, count = triton.stored(layer.norm), triton.stored(layer.norm2), len(rows)
-        activated = triton.bnrelu(rows, norm2, torch.empty_like(rows)).view_as(z)
+        norm, norm2, count = launch.stored(layer.norm), launch.stored(layer.norm2), len(rows)
+        activated = launch.bnrelu(rows, norm2, torch.empty_like(rows)).view_as(z)
         dactivated, dweight2 = self.convolve_backward(dy, activated, layer.weight2.to(dy.dtype), True, wants_weight2)
         assert dactivated is not None
         dz = flat(dactivated)
-        sums2 = triton.drelu_sums(dz, rows, norm2, None, dz)
-        triton.bn_gradient(dz, rows, norm2, sums2 if trains else None, count, dz)
-        dmatrix, sums = triton.product_backward(dz, matrix, flat(x), norm, *onto, wants_weight)
+        sums2 = launch.drelu_sums(dz, rows, norm2, None, dz)
+        launch.bn_gradient(dz, rows, norm2, sums2 if trains else None, count, dz)
+        dmatrix, sums = launch.product_backward(dz, matrix, flat(x), norm, *onto, wants_weight)
         return [
-            *triton.norm_gradients(sums, norm, count, terms, layer.norm.weight.dtype),
+            *launch.norm_gradients(sums, norm, count, terms, layer.norm.weight.dtype),
             None if dmatrix is None else kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),
-            *triton.norm_gradients(sums2, norm2, count, None, layer.norm2.weight.dtype),
+            *launch.norm_gradients(sums2, norm2, count, None, layer.norm2.weight.dtype),
             None if dweight2 is None else dweight2.to(layer.weight2.dtype),
         ]
