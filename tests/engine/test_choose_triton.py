@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import densekit.engine
 from densekit.engine.choose_ops import choose_ops
 from densekit.errors import SettingsError
 
@@ -53,6 +54,7 @@ def test_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     for module in ("ops_triton", "triton_launchers", "triton_kernels"):
         monkeypatch.delitem(sys.modules, f"densekit.engine.{module}", raising=False)
+        monkeypatch.delattr(densekit.engine, module, raising=False)
     refused("the package triton is missing")
 
 
