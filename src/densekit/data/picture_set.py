@@ -122,11 +122,6 @@ class PictureSet:
         )
 
     @property
-    def group_names(self) -> set[str]:
-        """Names of the groups that its pictures are of."""
-        return set() if self.groups is None else {name for name in self.groups if name is not None}
-
-    @property
     def multilabel(self) -> bool:
         """Whether a picture may have several labels, or none."""
         return self.labels.ndim == 2

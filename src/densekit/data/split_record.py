@@ -37,7 +37,7 @@ def write_split_record(path: Path, dataset: DataSet) -> None:
                 places = np.flatnonzero(label) if dataset.multilabel else [label]
                 names = LABEL_SEPARATOR.join(dataset.classes[place] for place in places)
                 cells = (_place(picture, folder), names, part.split, group or "")
-                rows.append(dict(zip(columns, cells, strict=False)))
+                rows.append(dict(zip(columns, cells, strict=False)))  # the group only where it has a column
     if rows:
         write_csv(path, columns, rows)
 
@@ -55,8 +55,9 @@ class Learned:
 
 def tell_learned_groups(learner: str, groups: set[str], tested: PictureSet, screen: Screen) -> None:
     """Warn where pictures to validate or test on are of groups, such as patients, that were learned from."""
-    if (both := groups & tested.group_names) and tested.groups is not None:
-        which = counted(sum(name in both for name in tested.groups), "picture is", "pictures are")
+    names = [] if tested.groups is None else tested.groups.tolist()
+    if both := groups & set(names):
+        which = counted(sum(name in both for name in names), "picture is", "pictures are")
         screen.warn(
             f"{which} of groups that {learner} learned from too, by their names, which flatters the figures of the "
             f"{before_pictures(tested.split)}pictures: {some(sorted(both, key=natural_key))}"

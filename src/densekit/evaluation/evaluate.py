@@ -151,10 +151,12 @@ def evaluate(
 
 def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested: PictureSet, screen: Screen) -> None:
     """Warn where pictures that are not the run's own, or seem not to be, are what it learned from all the same."""
-    tell_learned_groups("the run", record.learned(data).groups, tested, screen)
-    if Path(name).exists():
-        _tell_doubles(record.learned(Path(name)).pictures, tested, screen)
-    elif moved := sum(path.exists() for path in record.learned(data).pictures):
+    there = Path(name).exists()
+    learned = record.learned(Path(name) if there else data)
+    tell_learned_groups("the run", learned.groups, tested, screen)
+    if there:
+        _tell_doubles(learned.pictures, tested, screen)
+    elif moved := sum(path.exists() for path in learned.pictures):
         which = counted(moved, "picture in it has", "pictures in it have")
         screen.warn(
             f"{name} is gone, and {which} the name of one that the run learned from: if its data moved to {data}, "
