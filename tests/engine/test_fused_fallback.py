@@ -32,6 +32,10 @@ def layer_pre_hook(model: nn.Module) -> None:
     model[1].denselayer2.register_forward_pre_hook(lambda module, inputs: tuple(2 * x for x in inputs))
 
 
+def hook_on_what_does_nothing(model: nn.Module) -> None:
+    model[1].denselayer1.se.register_forward_hook(lambda module, inputs, output: output * 2)
+
+
 def pruned(model: nn.Module) -> None:
     prune.l1_unstructured(model[1].denselayer1.conv1, "weight", amount=0.5)
 
@@ -83,6 +87,7 @@ def no_running_statistics(model: nn.Module) -> None:
 CHANGES = {
     inner_hook: "hooks",
     layer_pre_hook: "hooks",
+    hook_on_what_does_nothing: "hooks",
     pruned: "hooks",
     weight_norm: "ParametrizedConv2d",
     forward_replaced: "forward was replaced",
@@ -109,6 +114,42 @@ def test_changed_inner_modules_run_as_they_are(pair, change, training):
     assert fused[1].ran.startswith("stock: ")
     assert CHANGES[change] in fused[1].ran
     assert fused[3].ran == AUTO  # only the block that was changed
+
+
+def monais_block() -> nn.Module:
+    from monai.networks.nets.densenet import _DenseBlock
+
+    return _DenseBlock(2, 2, 10, bn_size=2, growth_rate=6, dropout_prob=0.5)
+
+
+def timms_block() -> nn.Module:
+    return timm.models.densenet.DenseBlock(2, 10, bn_size=2, growth_rate=6)
+
+
+@pytest.mark.parametrize(
+    ("build", "inner"),
+    [(monais_block, "denselayer1.layers.dropout"), (timms_block, "denselayer2.norm1.drop")],
+    ids=["monais_dropout", "timms_drop"],
+)
+def test_hooks_on_what_does_nothing_in_other_libraries(build, inner):
+    stock = build().double().eval()
+    fused = fuse(deepcopy(stock))
+    x = pictures(2, 10, 5, 5)
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    assert fused.ran == AUTO
+    for model in (stock, fused):
+        model.get_submodule(inner).register_forward_hook(lambda module, inputs, output: output * 2)
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    assert fused.ran == "stock: hooks on its inner modules"
+
+
+def test_another_module_in_the_place_of_dropout_is_not_left_out():
+    stock = monais_block().double().eval()
+    stock.denselayer1.layers.dropout = nn.GELU().eval()
+    fused = fuse(nn.ModuleList([deepcopy(stock), Transition(10, 6)]))[0]
+    x = pictures(2, 10, 5, 5)
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    assert not isinstance(fused, Fused)
 
 
 def test_an_engine_asked_for_by_name_does_not_step_aside(pair):

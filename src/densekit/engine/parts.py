@@ -5,6 +5,7 @@ user hung on the inside (hooks, parametrisations, a replaced ``forward``).
 """
 
 from functools import cache
+from types import NoneType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ _LAYERS = {
     "timm.models.densenet.DenseLayer",
     "monai.networks.nets.densenet._DenseLayer",
 }
+_NORM_AND_ACT = "timm.layers.norm_act.BatchNormAct2d"
+_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 # of layers and of what is in them
 _METHODS = frozenset({"forward", "_conv_forward", "_first_convolution", "bn_function", "bottleneck_fn"})
 
@@ -115,13 +118,12 @@ def _read_layer(layer: nn.Module) -> Layer:
     if "layers" in children:  # MONAI keeps a layer's modules in a Sequential
         _check_untouched(children["layers"])
         children = _children(children["layers"])
-    dropout = children.pop("dropout", None)  # MONAI's; the others have a rate
     drop_rate: Any = getattr(layer, "drop_rate", 0.0)
-    drops = layer.training and drop_rate > 0
-    if drops or (dropout is not None and dropout.training):
+    # MONAI has a module; the others have a rate
+    dropout = _take(children, "dropout", *_DROPOUTS, NoneType, otherwise="another module in the place of dropout")
+    if (layer.training and drop_rate > 0) or (dropout is not None and dropout.training):
         raise StepAside("dropout while training")
-    if type(children.pop("se", None)) not in (type(None), nn.Identity):
-        raise Unsupported("squeeze-and-excitation")
+    _take(children, "se", nn.Identity, NoneType, otherwise="squeeze-and-excitation")
     if "norm2" in children:
         pairs = (_read_pair(children, "1", size=1), _read_pair(children, "2", size=3))
     else:
@@ -140,10 +142,11 @@ def read_transition(transition: nn.Module) -> Pair:
     check_classes(transition)
     children = _children(transition)
     pair = _read_pair(children, "", size=1)
-    pool = children.pop("pool", None)
-    if type(pool) is not (nn.AvgPool2d if pair.weight.dim() == 4 else nn.AvgPool3d) or children:
-        raise Unsupported("a transition that does not end in plain average pooling")
-    _check_untouched(pool)
+    kind = nn.AvgPool2d if pair.weight.dim() == 4 else nn.AvgPool3d
+    other = "a transition that does not end in plain average pooling"
+    pool = _take(children, "pool", kind, otherwise=other)
+    if children:
+        raise Unsupported(other)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
     if settings != (2, 2, 0, False, None):
         raise Unsupported("average pooling of other than 2x2 pixels")
@@ -166,10 +169,11 @@ def read_stem(features: nn.Module) -> NormState:
     """
     children = {name: features.get_submodule(name) for name in stem_names(features)}
     norm = _read_norm(children, "0")
-    pool = children.pop("pool0", None)
-    if type(pool) is not (nn.MaxPool2d if dimensions(norm) == 4 else nn.MaxPool3d) or children:
-        raise Unsupported("a stem other than norm, ReLU and max-pooling")
-    _check_untouched(pool)
+    kind = nn.MaxPool2d if dimensions(norm) == 4 else nn.MaxPool3d
+    other = "a stem other than norm, ReLU and max-pooling"
+    pool = _take(children, "pool0", kind, otherwise=other)
+    if children:
+        raise Unsupported(other)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
     if settings != (3, 2, 1, 1, False, False):
         raise Unsupported("max-pooling other than of 3x3 pixels with stride 2")
@@ -178,30 +182,21 @@ def read_stem(features: nn.Module) -> NormState:
 
 def _read_pair(children: dict[str, nn.Module], number: str, *, size: int) -> Pair:
     """Take norm, activation and convolution out of ``children``."""
-    norm, conv = _read_norm(children, number), children.pop(f"conv{number}", None)
-    if type(conv) is not nn.Conv2d and type(conv) is not nn.Conv3d:
-        raise _other(conv, "Conv2d or Conv3d")
-    _check_untouched(conv)
+    norm, conv = _read_norm(children, number), _take(children, f"conv{number}", nn.Conv2d, nn.Conv3d)
     _check_convolution(conv, size)
     return Pair(norm, conv.weight)
 
 
 def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
     """Take norm and activation out of ``children``."""
-    norm = children.pop(f"norm{number}", None)
-    act: Any = children.pop(f"relu{number}", None)
-    if act is None and norm is not None and qualified_name(norm) == "timm.layers.norm_act.BatchNormAct2d":
-        act = norm.act
-        check_classes(norm)
-        if type(norm.drop) is not nn.Identity:
-            raise Unsupported("a norm that drops")
-    elif type(norm) not in (nn.BatchNorm2d, nn.BatchNorm3d):
-        raise _other(norm, "BatchNorm2d or BatchNorm3d")
-    if type(act) is not nn.ReLU:
-        raise _other(act, "ReLU")
-    assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)
-    for module in (norm, act):
-        _check_untouched(module)
+    kinds, inner, act = (nn.BatchNorm2d, nn.BatchNorm3d), children, f"relu{number}"
+    found = children.get(f"norm{number}")
+    if act not in children and found is not None and qualified_name(found) == _NORM_AND_ACT:
+        check_classes(found)
+        kinds, inner, act = (type(found),), _children(found), "act"  # its activation is inside
+        _take(inner, "drop", nn.Identity, otherwise="a norm that drops")
+    norm = _take(children, f"norm{number}", *kinds)
+    _take(inner, act, nn.ReLU)
     mean, var = norm.running_mean, norm.running_var
     if not norm.affine or mean is None or var is None:
         raise Unsupported("a batch norm without scale and shift, or without running statistics")
@@ -210,9 +205,21 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
     return NormState(norm, norm.training, Norm(norm.weight, norm.bias, mean, var, norm.eps))
 
 
-def _other(found: Any, expected: str) -> Unsupported:
-    name = type(found).__name__
-    return Unsupported(f"{qualified_name(found) if name in expected.split() else name} in the place of {expected}")
+def _take(children: dict[str, nn.Module], name: str, *kinds: type, otherwise: str | None = None) -> Any:
+    """Take a module out of ``children`` that is of one of these classes, and on which nobody hung anything.
+
+    Raises:
+        StepAside: it is not; ``otherwise`` says what it means if it is of another class.
+    """
+    module = children.pop(name, None)
+    if type(module) not in kinds:
+        found, names = type(module).__name__, [kind.__name__ for kind in kinds]
+        if found in names:  # another library's class of that name
+            found = qualified_name(module)
+        raise Unsupported(otherwise or f"{found} in the place of {' or '.join(names)}")
+    if module is not None:
+        _check_untouched(module)
+    return module
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:
