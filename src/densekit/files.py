@@ -34,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically.
+    """Write a safetensors file atomically; a tensor under two names, which the format does not have, is written twice.
 
     Raises:
         OSError: it cannot be written, e.g. because the disk is full.
@@ -42,8 +42,14 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str])
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    seen: set[int] = set()
+    own = {}
+    for key, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own[key] = tensor.clone() if place in seen else tensor
+        seen.add(place)
     try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        write_atomically(path, lambda temporary: save_file(own, temporary, metadata=metadata))
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from None
 

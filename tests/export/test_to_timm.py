@@ -38,6 +38,17 @@ def test_timm_computes_the_logits(name, options, make, tmp_path):
 
 
 @torch.no_grad()
+def test_a_network_of_timms_own(make, tmp_path):
+    ours = make("timm:deit_tiny_distilled_patch16_224", size=(32, 48), in_channels=1, img_size=(32, 48), depth=1)
+    write_timm(ours, tmp_path, Options())
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    pictures = torch.randn(2, 1, 32, 48)
+    torch.testing.assert_close(theirs(pictures), ours.network(pictures), atol=1e-5, rtol=1e-5)
+    assert list(theirs.pretrained_cfg["classifier"]) == ["head", "head_dist"]
+    assert theirs.pretrained_cfg["fixed_input_size"]
+
+
+@torch.no_grad()
 def test_grey_pictures(make, tmp_path):
     ours = make("densenet121", in_channels=1, **SMALL)
     write_timm(ours, tmp_path, Options())
@@ -94,6 +105,6 @@ def test_what_timm_cannot_build_is_refused(name, options, lacks, make, tmp_path)
 
 def test_other_networks_are_refused(make, tmp_path):
     with pytest.raises(
-        SettingsError, match=r"^timm takes DenseNets of pictures, not this simple_cnn: export it to onnx"
+        SettingsError, match=r"^timm takes densekit's DenseNets of pictures, not this simple_cnn: export it to onnx"
     ):
         write_timm(make("simple_cnn"), tmp_path, Options())

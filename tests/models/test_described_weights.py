@@ -38,7 +38,7 @@ def test_options_that_make_another_function_are_told(given, small, tmp_path, scr
 @pytest.mark.parametrize(
     ("config", "theirs"),
     [
-        ({"architecture": "densenetblur121d"}, "timm's densenetblur121d"),
+        ({"architecture": "densenetblur121d"}, "timm:densenetblur121d"),
         ({"architecture": "resnet50"}, "resnet50"),
         ({"architecture": "densenet121", "model_args": {"act_layer": "gelu"}}, "timm's densenet121 with {'act_layer':"),
     ],

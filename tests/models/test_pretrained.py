@@ -19,13 +19,7 @@ from densekit.models.weights import save_model
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.21, 0.22]}
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Caches of this test only, densekit's and torch's."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "cache" / "densekit" / "weights"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -109,28 +103,6 @@ def test_a_damaged_file_in_the_cache_is_named(imagenet, imagenet_file, web, cach
 def test_imagenet_for_a_network_without_published_weights():
     with pytest.raises(CheckpointError, match=r"densenet264 has no published ImageNet weights; choose one of"):
         create_model("densenet264", weights="imagenet")
-
-
-@pytest.fixture
-def hub(web, monkeypatch):
-    """A Hugging Face hub on this machine: ``hub("owner/name", {"config.json": b"..."})`` adds a repository."""
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", web.url + "/{repo_id}/{filename}")
-
-    def answer_with(path):
-        file = web.folder / path.lstrip("/")
-        if not file.is_file():
-            return {"X-Error-Code": "EntryNotFound" if file.parent.is_dir() else "RepoNotFound"}
-        kind = hashlib.sha256 if file.suffix in {".safetensors", ".bin"} else hashlib.sha1
-        digest = kind(web.published.get(file.name, file.read_bytes())).hexdigest()
-        return {"ETag": f'"{digest}"', "X-Repo-Commit": "c0ffee"}
-
-    def add(repository, files):
-        (web.folder / repository).mkdir(parents=True)
-        for name, content in files.items():
-            (web.folder / repository / name).write_bytes(content)
-
-    web.answer_with, web.published = answer_with, {}
-    return add
 
 
 @pytest.mark.parametrize("name", ["densenet121.ra_in1k", "hf-hub:timm/densenet121.ra_in1k"])

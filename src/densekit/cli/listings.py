@@ -18,7 +18,7 @@ def models(
     Parameters
     ----------
     pattern
-        Part of a name, or a pattern such as densenet*.
+        Part of a name, or a pattern such as densenet* or timm:*convnext*.
     macs
         Also count multiply-adds, which takes up to a second per network.
     weights
@@ -32,7 +32,7 @@ def models(
 
     names = list_models(pattern)
     if not names:
-        raise UnknownNameError("model", pattern, list_models())
+        raise UnknownNameError("model", pattern, list_models("timm:" if pattern.startswith("timm:") else "*"))
     for name in names:
         size = picture_size(name)
         count = classes if classes is not None else (10 if size == 32 else 1000)

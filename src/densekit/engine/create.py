@@ -22,7 +22,7 @@ def create_model(
     """Build a network by name, with random or trained weights, optionally with fused dense blocks.
 
     Args:
-        name: a name from `list_models`.
+        name: a name from `list_models`, or ``timm:NAME`` for one of timm's networks.
         num_classes: number of logits.
         in_channels: channels of the input pictures.
         weights: trained weights: "imagenet", a timm name such as "densenet121.ra_in1k", "hf-hub:owner/name", a run
@@ -34,6 +34,7 @@ def create_model(
         SettingsError: an option that the network does not have, a value that cannot work, or ``fused`` for a network
             without dense blocks that can be.
         UnknownNameError: no network of that name.
+        MissingPartError: it is one of timm's, which is not installed.
         CheckpointError: the weights cannot be read or downloaded, or are of another network.
 
     >>> type(create_model("densenet_bc100_k12_cifar", fused=True).features.denseblock1).__name__

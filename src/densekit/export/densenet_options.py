@@ -21,6 +21,6 @@ def densenet_options(classifier: Classifier, target: str) -> tuple[str, dict[str
     options = defaults | given
     if name not in CONFIGURATIONS or options["spatial_dims"] != 2:
         raise SettingsError(
-            f"{target} takes DenseNets of pictures, not this {name}: export it to onnx, openvino or torch"
+            f"{target} takes densekit's DenseNets of pictures, not this {name}: export it to onnx, openvino or torch"
         )
     return name, options

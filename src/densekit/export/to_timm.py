@@ -9,6 +9,7 @@ from densekit.errors import SettingsError
 from densekit.export.densenet_options import densenet_options
 from densekit.export.targets import Options
 from densekit.files import write_json
+from densekit.models.timm_networks import PREFIX, is_timm
 
 _NAMED = ("densenet121", "densenet161", "densenet169", "densenet201")
 _FIXED = {"stem": "imagenet", "compression": 0.5, "groups": 1, "se_reduction": None, "pooling": "avg"}
@@ -20,26 +21,51 @@ def write_timm(classifier: Classifier, folder: Path, options: Options) -> Path:
     Raises:
         SettingsError: timm has no such network; says which option it lacks.
     """
-    name, chosen = densenet_options(classifier, "timm")
-    _check(chosen)
+    name, arguments, parts = _own(classifier) or _densenet(classifier)
     classifier.save(folder)
     config = {
-        "architecture": name if name in _NAMED else "densenet121",  # the others by model_args
+        "architecture": name,
         "num_classes": len(classifier.classes),
-        "global_pool": "avg",
         "label_names": list(classifier.classes),
-        "model_args": {
-            "block_config": chosen["block_config"],
-            "growth_rate": chosen["growth_rate"],
-            "bn_size": chosen["bn_size"],
-            "act_layer": chosen["activation"],
-            "proj_drop_rate": chosen["drop_rate"],
-            "in_chans": chosen["in_channels"],
-        },
-        "pretrained_cfg": _pretrained_cfg(classifier.preprocessing, len(classifier.classes)),
+        "model_args": arguments,
+        "pretrained_cfg": _pretrained_cfg(classifier.preprocessing, len(classifier.classes)) | parts,
     }
     write_json(folder / "config.json", config)
     return folder / "model.safetensors"
+
+
+_Network = tuple[str, dict[str, Any], dict[str, Any]]
+"""timm's name of a network, the arguments that make it, and what its parts are called."""
+
+
+def _own(classifier: Classifier) -> _Network | None:
+    """Describe a network that is timm's own; None for any other."""
+    network: Any = getattr(classifier.network, "_orig_mod", classifier.network)  # torch.compile's wrapper
+    architecture = getattr(network, "architecture", {"name": ""})
+    if not is_timm(architecture["name"]):
+        return None
+    options = dict(architecture["options"])
+    del options["num_classes"]
+    options["in_chans"] = options.pop("in_channels")
+    known = ("first_conv", "classifier", "fixed_input_size", "pool_size")
+    name = architecture["name"].removeprefix(PREFIX).partition(".")[0]  # the tag is of the weights it began with
+    return name, options, {key: network.pretrained_cfg.get(key) for key in known}
+
+
+def _densenet(classifier: Classifier) -> _Network:
+    """Describe one of densekit's DenseNets as timm's."""
+    name, chosen = densenet_options(classifier, "timm")
+    _check(chosen)
+    arguments = {
+        "block_config": chosen["block_config"],
+        "growth_rate": chosen["growth_rate"],
+        "bn_size": chosen["bn_size"],
+        "act_layer": chosen["activation"],
+        "proj_drop_rate": chosen["drop_rate"],
+        "in_chans": chosen["in_channels"],
+    }
+    parts = {"first_conv": "features.conv0", "classifier": "classifier", "fixed_input_size": False, "pool_size": None}
+    return name if name in _NAMED else "densenet121", arguments, parts  # the others by their arguments
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -68,14 +94,10 @@ def _pretrained_cfg(preprocessing: Preprocessing, num_classes: int) -> dict[str,
     channels = preprocessing.channels
     return {
         "input_size": [channels, *preprocessing.size],
-        "fixed_input_size": False,
         "interpolation": preprocessing.interpolation,
         "crop_pct": _crop_pct(preprocessing) if preprocessing.resize == "crop" else 1.0,
         "crop_mode": "center" if preprocessing.resize == "crop" else "squash",
         "mean": list(preprocessing.mean) * (channels // len(preprocessing.mean)),
         "std": list(preprocessing.std) * (channels // len(preprocessing.std)),
         "num_classes": num_classes,
-        "pool_size": None,
-        "first_conv": "features.conv0",
-        "classifier": "classifier",
     }

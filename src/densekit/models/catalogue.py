@@ -10,6 +10,7 @@ from torch import nn
 
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.models import densenet, resnet, simple_cnn, vgg
+from densekit.models.timm_networks import is_timm, list_timm, timm_builder, timm_options, timm_size
 
 _TABLE: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     name: (builder, options)
@@ -27,7 +28,11 @@ def list_models(pattern: str = "*") -> list[str]:
     """Return the names that `create_model` knows, family by family.
 
     Args:
-        pattern: a part of the name, or a pattern with ``*``, ``?`` and ``[...]``; upper case counts as lower.
+        pattern: a part of the name, or a pattern with ``*``, ``?`` and ``[...]``; upper case counts as lower. One that
+            begins with ``timm:`` lists timm's networks.
+
+    Raises:
+        MissingPartError: timm's are asked for, and it is not installed.
 
     >>> list_models("vgg")
     ['vgg11_bn_cifar', 'vgg13_bn_cifar', 'vgg16_bn_cifar', 'vgg19_bn_cifar']
@@ -35,7 +40,17 @@ def list_models(pattern: str = "*") -> list[str]:
     ['resnet101', 'resnet152']
     """
     pattern = pattern.lower()
-    return [name for name in _TABLE if pattern in name or fnmatchcase(name, pattern)]
+    names = list_timm() if is_timm(pattern) else _TABLE
+    return [name for name in names if pattern in name or fnmatchcase(name, pattern)]
+
+
+def _find(name: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """Return what builds a network, and with which options."""
+    if is_timm(name):
+        return timm_builder(name), {}
+    if name not in _TABLE:
+        raise UnknownNameError("model", name, list(_TABLE))
+    return _TABLE[name]
 
 
 def model_options(name: str) -> list[str]:
@@ -43,13 +58,14 @@ def model_options(name: str) -> list[str]:
 
     Raises:
         UnknownNameError: no network of that name.
+        MissingPartError: it is one of timm's, which is not installed.
 
     >>> model_options("simple_cnn")
     ['image_size']
     """
-    if name not in _TABLE:
-        raise UnknownNameError("model", name, list(_TABLE))
-    parameters = signature(_TABLE[name][0]).parameters
+    if is_timm(name):
+        return timm_options(name)
+    parameters = signature(_find(name)[0]).parameters
     return [option for option in parameters if option not in ("num_classes", "in_channels")]
 
 
@@ -59,7 +75,7 @@ def option_values(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     >>> option_values("densenet121", {"growth_rate": 24})["activation"]
     'relu'
     """
-    builder, named = _TABLE[name]
+    builder, named = _find(name)
     parameters = signature(builder).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
     return json.loads(json.dumps({**defaults, **named, **options}))
@@ -71,6 +87,8 @@ def picture_size(name: str) -> int:
     >>> picture_size("densenet121"), picture_size("resnet20_cifar")
     (224, 32)
     """
+    if is_timm(name):
+        return timm_size(name)
     return 32 if name.endswith("_cifar") or name == "simple_cnn" else 224
 
 
@@ -81,7 +99,7 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
     ``create_model(record["name"], **record["options"])``.
 
     Args:
-        name: a name from `list_models`.
+        name: a name from `list_models`, or ``timm:NAME``.
         num_classes: number of logits.
         in_channels: channels of the input pictures.
         options: further arguments of the network's class, in place of the named configuration's; lists from
@@ -89,13 +107,14 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
 
     Raises:
         UnknownNameError: no network of that name.
+        MissingPartError: it is one of timm's, which is not installed.
         SettingsError: an option that the network does not have, or a value that cannot work.
 
     >>> create_model("simple_cnn", num_classes=10, image_size=[28, 28]).architecture["options"]
     {'image_size': [28, 28], 'num_classes': 10, 'in_channels': 3}
     """
     known = model_options(name)
-    builder, defaults = _TABLE[name]
+    builder, defaults = _find(name)
     for option in options:
         if option not in known:
             raise SettingsError(f"{name} has no option {option!r}; it has: {', '.join(known) or 'none'}")

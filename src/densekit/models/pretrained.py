@@ -22,6 +22,7 @@ from densekit.models.published import (
     timm_names,
     torchvision_weights,
 )
+from densekit.models.timm_networks import PREFIX, is_timm, timm_repository
 from densekit.models.transfer import Transfer, transfer
 from densekit.models.weights import read_record
 
@@ -59,17 +60,25 @@ def find_weights(source: str | Path, *, model: str | None = None, screen: Screen
     """Read weights, downloading them if need be.
 
     Args:
-        source: ``"imagenet"`` (torchvision's best for the network), a name such as ``"densenet121.ra_in1k"`` (timm's,
-            from the Hugging Face hub), ``"hf-hub:owner/name"``, a checkpoint file, or a folder: a run, or one with
-            ``model.safetensors``; that file in such a folder stands for the folder.
+        source: ``"imagenet"`` (torchvision's best for the network; timm's usual ones for one of timm's), a name such as
+            ``"densenet121.ra_in1k"`` or ``"timm:convnext_tiny.in12k_ft_in1k"`` (timm's, from the Hugging Face hub),
+            ``"hf-hub:owner/name"``, a checkpoint file, or a folder: a run, or one with ``model.safetensors``; that file
+            in such a folder stands for the folder.
         model: the network they are for; ``"imagenet"`` depends on it [densenet121].
         screen: where progress goes.
 
     Raises:
         UnknownNameError: no published weights of that name, and no such file.
         CheckpointError: a file cannot be downloaded (the message says what to put where), read or trusted.
+        SettingsError: nobody has published weights of this network of timm's.
+        MissingPartError: they are of one of timm's networks, and timm is not installed.
     """
     name, screen = str(source), screen or Screen()
+    if name == IMAGENET and model and is_timm(model):
+        name = model
+    if is_timm(name):
+        repository = timm_repository(name)
+        return _from_folder(fetch_hub(repository, screen), repository)
     if name == IMAGENET:
         return _imagenet(model or _DEFAULT_MODEL, screen)
     if name in timm_names(model_of(name) or ""):
@@ -90,7 +99,7 @@ def find_weights(source: str | Path, *, model: str | None = None, screen: Screen
 
 def is_published(source: str) -> bool:
     """Return whether `find_weights` takes ``source`` for a name of published weights, not for a file or folder."""
-    return source == IMAGENET or source.startswith(HUB) or source in timm_names(model_of(source) or "")
+    return source == IMAGENET or source.startswith((HUB, PREFIX)) or source in timm_names(model_of(source) or "")
 
 
 def load_weights(
@@ -165,16 +174,22 @@ def _difference(weights: Weights, architecture: Mapping[str, Any]) -> str | None
     """Say which network weights are of, where it is known and computes something else than this one."""
     name = architecture["name"]
     if weights.model != name:
-        return weights.model or weights.origin
+        same = weights.model and _without_library(weights.model) == _without_library(name)
+        return None if same else weights.model or weights.origin
     theirs, ours = (option_values(name, options) for options in (weights.options, architecture["options"]))
     differing = [f"{key} {theirs[key]!r}" for key in _UNSEEN if theirs.get(key) != ours.get(key)]
     return f"a {name} with {', '.join(differing)}" if differing else None
 
 
+def _without_library(name: str) -> str:
+    """Return one name for a network that densekit and timm have both."""
+    return model_of(name.removeprefix(PREFIX)) or name
+
+
 def _of_densekit(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
     # number of classes, channels and pixels are those of the pictures to come
-    left_open = {"num_classes", "in_channels", "image_size"}
+    left_open = {"num_classes", "in_channels", "image_size", "img_size"}
     try:
         architecture = record["architecture"]
         options = {key: value for key, value in architecture["options"].items() if key not in left_open}
@@ -189,10 +204,16 @@ def _of_timm(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         known = _normalisation(config.get("pretrained_cfg", config))
-        architecture, changed = str(config.get("architecture")), config.get("model_args")
+        architecture, changed = str(config.get("architecture", "")), dict(config.get("model_args") or {})
+        model, options = model_of(architecture), {}
+        if model is None and architecture:
+            model, options = PREFIX + architecture, changed
+        elif changed:  # densekit's options have other names
+            model = None
         labels = config.get("label_names", config.get("pretrained_cfg", {}).get("label_names"))
         return {
-            "model": None if changed else model_of(architecture),
+            "model": model,
+            "options": options,
             "origin": f"timm's {architecture}" + (f" with {changed}" if changed else ""),
             "classes": tuple(map(str, labels)) if labels else None,
             **known,

@@ -70,10 +70,18 @@ class Transfer:
 def head_name(model: nn.Module) -> str | None:
     """Return the name of the linear layer that makes a network's logits; None for one without.
 
+    timm's networks say so themselves. (Of the two heads of a distilled one, it is the first.)
+
     >>> head_name(nn.ModuleDict({"features": nn.Conv2d(3, 8, 3), "classifier": nn.Linear(8, 2)}))
     'classifier'
     """
-    return next((name for name in ("classifier", "fc") if name in dict(model.named_children())), None)
+    told = _told_by_timm(model, "classifier")
+    return told or next((name for name in ("classifier", "fc") if name in dict(model.named_children())), None)
+
+
+def _told_by_timm(model: nn.Module, part: str) -> str | None:
+    told = (getattr(model, "pretrained_cfg", None) or {}).get(part)
+    return told if told is None or isinstance(told, str) else told[0]
 
 
 def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool = True) -> Transfer:
@@ -106,7 +114,8 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool
         )
     sources, doubts = _match(tensors, model)
     head = frozenset(key for key in wanted if key.rpartition(".")[0] == head_name(model))
-    stem = next(iter(wanted))
+    first = _told_by_timm(model, "first_conv")
+    stem = f"{first}.weight" if first else next(iter(wanted))
     values, adapted, new = {}, {}, {}
     for key, own in wanted.items():
         if key not in sources:

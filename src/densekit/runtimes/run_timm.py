@@ -14,7 +14,7 @@ def open_timm(path: Path) -> ExportedNetwork:
         MissingPartError: timm is not installed.
         CheckpointError: a file is damaged, or not what timm reads.
     """
-    timm = require("timm", extra="export")
+    timm = require("timm", extra="timm")
     try:
         return ExportedNetwork(timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval())
     except Exception as error:  # anything, from a cut JSON file to an option that timm does not know

@@ -13,7 +13,7 @@ from densekit.classifier import load_classifier
 from densekit.engine.swap import fuse
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.models.catalogue import create_model, list_models, picture_size
-from densekit.optional import require
+from densekit.models.timm_networks import is_timm
 
 Size = tuple[int, int]
 """Height and width of the pictures, in pixels."""
@@ -60,10 +60,9 @@ def find_subject(name: str, *, fused: bool = False) -> Subject:
         CheckpointError: a folder that holds no classifier.
         MissingPartError: timm is not installed.
     """
-    library, separator, inner = name.partition(":")
-    if separator and library in _LIBRARIES:
-        return Subject(name, _LIBRARIES[library](inner), fused=fused)
-    if name in list_models():
+    if name.startswith("torchvision:"):
+        return Subject(name, _from_torchvision(name.removeprefix("torchvision:")), fused=fused)
+    if is_timm(name) or name in list_models():
         size = picture_size(name)
         classes = 10 if size == 32 else 1000
         return Subject(name, lambda: create_model(name, num_classes=classes), (size, size), fused=fused)
@@ -92,13 +91,3 @@ def _from_torchvision(name: str) -> Callable[[], nn.Module]:
         raise UnknownNameError("torchvision model", name, known)
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # else they warn
     return lambda: models.get_model(name, **options)
-
-
-def _from_timm(name: str) -> Callable[[], nn.Module]:
-    timm = require("timm", extra="export")
-    if not timm.is_model(name):
-        raise UnknownNameError("timm model", name, timm.list_models())
-    return lambda: timm.create_model(name)
-
-
-_LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm}

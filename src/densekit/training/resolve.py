@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from densekit.classifier import Classifier
 from densekit.data.normalisation import normalisation_for
 from densekit.data.picture_set import DataSet
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
-from densekit.models.catalogue import create_model, model_options
+from densekit.models.catalogue import create_model, model_options, picture_size
 from densekit.models.pretrained import Weights, is_published
+from densekit.models.timm_networks import is_timm
 from densekit.training.settings import TrainSettings
 from densekit.version import __version__
 
@@ -48,8 +50,8 @@ def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | 
         raise SettingsError("thresholds=f1 needs pictures to validate on, and there are none")
     size = _picture_size(chosen, dataset)
     model, options = _network(chosen, size, weights)
-    if "image_size" in model_options(model):
-        options.setdefault("image_size", list(size))
+    for option in {"image_size", "img_size"}.intersection(model_options(model)):  # densekit's name and timm's
+        options.setdefault(option, list(size))
     channels = chosen.channels or dataset.channels
     return chosen.model_copy(update={"model": model, "model_options": options, "size": size, "channels": channels})
 
@@ -120,12 +122,7 @@ def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, datase
         in_channels=preprocessing.channels,
         **settings.model_options,
     )
-    (height, width), smallest = preprocessing.size, getattr(network, "minimum_size", 1)
-    if min(height, width) < smallest:
-        raise SettingsError(
-            f"{settings.model} needs pictures of at least {smallest}x{smallest}, these are {height}x{width}: "
-            f"choose --size {max(32, smallest)}, or a network for small pictures"
-        )
+    _check_size(settings.model, network, preprocessing)
     trained = {
         "model": settings.model,
         "weights": _name(settings.weights),
@@ -133,3 +130,22 @@ def new_classifier(settings: TrainSettings, preprocessing: Preprocessing, datase
         "torch": torch.__version__,
     }
     return Classifier(network, dataset.classes, preprocessing, {"trained": trained}, multilabel=dataset.multilabel)
+
+
+def _check_size(model: str, network: nn.Module, preprocessing: Preprocessing) -> None:
+    """Raise SettingsError where the network cannot take pictures of this size."""
+    (height, width), smallest = preprocessing.size, getattr(network, "minimum_size", 1)
+    if min(height, width) < smallest:
+        raise SettingsError(
+            f"{model} needs pictures of at least {smallest}x{smallest}, these are {height}x{width}: "
+            f"choose --size {max(32, smallest)}, or a network for small pictures"
+        )
+    if is_timm(model):  # which tells nobody what size its networks can take
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, preprocessing.channels, height, width))
+        except Exception as error:  # an assertion, a shape that does not fit, ...
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SettingsError(
+                f"{model} cannot take pictures of {height}x{width} ({reason}): choose --size {picture_size(model)}"
+            ) from None

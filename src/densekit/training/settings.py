@@ -31,7 +31,8 @@ class TrainSettings(Augmentation, DataSettings):
 
     model: str | None = Field(
         None,
-        description="a name from `densekit models` [densenet121; densenet12_wide_cifar for pictures up to 64 px]",
+        description="a name from `densekit models`, or timm:NAME "
+        "[densenet121; densenet12_wide_cifar for pictures up to 64 px]",
     )
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the network, e.g. --model-options.growth-rate 24"
