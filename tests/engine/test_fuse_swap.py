@@ -5,14 +5,17 @@ import pickle
 from copy import deepcopy
 
 import pytest
+import timm
 import torch
 from torch import nn
-from torchvision.models.densenet import _DenseBlock
+from torchvision.models.densenet import DenseNet as TorchvisionDenseNet
+from torchvision.models.densenet import _DenseBlock, _Transition
 
 from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.fused_block import Fused, FusedDenseBlock, FusedTransition
 from densekit.engine.swap import fuse, unfuse
 from densekit.errors import SettingsError
+from densekit.models import dense_block as densekit_parts
 from densekit.models.densenet import DenseNet
 from densekit.models.resnet import ResNet
 
@@ -150,6 +153,32 @@ def test_containers_stay_containers(randomise):
     assert list(block) == [block[0], block[1]] == list(block.children())
     assert block(torch.rand(2, 10, 4, 4)).shape == (2, 22, 4, 4)
     assert block.ran == AUTO
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: densekit_parts.DenseBlock(2, 10, 6), "x"),
+        (lambda: densekit_parts.Transition(10, 6), "x"),
+        (lambda: _DenseBlock(2, 10, 2, 6, 0.0), "init_features"),
+        (lambda: _Transition(10, 6), "input"),
+        (lambda: timm.models.densenet.DenseBlock(2, 10, 2, 6), "init_features"),
+        (lambda: timm.models.densenet.DenseTransition(10, 6), "input"),
+        (lambda: TorchvisionDenseNet(6, (2,), 10).features, "input"),
+    ],
+)
+def test_inputs_by_keyword(build, name, randomise):
+    stock = randomise(build().double().eval())
+    channels = 3 if hasattr(stock, "conv0") else 10
+    fused, x = fuse(deepcopy(stock)), torch.rand(2, channels, 32, 32, dtype=torch.float64)
+    expected = stock(**{name: x})
+    torch.testing.assert_close(fused(**{name: x}), expected, **CLOSE)
+    assert fused.ran == AUTO
+    program = torch.export.export(fused, (), {name: x})
+    torch.testing.assert_close(program.module()(**{name: x}), expected, **CLOSE)
+    for model in (stock, fused):
+        with pytest.raises(TypeError):
+            model(pictures=x)
 
 
 def through_pickle(model: nn.Module) -> nn.Module:

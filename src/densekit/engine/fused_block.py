@@ -5,6 +5,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -90,11 +91,7 @@ class Fused(nn.Module):
         return f"of {origin}, engine={self.engine}, ran={self.ran}"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return what the stock module would return, in channels-last memory where the fused path ran.
-
-        Args:
-            input: by position, because each library has a name of its own for it.
-        """
+        """Return what the stock module would return, in channels-last memory where the fused path ran."""
         if not isinstance(self, Fused):  # unfused, while a wrapper of this method stayed
             return type(self).forward(self, input)
         return self.run(input)
@@ -138,9 +135,22 @@ class Fused(nn.Module):
         raise NotImplementedError
 
 
+def _of_x(self: Fused, x: Tensor) -> Tensor:
+    return Fused.forward(self, x)
+
+
+def _of_init_features(self: Fused, init_features: Tensor) -> Tensor:
+    return Fused.forward(self, init_features)
+
+
+# The stock classes have other names for their input than Sequential: keyword calls and exporters use them.
+_NAMED = {"x": _of_x, "init_features": _of_init_features}
+
+
 @cache
 def _fused_class(kind: type[Fused], stock: type[nn.Module]) -> type[Fused]:
-    return type(kind.__name__, (kind, stock), {"stock": stock})
+    name = list(signature(stock.forward).parameters)[1]
+    return type(kind.__name__, (kind, stock), {"stock": stock, "forward": _NAMED.get(name, kind.forward)})
 
 
 def _new(kind: type[Fused], stock: type[nn.Module]) -> Fused:
