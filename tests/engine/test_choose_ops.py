@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from densekit.engine.choose_ops import choose_ops
+from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.compile_steps import CannotCompile, load_steps
 from densekit.engine.ops_cpu import CompiledOps
-from densekit.engine.swap import fuse_where_faster
+from densekit.engine.swap import fuse, fuse_where_faster
 from densekit.errors import SettingsError
 from densekit.models.catalogue import create_model
+from densekit.models.densenet import DenseNet
 
 
 @pytest.fixture
@@ -154,6 +155,28 @@ def test_a_compiler_that_was_stopped_is_asked_again(write_compiler, tmp_path):
     assert load_steps().shares_work()
 
 
+def test_a_failure_lasts_until_the_next_fuse(write_compiler, tmp_path, caplog):
+    """A call does not wait for the compiler once more, nor is it told again; whoever fuses another network does."""
+    log_once.cache_clear()
+    stop = f'case "$*" in *.cpp*) [ -e {tmp_path}/works ] || kill -KILL $$;; esac'
+    log = write_compiler(before=stop)
+    one, other = (create_model("densenet_bc100_k12_cifar") for _ in range(2))
+    fuse(one)
+    tried, said = log.read_text(), list(caplog.messages)
+    assert "the compiled steps cannot run: c++ cannot compile the steps" in said[-1]
+    one(torch.rand(2, 3, 32, 32))
+    assert one.features.denseblock1.ran == "torch"
+    assert (log.read_text(), caplog.messages) == (tried, said)
+    fuse(one)
+    assert log.read_text() != tried
+    assert caplog.messages[:-1] == said  # only that it compiles, which takes a while
+    (tmp_path / "works").touch()
+    assert fuse_where_faster(other)
+    for model in (one, other):
+        model(torch.rand(2, 3, 32, 32))
+        assert model.features.denseblock1.ran == "cpu"
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no file modes")
 def test_a_library_that_others_could_have_written_is_not_loaded(write_compiler, tmp_path):
     """Nor is it written over: whose it is is not known."""
@@ -191,6 +214,8 @@ def test_a_compiler_that_is_not_found_is_told(write_compiler, monkeypatch, caplo
 def test_waiting_for_the_compiler_is_told_and_only_for_dense_blocks(write_compiler, caplog, forget):
     log = write_compiler()
     assert not fuse_where_faster(create_model("resnet14_cifar"))
+    with pytest.raises(SettingsError, match="nothing to fuse in this DenseNet: grouped convolutions"):
+        fuse(DenseNet((2,), 8, stem="cifar", groups=2))
     assert not log.exists()
     assert caplog.messages == []
     for _ in range(2):  # the second time it is there

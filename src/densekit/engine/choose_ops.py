@@ -31,9 +31,12 @@ class _CannotRun(Exception):  # noqa: N818 (no error: other steps take over)
     """The Triton kernels cannot run on this machine; the message says why."""
 
 
+_failures: list[CannotCompile] = []  # since `choose_ops` began to remember
+
+
 @cache
 def choose_ops(engine: str, device: str) -> Choice:
-    """Choose the implementation of the fused steps.
+    """Choose the implementation of the fused steps. Every call of a fused module asks, so the choice is remembered.
 
     Args:
         engine: one of `ENGINES`; "auto" takes the fastest that is proven on the device.
@@ -63,10 +66,19 @@ def choose_ops(engine: str, device: str) -> Choice:
         except CannotCompile as reason:
             if engine == "cpu":
                 raise SettingsError(f"engine 'cpu' cannot run: {reason}; try auto or torch") from None
+            _failures.append(reason)
             return Choice(TorchOps(), f"the compiled steps cannot run: {reason}")
     if engine == "cpu":
         raise SettingsError(f"engine 'cpu' cannot run on {device}: try auto or torch")
     return Choice(TorchOps(), f"nothing faster is proven on {device}")  # the Triton kernels have not run on a GPU yet
+
+
+def choose_ops_anew(engine: str, device: str) -> Choice:
+    """As `choose_ops`, but what could not be compiled is tried again: a compiler that was stopped may succeed now."""
+    if _failures:
+        _failures.clear()
+        choose_ops.cache_clear()
+    return choose_ops(engine, device)
 
 
 def _load_triton(device: str) -> TorchOps:

@@ -58,9 +58,11 @@ class Fused(nn.Module):
 
     @classmethod
     def take_over(cls, module: nn.Module, engine: str) -> None:
-        """Let a stock module compute with the fused steps."""
-        module.__class__ = _fused_class(cls, type(module))
-        module.__dict__.update(engine=engine, ran=None)
+        """Let a stock module compute with the fused steps; one that does already, with another implementation."""
+        if not isinstance(module, Fused):
+            module.__class__ = _fused_class(cls, type(module))
+            module.__dict__["ran"] = None
+        module.__dict__["engine"] = engine
 
     @classmethod
     def is_own_class(cls) -> bool:

@@ -5,7 +5,7 @@ from collections import Counter
 
 from torch import nn
 
-from densekit.engine.choose_ops import choose_ops, log_once
+from densekit.engine.choose_ops import choose_ops_anew, log_once
 from densekit.engine.fused_block import Fused, FusedDenseBlock, FusedStem, FusedTransition
 from densekit.engine.parts import (
     BLOCKS,
@@ -69,20 +69,14 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise SettingsError(f"nothing to fuse in {model!r}: it is no torch.nn.Module")
-    choice = choose_ops(engine, _device(model))
-    refused: list[str] = []
-    for module in list(model.modules()):
-        if isinstance(module, Fused):
-            module.engine = engine
-            continue
-        try:
-            _fuse_one(module, engine)
-        except Unsupported as reason:
-            refused.append(str(reason))
-    count = Counter(type(module).__name__ for module in model.modules() if isinstance(module, Fused))
-    if not count:
+    found, refused = _find(model)
+    if not found:  # before a choice is made, for which a compiler may run
         why = refused[0] if refused else "it has no dense block of densekit, torchvision, timm or MONAI"
         raise SettingsError(f"nothing to fuse in this {type(model).__name__}: {why}")
+    choice = choose_ops_anew(engine, _device(model))
+    for module, kind in found.items():
+        kind.take_over(module, engine)
+    count = Counter(type(module).__name__ for module in found)
     parts = ", ".join(f"{number} {name}" for name, number in sorted(count.items()))
     message = f"{type(model).__name__}: {parts} run {choice.name!r} ({choice.reason})"
     if engine == "auto" and choice.name not in _FASTER:
@@ -98,15 +92,10 @@ def fuse_where_faster(model: nn.Module) -> bool:
     Returns:
         Whether it is fused.
     """
-    blocks = (module for module in model.modules() if isinstance(module, Fused) or qualified_name(module) in BLOCKS)
-    if not any(blocks):  # nothing need be compiled to know
+    found, _ = _find(model)
+    if not found or choose_ops_anew("auto", _device(model)).name not in _FASTER:
         return False
-    if choose_ops("auto", _device(model)).name not in _FASTER:
-        return False
-    try:
-        fuse(model)
-    except SettingsError:
-        return False
+    fuse(model)
     return True
 
 
@@ -134,8 +123,27 @@ def unfuse(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fuse_one(module: nn.Module, engine: str) -> None:
-    """Fuse a module if it is a dense block, a transition or the features of a network with a stem."""
+def _find(model: nn.Module) -> tuple[dict[nn.Module, type[Fused]], list[str]]:
+    """Return what can be fused of a network, or is, with the class that does it; and why other blocks cannot be."""
+    found: dict[nn.Module, type[Fused]] = {}
+    refused: list[str] = []
+    for module in model.modules():
+        try:
+            kind = type(module) if isinstance(module, Fused) else _fused_kind(module)
+        except Unsupported as reason:
+            refused.append(str(reason))
+        else:
+            if kind is not None:
+                found[module] = kind
+    return found, refused
+
+
+def _fused_kind(module: nn.Module) -> type[Fused] | None:
+    """Return what a module is fused to if it is a dense block, a transition or the features of a network with a stem.
+
+    Raises:
+        Unsupported: it is one of which the fused path cannot compute what it computes.
+    """
     name = qualified_name(module)
     for known, read, fused in _KINDS:
         if name in known and "forward" not in module.__dict__ and (known is not STEMS or stem_names(module)):
@@ -145,4 +153,5 @@ def _fuse_one(module: nn.Module, engine: str) -> None:
                 raise
             except StepAside:
                 pass  # it may end: a hook can be removed, dropout stops with training
-            fused.take_over(module, engine)
+            return fused
+    return None
