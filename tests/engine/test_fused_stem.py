@@ -58,6 +58,21 @@ def test_every_imagenet_stem_is_fused(build):
     assert type(unfuse(features)) is nn.Sequential
 
 
+@pytest.mark.parametrize("features_only", [False, True], ids=["logits", "features_only"])
+def test_the_stages_of_densekits_network_run_its_stem_fused(pictures, features_only, randomise):
+    stock = randomise(DenseNet((2, 2), 6, features_only=features_only).double())
+    fused = fuse(deepcopy(stock))
+    torch.testing.assert_close(fused.forward_stages(pictures), stock.forward_stages(pictures), **CLOSE)
+    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
+    assert fused.features.ran == AUTO
+    expected = stock.eval().forward_stages(pictures)
+    fused.eval().forward = fused.forward_stages
+    compiled = torch.compile(fused, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(pictures), expected, **CLOSE)
+    program = torch.export.export(fused, (pictures,)).module()
+    torch.testing.assert_close(program(pictures), expected, **CLOSE)
+
+
 def rebuilt(features: nn.Sequential, order: list[str]) -> None:
     """Put the modules into another order, as one may who changes a network by hand."""
     modules = dict(features._modules)

@@ -3,7 +3,7 @@
 import copyreg
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from inspect import signature
 from typing import Any, ClassVar
@@ -213,13 +213,19 @@ class FusedStem(Fused, nn.Sequential):
         """Return what the stock modules would return one after the other."""
         if not isinstance(self, Fused):
             return type(self).forward(self, input)
-        stem, x = stem_names(self), input
-        for name, module in zip(self._modules, self, strict=True):
-            if name not in stem:
-                x = module(x)
-            elif name == stem[0]:
-                x = self.run(x)
+        x = input
+        for _, step in self.steps():
+            x = step(x)
         return x
+
+    def steps(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """Yield the modules one after the other by name, and in the place of the stem what computes it at once."""
+        stem = stem_names(self)
+        for name, module in self._modules.items():
+            if name not in stem:
+                yield name, module
+            elif name == stem[0]:
+                yield name, self.run
 
     def run_stock(self, x: Tensor) -> Tensor:
         """Compute norm, ReLU and pooling by the stock modules."""

@@ -111,9 +111,11 @@ class DenseNet(nn.Module):
         """Return the output of every dense block, (N, stage_channels[i], H_i, W_i), before any transition."""
         self._check(x)
         stages = []
-        for name, module in self.features.named_children():
+        # a fused stem is one step of several modules
+        steps = getattr(self.features, "steps", self.features.named_children)
+        for name, step in steps():
             if name != "norm5":
-                x = module(x)
+                x = step(x)
             if name.startswith("denseblock"):
                 stages.append(x)
         return stages
