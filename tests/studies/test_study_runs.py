@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from densekit.classifier import load_classifier
@@ -132,6 +133,24 @@ def test_finished_study_can_be_given_more_seeds_and_be_tested(tiny, tmp_path, tr
     assert training_passes.count == 4 * 2
 
 
+def test_a_plan_that_was_edited_does_not_get_the_figures_of_the_old_one(tiny, tmp_path, screen):
+    first = study(choices=CHOICES, seeds=1, out=tmp_path / "s", **tiny)
+    plan = yaml.safe_load((first.folder / "study.yaml").read_text())
+    one, other = plan["variants"]
+    changed = {**plan, "variants": {one: plan["variants"][one], other: {"epochs": 2}}}
+    (first.folder / "study.yaml").write_text(yaml.safe_dump(changed))
+    with pytest.raises(
+        SettingsError, match=rf"variant '{other}' is trained already, call the new one differently: .*epochs"
+    ):
+        study(out=first.folder, resume=True)
+    renamed = {**plan, "variants": {one: plan["variants"][one], "longer": {"epochs": 2}}}
+    (first.folder / "study.yaml").write_text(yaml.safe_dump(renamed))
+    second = study(out=first.folder, resume=True)
+    assert [(summary.variant, summary.results[0].epochs) for summary in second.summaries()] == [(one, 1), ("longer", 2)]
+    kept = {result.variant for result in read_results(first.folder / "results.csv")}
+    assert kept == {one, other, "longer"}  # nothing that was trained is lost
+
+
 def test_exploding_run_is_noted_and_the_others_go_on(tiny, tmp_path):
     found = study(choices={"lr": [1e30, 0.05]}, seeds=1, out=tmp_path / "s", **{**tiny, "lr": None})
     exploded, trained = read_results(found.folder / "results.csv")
@@ -209,13 +228,6 @@ def test_several_labels_are_compared_by_their_mean_average_precision(halves, tmp
         "test mean average precision",
     ]
     assert "highest: lr=0.01" in str(done.table().caption)
-
-
-def test_results_of_older_versions_are_read(tmp_path):
-    path = tmp_path / "results.csv"
-    path.write_text("variant,seed,run,parameters,macs,val_accuracy,test_accuracy\na,0,runs/a,1,2,0.5,0.25\n")
-    (result,) = read_results(path)
-    assert (result.val_score, result.test_score, result.measure) == (0.5, 0.25, "accuracy")
 
 
 def test_pictures_without_labels_compare_nothing(halves, tmp_path):

@@ -240,6 +240,33 @@ def interrupt_after_one_step(train_tiny):
         handle.remove()
 
 
+def test_pictures_that_are_gone_begin_the_epoch_anew(make_folder, train_tiny, tmp_path, screen):
+    data = make_folder({"train/a": 20, "train/b": 20, "val/a": 2, "val/b": 2})
+    own = {"data": str(data), "limit_per_class": None, "epochs": 2, "batch_size": 4}
+    passes = []
+
+    def interrupt(module, _):
+        if hasattr(module, "architecture") and module.training:
+            passes.append(module)
+            if len(passes) == 9:
+                signal.raise_signal(signal.SIGINT)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny("stopped", **own)
+    finally:
+        handle.remove()
+    for number in range(10):
+        (data / "train/a" / f"{number}.png").unlink()
+    resumed = train(out=tmp_path / "stopped", resume=True, screen=screen)
+    told = "there are 30 training pictures now, 40 when the run stopped: epoch 1 begins anew"
+    assert told in screen.console.export_text(clear=False)
+    assert len(resumed.history) == 2
+    with (tmp_path / "stopped/history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
 def test_interruption_gives_the_signals_back(train_tiny):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):

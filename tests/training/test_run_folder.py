@@ -17,6 +17,7 @@ from densekit.report.write import write_report
 from densekit.training.history import COLUMNS
 from densekit.training.run_folder import RunFolder, new_run_folder
 from densekit.training.settings import make_settings
+from densekit.training.train import train
 
 
 @pytest.mark.parametrize("content", ["file_in_it", "hidden_file", "a_file_itself"])
@@ -55,6 +56,21 @@ def test_nothing_is_left_of_what_never_began(train_tiny, make_folder, tmp_path):
     with pytest.raises(TrainingError, match="no learning rate makes the loss fall"):
         train_tiny(data=str(root), limit_per_class=None, lr="auto", tensorboard=True)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_was_there_stays_where_nothing_began(train_tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(TrainingError, match="try a lower --lr"):
+        train_tiny(lr=1e30, tensorboard=True)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_whose_checkpoint_is_gone_keeps_its_classifier(train_tiny, tmp_path, monkeypatch):
+    run = train_tiny(epochs=1)
+    monkeypatch.setattr("densekit.training.train.load_checkpoint", lambda path, state: path.unlink() or path.stat())
+    with pytest.raises(FileNotFoundError):
+        train(out=run.folder, resume=True)
+    assert (run.folder / "model.safetensors").exists()
 
 
 def test_folders_are_named_after_data_and_model_and_numbered(tmp_path, monkeypatch):

@@ -201,7 +201,7 @@ def _figures(folder: Path) -> dict[str, Any]:
 
 
 def _same(one: str | Path, other: str) -> bool:
-    return str(one) == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+    return whole_path(str(one)) == whole_path(other)
 
 
 def _own_split(

@@ -19,7 +19,7 @@ from densekit.units import in_shell
 
 @dataclass(frozen=True)
 class OwnData:
-    """The data a run was trained with, and the table of its splits; named sets have none, and neither had old runs."""
+    """The data a run was trained with, and the table of its splits; named sets have none."""
 
     settings: DataSettings
     record: Path | None

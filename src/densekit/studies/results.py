@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 from rich.text import Text
 
@@ -29,10 +29,9 @@ class Result(BaseModel):
     kept_epoch: int | None = None
     seconds: float | None = None  # of training, without validation
     measure: str = "accuracy"  # what the scores are, see `densekit.training.history`
-    # of the kept epoch; older versions knew accuracy only
-    val_score: float | None = Field(None, validation_alias=AliasChoices("val_score", "val_accuracy"))
+    val_score: float | None = None  # of the kept epoch
     val_loss: float | None = None
-    test_score: float | None = Field(None, validation_alias=AliasChoices("test_score", "test_accuracy"))
+    test_score: float | None = None
     error: str | None = None  # why there are no figures
 
 
@@ -80,10 +79,14 @@ class Summary:
 
 
 def summarise(results: Iterable[Result], variants: Iterable[str]) -> list[Summary]:
-    """Summarise the runs of each variant, in the order of ``variants``; one without any run is left out."""
+    """Summarise the runs of each variant, in the order of ``variants``; one without any run is left out.
+
+    Results of other variants, which a plan had once, do not count.
+    """
     grouped: dict[str, list[Result]] = {variant: [] for variant in variants}
     for result in results:
-        grouped[result.variant].append(result)
+        if result.variant in grouped:
+            grouped[result.variant].append(result)
     return [
         Summary(
             variant,

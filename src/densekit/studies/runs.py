@@ -24,7 +24,7 @@ from densekit.training.job import OnEpoch
 from densekit.training.resolve import resolve_network
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings
-from densekit.training.train import Run, train
+from densekit.training.train import Run, open_to_resume, train
 
 
 def fitting_network(settings: TrainSettings, dataset: DataSet, screen: Screen) -> TrainSettings:
@@ -84,6 +84,9 @@ def train_missing(folder: StudyFolder, plan: Plan, costs: Mapping[str, dict[str,
     """
     done = {(result.variant, result.seed): result for result in read_results(folder.results)}
     runs = list(plan.runs())
+    for run in runs:
+        if (run.variant, run.seed) in done:
+            _check_unchanged(folder.run(run.name), run)
     for number, run in enumerate(runs, start=1):
         place = run.variant, run.seed
         result = done.get(place)
@@ -99,6 +102,16 @@ def train_missing(folder: StudyFolder, plan: Plan, costs: Mapping[str, dict[str,
             summaries = summarise(done.values(), plan.variants)
             write_atomically(folder.plot, lambda path, summaries=summaries: draw_study(path, summaries))
     return [done[run.variant, run.seed] for run in runs]
+
+
+def _check_unchanged(path: Path, run: PlannedRun) -> None:
+    """Raise SettingsError where a finished run was trained with other settings than the plan has by now."""
+    if RunFolder(path).checkpoint.exists():  # else somebody has made room; its figures stay
+        try:
+            open_to_resume(path, run.settings.model_dump())
+        except SettingsError as error:
+            told = f"variant {run.variant!r} is trained already, call the new one differently"
+            raise SettingsError(f"{told}: {error}") from None
 
 
 def _train_one(folder: StudyFolder, run: PlannedRun, cost: dict[str, int], screen: Screen) -> Result:
@@ -123,9 +136,8 @@ def _train_one(folder: StudyFolder, run: PlannedRun, cost: dict[str, int], scree
 
 def train_or_resume(path: Path, settings: TrainSettings, screen: Screen, on_epoch: OnEpoch | None = None) -> Run:
     """Train into a folder of the study's own, or go on with the run that was stopped there."""
-    if RunFolder(path).checkpoint.exists():
-        return train(out=path, resume=True, screen=screen, on_epoch=on_epoch)
-    if path.exists():
+    begun = RunFolder(path).checkpoint.exists()
+    if path.exists() and not begun:
         shutil.rmtree(path)  # stopped before its first checkpoint: there is nothing in it to go on with
     values = settings.model_dump()
-    return train(values.pop("data"), out=path, screen=screen, on_epoch=on_epoch, **values)
+    return train(values.pop("data"), out=path, resume=begun, screen=screen, on_epoch=on_epoch, **values)

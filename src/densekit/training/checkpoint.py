@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with all that changes while training, written whole or not at all."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Progress:
     seconds: float = 0.0  # spent on the current epoch
     accumulate: int = 1
     processes: int = 1  # that train together; a step takes a batch of each
+    train_pictures: int = 0  # of the whole training set
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)  # path -> reason
@@ -43,9 +44,14 @@ class Progress:
         keep = best is None or row["val_loss"] is None or _rank(row) > _rank(best)
         if keep:
             self.best_epoch = row["epoch"]
-        self.epoch, self.step, self.seconds = row["epoch"], 0, 0.0
-        self.loss_sum, self.correct, self.pictures = 0.0, 0.0, 0
+        self.epoch = row["epoch"]
+        self.begin_epoch()
         return keep
+
+    def begin_epoch(self) -> None:
+        """Forget the steps of the current epoch."""
+        self.step, self.seconds = 0, 0.0
+        self.loss_sum, self.correct, self.pictures = 0.0, 0.0, 0
 
 
 def _rank(row: dict[str, Any]) -> tuple[float, float]:
@@ -92,9 +98,7 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            told = json.loads(file.metadata()["progress"])
-            known = {entry.name for entry in fields(Progress)}  # older versions told more
-            state.progress = Progress(**{name: value for name, value in told.items() if name in known})
+            state.progress = Progress(**json.loads(file.metadata()["progress"]))
         state.network.load_state_dict(_under("network.", tensors))
         if state.average is not None:
             state.average.load_state_dict(_under("average.", tensors))

@@ -22,9 +22,14 @@ class RunFolder:
     """Names of the files of a run.
 
     ``model.json`` and ``model.safetensors`` alone are the complete classifier.
+
+    Args:
+        path: the folder.
+        made: whether it was made for this run, and was not there before.
     """
 
     path: Path
+    made: bool = False
 
     @property
     def settings(self) -> Path:
@@ -60,8 +65,12 @@ class RunFolder:
         return self.path / "skipped.csv"
 
     def discard(self) -> None:
-        """Remove the folder and all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove all that is in the folder, and the folder itself where the run has made it."""
+        if self.made:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        for path in self.path.iterdir():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def write_settings(self, settings: TrainSettings) -> None:
         """Write settings.yaml."""
@@ -120,13 +129,14 @@ def new_run_folder(out: str | Path | None, settings: TrainSettings) -> RunFolder
     name = re.sub(r"[^\w.-]+", "_", f"{data.stem or data.resolve().name}-{settings.model}")
     while True:
         path = new_folder(out, Path("runs") / name, resumable=True)
+        made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=out is not None)
         except OSError as error:
             if out is None and isinstance(error, FileExistsError):
                 continue  # another process has made it just now
             raise SettingsError(f"cannot make the run folder {path}: {error.strerror}") from None
-        return RunFolder(path)
+        return RunFolder(path, made)
 
 
 def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:

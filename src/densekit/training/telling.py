@@ -6,6 +6,7 @@ from densekit.data.picture_set import DataSet
 from densekit.data.split_record import tell_learned_groups
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
+from densekit.training.checkpoint import Progress
 from densekit.training.history import measure, score
 from densekit.training.job import Job
 from densekit.training.settings import TrainSettings
@@ -34,6 +35,21 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
                 "learned from, which flatters their figures: take its --seed and limits, or other pictures"
             )
         tell_learned_groups(str(settings.weights), learned.groups, part, screen)
+
+
+def tell_changed_pictures(progress: Progress, train_pictures: int, screen: Screen) -> None:
+    """Begin the current epoch anew where a run goes on with other training pictures than it stopped with, and say so.
+
+    Their order is another one: what is left of the old would miss some and repeat others.
+    """
+    if progress.train_pictures == train_pictures:
+        return
+    again = f": epoch {progress.epoch + 1} begins anew" if progress.step else ""
+    screen.warn(
+        f"there are {train_pictures} training pictures now, {progress.train_pictures} when the run stopped{again}; "
+        "it ends with another network than it would have"
+    )
+    progress.begin_epoch()
 
 
 def tell_start(job: Job, dataset: DataSet, precision: str) -> None:

@@ -35,7 +35,13 @@ from densekit.training.reporting import Reporter
 from densekit.training.resolve import new_classifier, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
-from densekit.training.telling import tell_end, tell_learned_before, tell_small_splits, tell_start
+from densekit.training.telling import (
+    tell_changed_pictures,
+    tell_end,
+    tell_learned_before,
+    tell_small_splits,
+    tell_start,
+)
 from densekit.units import counted
 
 _MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
@@ -91,7 +97,7 @@ def train(
     screen = screen or Screen()
     given = from_anywhere(data, settings, recipe)
     if resume:
-        run, chosen = _resume(out, given)
+        run, chosen = open_to_resume(out, given)
     else:
         run, chosen = None, make_settings(**given)
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
@@ -134,6 +140,8 @@ def _train(
         state = new_state(classifier, resolved, accelerator)
         if run is not None:
             _load_state(run, state, resolved, accelerator)
+            tell_changed_pictures(state.progress, len(train_set), screen)
+        state.progress.train_pictures = len(train_set)
         if accelerator.num_processes > 1:  # else all would drop the same activations
             place = (accelerator.process_index, state.progress.epoch, state.progress.step)
             torch.manual_seed(seed_from(resolved.seed, *place))
@@ -167,8 +175,8 @@ def _at_work_in(folder: RunFolder, *, new: bool) -> Iterator[None]:
             try:
                 yield
             except BaseException as error:
-                at_once = new and isinstance(error, DivergenceError) and not error.epochs
-                useless = at_once or not folder.checkpoint.exists()
+                at_once = isinstance(error, DivergenceError) and not error.epochs
+                useless = new and (at_once or not folder.checkpoint.exists())
                 raise
     finally:
         if useless:
@@ -190,8 +198,20 @@ def _load_state(run: RunFolder, state: TrainingState, settings: TrainSettings, a
         accelerator.scaler.load_state_dict(progress.scaler)
 
 
-def _resume(out: str | Path | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
-    """Open a run to go on with; settings that would make another run of it are refused."""
+def open_to_resume(out: str | Path | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
+    """Open a run to go on with.
+
+    Args:
+        out: its folder.
+        given: settings that are asked for; None and "auto" ask for nothing.
+
+    Returns:
+        The run, and its settings with what may change as it is asked for.
+
+    Raises:
+        CheckpointError: there is no run to go on with.
+        SettingsError: a setting that would make another run of it.
+    """
     if out is None:
         raise SettingsError("resume needs the run folder: --out RUN --resume")
     run, stored = open_run_folder(out)
