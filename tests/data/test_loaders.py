@@ -234,8 +234,15 @@ def test_worker_count(arrays):
 
 
 def test_one_processor_is_left_for_training(files, monkeypatch):
-    many = files.select(np.zeros(500, np.int64))
+    many = files.select(np.zeros(5000, np.int64))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     assert worker_count("auto", many) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert worker_count("auto", many) == 1
+
+
+def test_a_few_photographs_are_worth_processes_and_a_few_small_pictures_are_not(files, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    for shape, processes in (((3000, 4000, 3), 1), ((300, 400, 3), 0)):
+        shapes = np.tile(np.array(shape, np.int64), (len(files), 1))
+        assert worker_count("auto", PictureSet(files.pictures, files.labels, "train", shapes)) == processes

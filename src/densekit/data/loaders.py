@@ -24,6 +24,7 @@ from densekit.data.seeding import seeded
 from densekit.errors import PictureError, SettingsError
 
 Workers = int | Literal["auto"]
+_QUICK_BYTES = 2**28  # of decoded pictures: a second's work
 
 
 class Batch(NamedTuple):
@@ -158,7 +159,7 @@ def worker_count(workers: Workers, pictures: PictureSet) -> int:
         if workers < 0:
             raise SettingsError(f"workers={workers}: use 0 or more, or auto")
         return workers
-    if len(pictures) < (5000 if pictures.in_memory else 500):
+    if len(pictures) < 5000 and (pictures.in_memory or pictures.shapes.prod(axis=1).sum() < _QUICK_BYTES):
         return 0
     if pictures.in_memory and multiprocessing.get_start_method() != "fork":
         return 0  # each process would get a copy of all of them

@@ -97,6 +97,12 @@ class PictureSet:
         """Whether `read` works without the disk."""
         return self.decoded is not None or isinstance(self.pictures, np.ndarray)
 
+    @property
+    def bytes_in_memory(self) -> int:
+        """What its decoded pictures take."""
+        pixels = self.pictures if self.decoded is None else self.decoded.flat
+        return pixels.nbytes if isinstance(pixels, np.ndarray) else 0
+
     def read(self, i: int) -> Image.Image:
         """Picture ``i`` in mode "L" or "RGB"; PictureError where its file cannot be read."""
         if self.decoded is not None:

@@ -52,7 +52,8 @@ class Preprocessing(BaseModel):
 
     def to_bytes(self, picture: Image.Image) -> Tensor:
         """The picture as uint8 (C, H, W) in its own size, grey or RGB as ``channels`` says."""
-        pixels = np.array(picture.convert("L" if self.channels == 1 else "RGB"))
+        mode = "L" if self.channels == 1 else "RGB"
+        pixels = np.array(picture if picture.mode == mode else picture.convert(mode))
         return torch.from_numpy(pixels.reshape(picture.height, picture.width, self.channels)).permute(2, 0, 1)
 
     def to_size(self, pixels: Tensor) -> Tensor:
@@ -72,6 +73,11 @@ class Preprocessing(BaseModel):
             top, left = _centred(tall, wide, self.size)
             return self._resample(pixels, (tall, wide))[:, top : top + height, left : left + width]
         return self._resample(pixels, self.size)
+
+    def resized(self, picture: Image.Image) -> np.ndarray:
+        """The picture as `normalise` takes it, but as pictures are kept: uint8 (H, W), or (H, W, 3)."""
+        pixels = self.to_size(self.to_bytes(picture))
+        return (pixels[0] if self.channels == 1 else pixels.permute(1, 2, 0)).numpy()
 
     def seen_part(self, height: int, width: int) -> tuple[float, float, float, float]:
         """The part of a picture of that size that is left after `to_size`: left, top, right, bottom as shares.

@@ -118,7 +118,11 @@ class TrainSettings(Augmentation, DataSettings):
     fused: bool = Field(True, description="run dense blocks fused where that is faster: same results, less memory")
     deterministic: bool = Field(False, description="use only operations that give the same bits every time")
     workers: NonNegativeInt | Literal["auto"] = Field("auto", description="processes that load pictures")
-    memory_gib: float = Field(1.0, ge=0, description="keep decoded pictures in memory up to this size")
+    memory_gib: float = Field(
+        1.0,
+        ge=0,
+        description="keep pictures in memory up to this size, decoded and (without random-resized-crop) resized",
+    )
     log_every: PositiveInt = Field(50, description="steps between two lines if there is no progress bar")
     tensorboard: bool = Field(True, description="also write TensorBoard files")
 

@@ -18,6 +18,7 @@ from densekit.data.downloads import NAMED_SETS
 from densekit.data.memory import load_into_memory
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.pictures import Skipped
+from densekit.data.preprocessing import Preprocessing
 from densekit.data.seeding import kept_random_numbers, seed_from
 from densekit.data.split_record import write_split_record
 from densekit.errors import DataError, DivergenceError, SettingsError
@@ -131,7 +132,7 @@ def _train(
     resolved, preprocessing = resolve(chosen, dataset, weights)
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
-    train_set, val_set, damaged = _load(dataset, resolved, screen)
+    train_set, val_set, damaged = _load(dataset, resolved, preprocessing, screen)
     folder = run or _new_run(out, resolved, accelerator)
     with _at_work_in(folder, new=run is None) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process and run is None:
@@ -240,16 +241,17 @@ def _weights(settings: TrainSettings, accelerator: Accelerator, screen: Screen) 
 
 
 def _load(
-    dataset: DataSet, settings: TrainSettings, screen: Screen
+    dataset: DataSet, settings: TrainSettings, preprocessing: Preprocessing, screen: Screen
 ) -> tuple[PictureSet, PictureSet | None, list[Skipped]]:
     """Decode training and validation pictures into memory, as far as they fit."""
     room = int(settings.memory_gib * 2**30)
-    train_set, damaged = load_into_memory(dataset.train, max_bytes=room, strict=settings.strict, screen=screen)
+    common: dict[str, Any] = {"strict": settings.strict, "screen": screen}
+    first = None if settings.random_resized_crop else preprocessing  # which crops from the whole picture
+    train_set, damaged = load_into_memory(dataset.train, preprocessing=first, max_bytes=room, **common)
     if dataset.val is None:
         return train_set, None, damaged
-    if train_set.in_memory:
-        room -= int(train_set.shapes.prod(axis=1).sum())
-    val_set, more = load_into_memory(dataset.val, max_bytes=max(room, 0), strict=settings.strict, screen=screen)
+    room -= train_set.bytes_in_memory
+    val_set, more = load_into_memory(dataset.val, preprocessing=preprocessing, max_bytes=max(room, 0), **common)
     if len(more) == len(val_set):
         raise DataError(f"none of the {len(dataset.val)} validation pictures can be read, first {more[0]}")
     return train_set, val_set, damaged + more
