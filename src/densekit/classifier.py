@@ -180,13 +180,20 @@ class Classifier:
         return answers
 
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
-        """Like `predict`, for files only, and as an iterator that keeps no more than a batch in memory."""
+        """Like `predict`, for files only, and as an iterator that keeps no more than two batches in memory."""
         _check_positive(top, batch_size)
         remaining, batch_size = iter(files), self.batch_size(batch_size)
         with ThreadPoolExecutor() as pool:
-            while chunk := list(islice(remaining, batch_size)):
-                readers = [partial(read_picture, path) for path in chunk]
-                yield from self._predict_batch(chunk, list(pool.map(self._prepared, readers)), top)
+
+            def begin_next() -> tuple[list[Path], Iterator[Tensor | PictureError]]:
+                chunk = list(islice(remaining, batch_size))
+                return chunk, pool.map(self._prepared, [partial(read_picture, path) for path in chunk])
+
+            chunk, pixels = begin_next()
+            while chunk:
+                ready = chunk, list(pixels)
+                chunk, pixels = begin_next()  # is read while the network computes
+                yield from self._predict_batch(*ready, top)
 
     def _prepared(self, read: Callable[[], Image.Image]) -> Tensor | PictureError:
         try:

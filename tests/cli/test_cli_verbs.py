@@ -8,7 +8,9 @@ import pytest
 
 from densekit.classifier import load_classifier
 from densekit.cli.main import app
+from densekit.cli.predict import write_predictions
 from densekit.models.catalogue import list_models
+from densekit.prediction import Prediction
 from densekit.training.settings import list_recipes, make_settings
 
 
@@ -67,6 +69,20 @@ class TestPredict:
         assert bad == {"path": str(mixed[1]), "error": "not a picture of a known format"}
         assert missing == {"path": str(mixed[2]), "error": "no such file"}
 
+    @pytest.mark.parametrize("format", ["csv", "json"])
+    def test_answers_are_written_while_others_are_read(self, format):
+        out = io.StringIO()
+
+        def answers():
+            for number in range(3):
+                assert f"{number - 1}.png" in out.getvalue() or number == 0
+                yield Prediction(f"{number}.png", (("cat", 0.5),))
+
+        write_predictions(answers(), format, out)
+        text = out.getvalue()
+        paths = [row["path"] for row in (json.loads(text) if format == "json" else csv.DictReader(io.StringIO(text)))]
+        assert paths == ["0.png", "1.png", "2.png"]
+
     @pytest.mark.parametrize(("chosen", "status"), [((0, 1), 0), ((1, 2), 2), ((0,), 0)], ids=["some", "none", "all"])
     @pytest.mark.parametrize("format", ["table", "csv", "json"])
     def test_status_2_only_if_nothing_could_be_read(self, densekit, colour_run, mixed, chosen, status, format):
@@ -91,7 +107,7 @@ class TestEvaluate:
         assert "25 pictures" in answer.out
         assert re.search(r"^deep blue +8 +100\.0% +100\.0% +100\.0%$", answer.out, re.MULTILINE)
         assert re.search(r"^grün +9 +100\.0% +88\.9% +94\.1%$", answer.out, re.MULTILINE)
-        assert f"written to {tmp_path}: metrics.json, confusion.csv, confusion.png" in answer.out
+        assert f"written to {tmp_path}: metrics.json, predictions.csv, confusion.csv, confusion.png" in answer.out
 
     def test_prints_the_precision_of_every_label(self, densekit, label_run, tmp_path):
         answer = densekit("evaluate", label_run, "--out", tmp_path)
@@ -103,7 +119,7 @@ class TestEvaluate:
         out = " ".join(answer.out.split())
         assert f"test mean average precision {written['mean_average_precision']:.2%}, AUROC" in out
         assert f"every label right on {written['accuracy']:.2%} (95 % interval" in out
-        assert out.endswith("metrics.json, labels.png")
+        assert out.endswith("metrics.json, predictions.csv, labels.png")
 
     def test_other_data_says_what_it_is(self, densekit, colour_run, colours, tmp_path):
         answer = densekit("evaluate", colour_run, colours / "train", "--out", tmp_path)

@@ -48,6 +48,13 @@ def test_overall_figures_equal_scikit_learn(case):
     assert found.accuracy == pytest.approx(reference.accuracy_score(labels, predicted), abs=1e-12)
     assert found.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(labels, predicted), abs=1e-12)
     assert found.loss == pytest.approx(reference.log_loss(labels, probabilities, labels=names), rel=1e-5)
+    present = sorted(set(labels))
+    macro_f1 = reference.f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
+    assert found.macro_f1 == pytest.approx(macro_f1, abs=1e-12)
+    if len(names) == 2:
+        assert found.auroc == pytest.approx(reference.roc_auc_score(labels, probabilities[:, 1]), abs=1e-12)
+    else:
+        assert found.auroc is None
     if len(names) > 5:
         top5 = reference.top_k_accuracy_score(labels, probabilities, k=5, labels=names)
         assert found.top5 == pytest.approx(top5, abs=1e-12)
@@ -77,6 +84,10 @@ def test_top5_only_where_it_says_something(count, says):
     outcomes = make_outcomes(count, range(count), range(count), 20)
     found = compute_metrics(outcomes, tuple(map(str, range(count))), split="val")
     assert (found.top5 is not None) == says
+
+
+def test_no_auroc_of_a_single_class():
+    assert compute_metrics(make_outcomes(2, [1], [0, 1], 9), ("a", "b"), split="test").auroc is None
 
 
 def test_survives_json(case):

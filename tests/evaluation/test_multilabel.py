@@ -1,5 +1,6 @@
 """Figures of pictures with any number of labels, against their definitions."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 from sklearn import metrics as reference
 from torch.nn import functional as F
 
+from densekit.classifier import load_classifier
 from densekit.evaluation.calibration import calibration_error, confidence_bins, fit_temperature, fit_thresholds
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics, mean_average_precision
@@ -177,6 +179,19 @@ def test_a_run_is_tested(label_run):
     assert [row["name"] for row in figures["classes"]] == ["deep blue", "grün", "red"]
     assert (label_run / "labels.png").stat().st_size > 5000
     assert not (label_run / "confusion.png").exists()
+
+
+def test_several_labels_are_joined_in_predictions_csv(label_run):
+    with (label_run / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    answers = load_classifier(label_run, device="cpu").predict([row["path"] for row in rows])
+    for row, answer in zip(rows, answers, strict=True):
+        assert set(row["answer"].split("|")) - {""} == set(answer.labels)
+        assert row["correct"] == str(int(set(row["label"].split("|")) == set(row["answer"].split("|"))))
+        assert float(row[f"p({answer.top[0][0]})"]) == pytest.approx(answer.top[0][1], abs=2e-6)
+    assert len(rows) == 40
+    assert any("|" in row["label"] for row in rows)
+    assert any(not row["label"] for row in rows)
 
 
 def test_other_pictures_are_tested_with_a_table(label_run, halves, tmp_path):

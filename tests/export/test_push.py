@@ -93,10 +93,19 @@ def test_run_travels_with_a_card_and_without_its_places(colour_run, hub, capfd):
 def test_what_shows_pictures_or_places_stays(colour_run, hub, tmp_path):
     for name in ("model.json", "model.safetensors", "history.csv"):
         (tmp_path / name).write_bytes((colour_run / name).read_bytes())
-    for name in ("report.html", "splits.csv", "settings.yaml", "metrics.json", "notes.txt", ".hidden"):
+    (tmp_path / "labels.png").write_bytes(b"a drawing")
+    for name in (
+        "report.html",
+        "splits.csv",
+        "predictions.csv",
+        "settings.yaml",
+        "metrics.json",
+        "notes.txt",
+        ".hidden",
+    ):
         (tmp_path / name).write_text('{"data": "/home/me/pictures"}')
     push(tmp_path, "owner/name", screen=QUIET)
-    assert hub.files.keys() == {"model.json", "model.safetensors", "history.csv", "README.md"}
+    assert hub.files.keys() == {"model.json", "model.safetensors", "history.csv", "labels.png", "README.md"}
     assert not any(b"/home/me" in content for content in hub.files.values())
 
 

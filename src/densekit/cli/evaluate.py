@@ -31,7 +31,7 @@ def evaluate(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Test a trained classifier on pictures it was not trained on.
+    """Test a trained classifier on pictures that it was not trained on.
 
     Parameters
     ----------
@@ -63,4 +63,4 @@ def evaluate(
     )
     print_table(metrics_table(evaluation.metrics))
     drawn = "labels.png" if evaluation.classifier.multilabel else "confusion.csv, confusion.png"
-    print(f"written to {evaluation.folder}: metrics.json, {drawn}")
+    print(f"written to {evaluation.folder}: metrics.json, predictions.csv, {drawn}")

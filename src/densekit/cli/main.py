@@ -12,8 +12,11 @@ from densekit.version import __version__
 
 TABLE = {
     "train": ("densekit.cli.train:train", "Train a classifier on a folder of labelled pictures, a CSV or a named set."),
-    "evaluate": ("densekit.cli.evaluate:evaluate", "Test a trained classifier on pictures it has not learned from."),
-    "predict": ("densekit.cli.predict:predict", "Name what is on pictures."),
+    "evaluate": ("densekit.cli.evaluate:evaluate", "Test a trained classifier on pictures that it was not trained on."),
+    "predict": (
+        "densekit.cli.predict:predict",
+        "Name what is on pictures. Exit status 2 only if none of them can be read.",
+    ),
     "export": ("densekit.cli.export:export", "Export a trained classifier to another runtime, and compare the two."),
     "serve": ("densekit.cli.serve:serve", "Answer over HTTP: a page for people, JSON for programs."),
     "push": ("densekit.cli.push:push", "Upload a classifier to the Hugging Face Hub, with a model card."),

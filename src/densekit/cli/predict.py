@@ -3,7 +3,9 @@
 import csv
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from densekit.cli.options import Device, Precision, Quiet
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from densekit.prediction import Prediction
 
 Format = Literal["table", "csv", "json"]
+_MANY = 100  # pictures, for which it pays to compile the fused steps if that was never done here
 
 
 def predict(
@@ -25,7 +28,9 @@ def predict(
     precision: Precision = "fp32",
     quiet: Quiet = False,
 ) -> int:
-    """Classify pictures. Exit status 2 only if none of them could be read.
+    """Name what is on pictures. Exit status 2 only if none can be read.
+
+    CSV and JSON are written while the pictures are read, so that what was answered is kept whatever happens then.
 
     Parameters
     ----------
@@ -43,31 +48,44 @@ def predict(
     from densekit.classifier import load_classifier
     from densekit.console import Screen
     from densekit.data.find_pictures import find_pictures
+    from densekit.engine.swap import fuse_where_faster
     from densekit.errors import DataError
 
     if not images:
         raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")
     classifier = load_classifier(run, device=device, precision=precision)
-    screen, files, answers = Screen(quiet=quiet), find_pictures(images), []
-    with screen.bar("predicting", len(files)) as bar:
-        for answer in classifier.predict_each(files, top=top, batch_size=batch_size):
-            answers.append(answer)
-            bar.advance()
-    write_predictions(answers, format, sys.stdout)
-    failed = sum(answer.error is not None for answer in answers)
+    screen, files, failed = Screen(quiet=quiet), find_pictures(images), 0
+    if len(files) > _MANY:
+        fuse_where_faster(classifier.network)
+
+    def answers() -> "Iterator[Prediction]":
+        nonlocal failed
+        with screen.bar("predicting", len(files)) as bar:
+            for answer in classifier.predict_each(files, top=top, batch_size=batch_size):
+                failed += answer.error is not None
+                bar.advance()
+                yield answer
+
+    # on a terminal, where the bar is drawn, all at the end
+    write_predictions(list(answers()) if sys.stdout.isatty() else answers(), format, sys.stdout)
     if failed:
-        screen.warn(f"{failed} of {len(answers)} pictures could not be read")
-    return 2 if failed == len(answers) else 0
+        screen.warn(f"{failed} of {len(files)} pictures could not be read")
+    return 2 if failed == len(files) else 0
 
 
-def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) -> None:
+def write_predictions(answers: "Iterable[Prediction]", format: Format, out: TextIO) -> None:
     """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list.
 
-    In the table, what is not the answer of a multi-label classifier is in brackets.
+    In the table, which is written when all are there, what is not the answer of a multi-label classifier is in
+    brackets.
     """
     if format == "json":
-        json.dump([answer.to_dict() for answer in answers], out, indent=2, ensure_ascii=False)
-        out.write("\n")
+        opening = "["
+        for answer in answers:
+            out.write(f"{opening}\n{indent(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False), '  ')}")
+            out.flush()
+            opening = ","
+        out.write("\n]\n")
     elif format == "csv":
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["path", "rank", "label", "probability", "error", "answer"])
@@ -78,9 +96,11 @@ def write_predictions(answers: "list[Prediction]", format: Format, out: TextIO) 
                 for rank, (label, probability) in enumerate(answer.top, start=1)
             ]
             writer.writerows(rows or [[answer.path, "", "", "", answer.error, ""]])
+            out.flush()
     else:
         from densekit.units import on_one_line
 
+        answers = list(answers)
         paths = [on_one_line(answer.path) for answer in answers]
         width = max(map(len, paths))
         for path, answer in zip(paths, answers, strict=True):

@@ -24,7 +24,7 @@ from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, learned_before, open_own_data, own_data
-from densekit.evaluation.report import write_evaluation
+from densekit.evaluation.report import write_evaluation, write_predictions
 from densekit.files import check_writable, whole_path
 from densekit.units import counted, in_shell
 
@@ -64,7 +64,9 @@ def evaluate(
     strict: bool = False,
     screen: Screen | None = None,
 ) -> Evaluation:
-    """Test a classifier and write metrics.json, confusion.csv and confusion.png; of a multi-label one labels.png.
+    """Test a classifier and write metrics.json, predictions.csv, confusion.csv and confusion.png.
+
+    A multi-label one has labels.png in place of the last two.
 
     Args:
         run: run folder, any folder with model.json and model.safetensors, or an exported folder or file.
@@ -135,6 +137,7 @@ def evaluate(
     compute = compute_multilabel_metrics if classifier.multilabel else compute_metrics
     metrics = compute(outcomes, classifier.classes, split=split)
     write_evaluation(folder, metrics, about)
+    write_predictions(folder / "predictions.csv", outcomes, pictures, classifier.classes)
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")

@@ -1,6 +1,7 @@
 """Figures of merit of a classifier on one set of pictures, as plain numbers."""
 
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -46,11 +47,14 @@ class Metrics(SplitMetrics):
 
     ``calibration_error`` is the expected calibration error of the likeliest class, over 15 bins of equal width.
     ``confusion`` counts pictures, a row for each true class and a column for each predicted one. ``top5`` is None where
-    there are no more than five classes, because it would say nothing.
+    there are no more than five classes, because it would say nothing; ``auroc``, the area under the ROC curve, is that
+    of two classes, else None. ``balanced_accuracy`` and ``macro_f1`` are means over the classes that any picture has.
     """
 
     top5: float | None
+    auroc: float | None
     balanced_accuracy: float
+    macro_f1: float
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
 
@@ -76,7 +80,7 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
     )
     per_class = tuple(class_metrics(*column) for column in columns)
     correct = int(confusion.trace())
-    recalls = [metrics.recall for metrics in per_class if metrics.recall is not None]
+    present = [metrics for metrics in per_class if metrics.pictures]
     return Metrics(
         split=split,
         pictures=len(outcomes),
@@ -85,11 +89,20 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
         accuracy=correct / len(outcomes),
         accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
         top5=outcomes.top_accuracy(5) if count > 5 else None,
-        balanced_accuracy=sum(recalls) / len(recalls),
+        auroc=_auroc(outcomes) if count == 2 and len(present) == 2 else None,
+        balanced_accuracy=fmean(metrics.recall or 0.0 for metrics in present),
+        macro_f1=fmean(metrics.f1 or 0.0 for metrics in present),
         calibration_error=calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
         classes=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
     )
+
+
+def _auroc(outcomes: Outcomes) -> float:
+    """Return the area under the ROC curve of two classes, both of them there; it is the same for either."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(outcomes.labels.numpy(), (outcomes.logits[:, 1] - outcomes.logits[:, 0]).numpy()))
 
 
 def class_metrics(name: str, hits: int, predicted: int, pictures: int) -> ClassMetrics:

@@ -4,21 +4,26 @@ import csv
 import io
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from densekit.data.picture_set import before_pictures
+from densekit.data.picture_set import PictureSet, before_pictures
 from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics
 from densekit.evaluation.multilabel import MultilabelMetrics
-from densekit.files import write_atomically, write_json, write_text
+from densekit.evaluation.outcomes import Outcomes
+from densekit.files import write_atomically, write_csv, write_json, write_text
 
 _MOST_LABELS = 40  # more class names than this cannot be read beside a matrix
 _MOST_NUMBERS = 20
+_MOST_COLUMNS = 100  # of probabilities in predictions.csv, which a thousand classes would make gigabytes
 
 
 def write_evaluation(folder: Path, metrics: Metrics | MultilabelMetrics, about: dict[str, Any]) -> None:
@@ -36,6 +41,38 @@ def write_evaluation(folder: Path, metrics: Metrics | MultilabelMetrics, about: 
     names = [metrics_of_class.name for metrics_of_class in metrics.classes]
     write_text(folder / "confusion.csv", _confusion_csv(names, metrics.confusion))
     write_atomically(folder / "confusion.png", lambda path: draw_confusion(path, names, metrics))
+
+
+def write_predictions(path: Path, outcomes: Outcomes, pictures: PictureSet, classes: Sequence[str]) -> None:
+    """Write predictions.csv, a line for each picture: its label, the answer, whether that is correct, probabilities.
+
+    Several labels of a picture, or none, are joined by "|". Probabilities are left out of more than 100 classes.
+
+    Args:
+        path: where to.
+        outcomes: of the pictures, at the classifier's temperature and with its thresholds.
+        pictures: the set they are of.
+        classes: name of each label.
+    """
+    answers, truths = outcomes.answers, outcomes.labels
+    if not outcomes.multilabel:
+        truths = torch.nn.functional.one_hot(truths, len(classes))
+    truths = truths.bool()
+    correct = (answers == truths).all(1).int().tolist()
+    shown = classes if len(classes) <= _MOST_COLUMNS else ()
+    probabilities = outcomes.probabilities[:, : len(shown)].tolist()
+    columns = ["path", "label", "answer", "correct", *(f"p({name})" for name in shown)]
+    rows = (
+        [pictures.name(number), *_named(classes, truth, answer), right, *(f"{value:.6f}" for value in values)]
+        for number, truth, answer, right, values in zip(
+            outcomes.index.tolist(), truths, answers, correct, probabilities, strict=True
+        )
+    )
+    write_csv(path, columns, (dict(zip(columns, row, strict=True)) for row in rows))
+
+
+def _named(classes: Sequence[str], *rows: Tensor) -> list[str]:
+    return ["|".join(classes[place] for place in row.nonzero()[:, 0].tolist()) for row in rows]
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
@@ -146,8 +183,9 @@ def metrics_table(metrics: Metrics | MultilabelMetrics) -> Table:
             f"every label right on {accuracy}, {rest}"
         )
     else:
-        top5 = f", top-5 {metrics.top5:.2%}" if metrics.top5 is not None else ""
-        caption = f"{of}accuracy {accuracy}{top5}, {rest}"
+        more = f", top-5 {metrics.top5:.2%}" if metrics.top5 is not None else ""
+        more += f", AUROC {metrics.auroc:.1%}" if metrics.auroc is not None else ""
+        caption = f"{of}accuracy {accuracy}{more}, {rest}"
     table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
     table.add_column("label" if isinstance(metrics, MultilabelMetrics) else "class", overflow="fold")
     for title in ("pictures", *columns):

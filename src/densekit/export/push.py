@@ -11,7 +11,7 @@ from densekit.export.card import model_card
 
 # the classifier, and what tells how it came to be; other files name folders of this computer, or show pictures
 _TRAVELS = ("model.*", "model-*", "config.json", "comparison.json", "README.md", "LICENSE*")
-_FIGURES = ("history.csv", "curves.png", "confusion.csv", "confusion.png")
+_FIGURES = ("history.csv", "curves.png", "confusion.csv", "confusion.png", "labels.png")
 _LOADING = """\
 ```python
 import densekit
