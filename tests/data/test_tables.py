@@ -200,22 +200,6 @@ def test_a_group_is_no_label(tmp_path):
     assert (entry.labels, entry.group) == (("cat",), "7")
 
 
-DOUBTS = {
-    "no_picture_has_it": ("path,cat,dog\na.png,1,0\n", "no picture has the label 'dog': left out"),
-    "commas": ('path,labels\na.png,"cat,dog"\nb.png,cat\nc.png,dog\n', "'cat,dog' is taken for one label"),
-    "semicolons": ("path,labels\na.png,cat; dog\nb.png,cat|dog\n", "'cat,dog' is taken for one label"),
-    "none": ('path,labels\na.png,"Smith, John"\nb.png,cat\n', None),
-}
-
-
-@pytest.mark.parametrize(("text", "doubt"), DOUBTS.values(), ids=DOUBTS)
-def test_labels_that_may_have_been_meant_otherwise(tmp_path, text, doubt):
-    table = tmp_path / "table.csv"
-    table.write_text(text)
-    found = read_table(table).doubt
-    assert (found or "").startswith(doubt) if doubt else found is None
-
-
 def test_only_line_breaks_end_a_line(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("path,label\na.png,one\u2028class\nb.png,other\n", encoding="utf-8")

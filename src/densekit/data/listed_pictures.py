@@ -64,7 +64,7 @@ def open_listed(path: Path, strict: bool, screen: Screen) -> ListedPictures:
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or table, and no data set's name ({', '.join(NAMED_SETS)})")
-    listing = scan_folder(path) if path.is_dir() else read_table(path)
+    listing = scan_folder(path) if path.is_dir() else read_table(path, screen)
     entries, headers, unreadable = check_headers(listing, strict=strict, screen=screen)
     _tell_skipped(listing, unreadable, screen)
     if not entries:
