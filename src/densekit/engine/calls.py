@@ -59,21 +59,29 @@ def update_running_statistics(call: Call[Any], count: int) -> None:
     rounds: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
     for norm, mean, var in call.trained:
         momentum = norm.momentum
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-            if momentum is None:
-                momentum = 1 / float(norm.num_batches_tracked)
+        if momentum is None and norm.num_batches_tracked is not None:
+            momentum = 1 / float(norm.num_batches_tracked + times[norm] + 1)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         # as with PyTorch's own, no change that autograd would see: another graph may have kept them
         pairs = (norm.running_mean.data, mean), (norm.running_var.data, var * (count / (count - 1)))
         rounds.setdefault((times[norm], momentum or 0.0), []).extend(pairs)
         times[norm] += 1
+    buffers: list[Tensor] = []
+    updated: dict[int, Tensor] = {}  # by the buffer's address; none is written to while memory may run out
     for (_, momentum), pairs in rounds.items():  # all at once: there are two for every norm of a block
         running, seen = zip(*pairs, strict=True)
-        old = [running.to(seen.dtype) for running, seen in pairs]
+        places = [buffer.data_ptr() for buffer in running]
+        old = [updated.get(place, buffer).to(new.dtype) for place, (buffer, new) in zip(places, pairs, strict=True)]
         new = torch._foreach_lerp(old, seen, momentum)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_copy_(running, new)  # pyright: ignore[reportPrivateImportUsage]
+        updated.update(zip(places, new, strict=True))
+        buffers += running
+    if buffers:
+        new = [updated[buffer.data_ptr()] for buffer in buffers]
+        torch._foreach_copy_(buffers, new)  # pyright: ignore[reportPrivateImportUsage]
+    for norm, _, _ in call.trained:
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
 
 
 def growth(layer: Layer) -> int:

@@ -135,6 +135,7 @@ def _compile(compiler: list[str], path: Path) -> None:
             result = _make_library(command, _SOURCES, path)
     if result.returncode:
         first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
+        first = first or f"exit status {result.returncode}"
         raise CannotCompile(f"{compiler[0]} cannot compile the steps: {first}")
 
 

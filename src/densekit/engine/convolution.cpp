@@ -61,26 +61,28 @@ namespace {
 template <class T>
 void weight_gradient_by_definition(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
                                    Activation<T> activation, Kernels<Acc<T>> weights) {
-#pragma omp parallel for schedule(static) num_threads(size.threads)
-  for (int tap = 0; tap < 9; ++tap) {
-    std::vector<double> sums(size.out * size.in);
-    std::vector<Acc<T>> pixel(size.in);
-    for (int64_t n = 0; n < size.N; ++n) {
-      for (int64_t h = 0; h < size.H; ++h) {
-        for (int64_t w = 0; w < size.W; ++w) {
-          const int64_t i = h + tap / 3 - 1, j = w + tap % 3 - 1;
-          if (i < 0 || i >= size.H || j < 0 || j >= size.W) continue;
-          activation.apply(x.at(size, n, i, j), Matrix<Acc<T>>{pixel.data(), size.in}, 1, size.in);
-          for (int64_t out = 0; out < size.out; ++out) {
-            const Acc<T> factor = load(dy.at(size, n, h, w).data[out]);
-            for (int64_t in = 0; in < size.in; ++in) sums[out * size.in + in] += factor * pixel[in];
+  const auto make = [&] { return std::tuple(Scratch<double>(size.out * size.in), Scratch<Acc<T>>(size.in)); };
+  in_parallel(size.threads, make, [&](const Scratch<double>& sums, const Scratch<Acc<T>>& pixel) {
+#pragma omp for schedule(static)
+    for (int tap = 0; tap < 9; ++tap) {
+      std::fill_n(sums.data(), size.out * size.in, 0.0);
+      for (int64_t n = 0; n < size.N; ++n) {
+        for (int64_t h = 0; h < size.H; ++h) {
+          for (int64_t w = 0; w < size.W; ++w) {
+            const int64_t i = h + tap / 3 - 1, j = w + tap % 3 - 1;
+            if (i < 0 || i >= size.H || j < 0 || j >= size.W) continue;
+            activation.apply(x.at(size, n, i, j), Matrix<Acc<T>>{pixel.data(), size.in}, 1, size.in);
+            for (int64_t out = 0; out < size.out; ++out) {
+              const Acc<T> factor = load(dy.at(size, n, h, w).data[out]);
+              for (int64_t in = 0; in < size.in; ++in) sums[out * size.in + in] += factor * pixel[in];
+            }
           }
         }
       }
+      for (int64_t out = 0; out < size.out; ++out)
+        for (int64_t in = 0; in < size.in; ++in) weights.at(out, in, tap) = Acc<T>(sums[out * size.in + in]);
     }
-    for (int64_t out = 0; out < size.out; ++out)
-      for (int64_t in = 0; in < size.in; ++in) weights.at(out, in, tap) = Acc<T>(sums[out * size.in + in]);
-  }
+  });
 }
 
 }  // namespace
@@ -107,27 +109,33 @@ void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, 
 }
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void bnrelu_convolve_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,       \
-                                         const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out,     \
-                                         int64_t out_stride, double* moments, int64_t N, int64_t H, int64_t W,         \
-                                         int64_t in, int64_t out_channels, int threads) {                              \
-    bnrelu_convolve<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift},                            \
-                       {weights, {s0, s1, s2, s3}}, {out, out_stride}, moments);                                       \
+  extern "C" int bnrelu_convolve_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,        \
+                                        const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out,      \
+                                        int64_t out_stride, double* moments, int64_t N, int64_t H, int64_t W,          \
+                                        int64_t in, int64_t out_channels, int threads) {                               \
+    return status([=] {                                                                                                \
+      bnrelu_convolve<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift},                          \
+                         {weights, {s0, s1, s2, s3}}, {out, out_stride}, moments);                                     \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void bnrelu_convolve_gradient_##NAME(                                                                     \
+  extern "C" int bnrelu_convolve_gradient_##NAME(                                                                      \
       const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,          \
       const Acc<T>* mean, const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, const T* source,           \
       int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t in,    \
       int64_t out_channels, int threads) {                                                                             \
-    bnrelu_convolve_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},  \
-                                mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums);  \
+    return status([=] {                                                                                                \
+      bnrelu_convolve_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},\
+                                  mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums);\
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride,                 \
-                                         const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t s0,        \
-                                         int64_t s1, int64_t s2, int64_t s3, int64_t N, int64_t H, int64_t W,          \
-                                         int64_t in, int64_t out_channels, int threads) {                              \
-    weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},           \
-                       {weights, {s0, s1, s2, s3}});                                                                   \
+  extern "C" int weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride,                  \
+                                        const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t s0,         \
+                                        int64_t s1, int64_t s2, int64_t s3, int64_t N, int64_t H, int64_t W,           \
+                                        int64_t in, int64_t out_channels, int threads) {                               \
+    return status([=] {                                                                                                \
+      weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},         \
+                         {weights, {s0, s1, s2, s3}});                                                                 \
+    });                                                                                                                \
   }                                                                                                                    \
   template decltype(bnrelu_convolve<T>) densekit::bnrelu_convolve<T>;                                                  \
   template decltype(bnrelu_convolve_gradient<T>) densekit::bnrelu_convolve_gradient<T>;                                \

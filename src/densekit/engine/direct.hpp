@@ -33,6 +33,7 @@ struct Grid {
   }
 
   int64_t step() const { return W + 1; }  // from line to line: one border serves two of them
+  int64_t place(int64_t slot, int64_t column) const { return 1 + slot * step() + column; }
   int64_t most_slots() const { return lines + lines / H + 4; }
 
   // Call body(part) for every part of a block; return how many slots it has.
@@ -53,7 +54,7 @@ class Input {
  public:
   Input(const ConvolutionSize& size, const Grid& grid)
       : size_(size), grid_(grid), width_(spread<bfloat16>(size.in)),
-        pixels_((place(grid.most_slots(), 0) + 2 * kTile) * width_) {}
+        pixels_((grid_.place(grid.most_slots(), 0) + 2 * kTile) * width_) {}
 
   // With the lines above and below that a picture has there, or without; in both cases there are zeros around. Return
   // the number of places.
@@ -62,16 +63,15 @@ class Input {
       for (int64_t i = -1; i <= part.lines; ++i) {
         const int64_t h = part.top + i;
         const bool inside = (0 <= h && h < size_.H) && (neighbours || (0 <= i && i < part.lines));
-        read_line(x, activation, part.picture, inside ? h : -1, place(part.slot + i, 0));
+        read_line(x, activation, part.picture, inside ? h : -1, grid_.place(part.slot + i, 0));
       }
     });
     std::fill_n(&pixels_[0], width_, bfloat16{});
-    const int64_t end = place(slots, 0);
+    const int64_t end = grid_.place(slots, 0);
     std::fill_n(&pixels_[end * width_], 2 * kTile * width_, bfloat16{});
     return end;
   }
 
-  int64_t place(int64_t slot, int64_t column) const { return 1 + slot * grid_.step() + column; }
   Matrix<const bfloat16> from(int64_t place) const { return {&pixels_[place * width_], width_}; }
 
  private:
@@ -111,10 +111,9 @@ void convolve(const ConvolutionSize& size, Pixels<const bfloat16> x, Activation<
   for (int tap = 0; tap < 9; ++tap)
     for (int64_t d = 0; d < depth; d += kTile)
       away.push_back(((tap / 3 - 1) * grid.step() + tap % 3 - 1) * spread<bfloat16>(size.in) + 2 * d);
-#pragma omp parallel num_threads(size.threads)
-  {
-    Input input(size, grid);
-    const Scratch<float> result(whole_tiles<bfloat16>(grid.most_slots() * grid.step()) * width);
+  const int64_t most = whole_tiles<bfloat16>(grid.most_slots() * grid.step());
+  const auto make = [&] { return std::tuple(Input(size, grid), Scratch<float>(most * width)); };
+  in_parallel(size.threads, make, [&](Input& input, const Scratch<float>& result) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < 9 * depth; ++row) {
       const int64_t in = row % depth * 2;
@@ -126,18 +125,18 @@ void convolve(const ConvolutionSize& size, Pixels<const bfloat16> x, Activation<
     }
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < grid.count; ++block) {
-      const int64_t end = input.read(x, activation, block, true), first = input.place(1, 0);
+      const int64_t end = input.read(x, activation, block, true), first = grid.place(1, 0);
       const Matrix<const bfloat16> from = input.from(first);
       multiply<false>(Taps{from.data, from.stride, away.data()}, packed.panels(), {result.data(), width},
                       end - grid.step() - first, whole_vectors<float>(size.out), 9 * depth);
       grid.for_parts(block, [&](Part part) {
         for (int64_t i = 0; i < part.lines; ++i) {
-          const Matrix<const float> line{&result[(input.place(part.slot + i, 0) - first) * width], width};
+          const Matrix<const float> line{&result[(grid.place(part.slot + i, 0) - first) * width], width};
           finish(omp_get_thread_num(), line, part.picture, part.top + i, 0, size.W);
         }
       });
     }
-  }
+  });
 }
 
 // Returns false if something is not finite, which zeros around the pixels would spread.
@@ -147,14 +146,16 @@ inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> 
   const ConvolutionSize back{size.N, size.H, size.W, size.out, size.in, size.threads};
   const int64_t width = spread<float>(size.in), rows = whole_tiles<bfloat16>(size.out), plane = rows * width;
   const Scratch<float> sums(size.threads * 9 * plane);
-  bool finite = true;
-#pragma omp parallel num_threads(size.threads)
-  {
-    Input input(size, grid), gradients(back, grid);
-    const int64_t most = operands<bfloat16>(input.place(grid.most_slots(), 0));
-    // so many zeros before and behind, for what a tap moves
-    const int64_t border = (grid.step() / 2 + 1 + kTile) / kTile * kTile, over_width = spread<Pair>(most + 2 * border);
-    const Scratch<Pair> pairs(most * width), over(rows * over_width);
+  const int64_t most = operands<bfloat16>(grid.place(grid.most_slots(), 0));
+  // so many zeros before and behind, for what a tap moves
+  const int64_t border = (grid.step() / 2 + 1 + kTile) / kTile * kTile, over_width = spread<Pair>(most + 2 * border);
+  std::atomic<bool> finite = true;
+  const auto make = [&] {
+    return std::tuple(Input(size, grid), Input(back, grid), Scratch<Pair>(most * width),
+                      Scratch<Pair>(rows * over_width));
+  };
+  in_parallel(size.threads, make, [&](Input& input, Input& gradients, const Scratch<Pair>& pairs,
+                                      const Scratch<Pair>& over) {
     std::fill_n(over.data(), rows * over_width, Pair{});
     float* own = &sums[omp_get_thread_num() * 9 * plane];
     bool begun = false;
@@ -181,7 +182,7 @@ inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> 
     }
     if (!begun) std::fill_n(own, 9 * plane, 0.f);
 #pragma omp barrier
-#pragma omp for schedule(static) reduction(&& : finite)
+#pragma omp for schedule(static)
     for (int64_t out = 0; out < size.out; ++out)
       for (int tap = 0; tap < 9; ++tap)
         for (int64_t in = 0; in < size.in; ++in) {
@@ -189,9 +190,9 @@ inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> 
           for (int thread = 0; thread < omp_get_num_threads(); ++thread)
             sum += sums[(9 * thread + tap) * plane + out * width + in];
           weights.at(out, in, tap) = sum;
-          finite = finite && sum * 0 == 0;
+          if (!(sum * 0 == 0)) finite = false;
         }
-  }
+  });
   return finite;
 }
 

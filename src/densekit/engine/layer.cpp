@@ -160,19 +160,23 @@ void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pix
    {weight2, bias2, mean2, var2, eps2}, matrix, kernels, {s0, s1, s2, s3}}
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void layer_##NAME(const T* x, int64_t x_stride, LAYER(Acc<T>), T* out, int64_t out_stride, T* z,          \
-                               Acc<T>* moments2, Acc<T>* moments, int64_t pictures, int64_t keeps, SIZE) {             \
-    layer<T>(GIVEN, pictures, keeps != 0, {x, x_stride}, {out, out_stride}, z, moments2, moments);                     \
+  extern "C" int layer_##NAME(const T* x, int64_t x_stride, LAYER(Acc<T>), T* out, int64_t out_stride, T* z,           \
+                              Acc<T>* moments2, Acc<T>* moments, int64_t pictures, int64_t keeps, SIZE) {              \
+    return status([=] {                                                                                                \
+      layer<T>(GIVEN, pictures, keeps != 0, {x, x_stride}, {out, out_stride}, z, moments2, moments);                   \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void layer_backward_##NAME(                                                                               \
+  extern "C" int layer_backward_##NAME(                                                                                \
       const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, LAYER(Acc<T>), const T* z, T* d, const T* source,  \
       int64_t source_stride, T* out, int64_t out_stride, Acc<T>* dweight, Acc<T>* dbias, Acc<T>* dmatrix,              \
       Acc<T>* dweight2, Acc<T>* dbias2, Acc<T>* dkernels, int64_t d0, int64_t d1, int64_t d2, int64_t d3,              \
       Acc<T>* terms, int64_t terms_stride, int64_t trains2, SIZE) {                                                    \
-    layer_backward<T>(GIVEN, trains2 != 0, {dy, dy_stride}, {x, x_stride}, {z, middle}, {d, middle},                   \
-                      {source, source_stride}, {out, out_stride},                                                      \
-                      {dweight, dbias, dmatrix, dweight2, dbias2, {dkernels, {d0, d1, d2, d3}}},                       \
-                      {terms, terms_stride});                                                                          \
+    return status([=] {                                                                                                \
+      layer_backward<T>(GIVEN, trains2 != 0, {dy, dy_stride}, {x, x_stride}, {z, middle}, {d, middle},                 \
+                        {source, source_stride}, {out, out_stride},                                                    \
+                        {dweight, dbias, dmatrix, dweight2, dbias2, {dkernels, {d0, d1, d2, d3}}},                     \
+                        {terms, terms_stride});                                                                        \
+    });                                                                                                                \
   }
 
 DEFINE(double, float64)

@@ -23,19 +23,23 @@ struct Lines {  // (N, H, W, channels)
   Matrix<T> line(int64_t n, int64_t h) const { return {data + (n * H + h) * W * channels, channels}; }
 };
 
-// Call make(n, line, values) for every line of the result, and write the values that it makes.
-template <class T, class Make>
-void pool(const PoolSize& size, Lines<T> out, Make make) {
+template <class T>
+using Bits = std::conditional_t<sizeof(Acc<T>) == 8, int64_t, int32_t>;
+
+// Call pool_line(n, line, values, room for the bits of a pixel) for every line of the result, and write the values.
+template <class T, class PoolLine>
+void pool(const PoolSize& size, Lines<T> out, PoolLine pool_line) {
   using A = Acc<T>;
-#pragma omp parallel num_threads(size.threads)
-  {
-    const Scratch<A> values(out.W * size.channels);
+  const auto make = [&] { return std::tuple(Scratch<A>(out.W * size.channels), Scratch<Bits<T>>(size.channels)); };
+  in_parallel(size.threads, make, [&](const Scratch<A>& room, const Scratch<Bits<T>>& bits) {
+    const Matrix<A> values{room.data(), size.channels};
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < size.N * out.H; ++line) {
-      make(line / out.H, line % out.H, Matrix<A>{values.data(), size.channels});
-      copy_rows(Matrix<const A>{values.data(), size.channels}, out.line(line / out.H, line % out.H), out.W, size.channels);
+      const int64_t n = line / out.H, h = line % out.H;
+      pool_line(n, h, values, bits.data());
+      copy_rows(Matrix<const A>{values.data, values.stride}, out.line(n, h), out.W, size.channels);
     }
-  }
+  });
 }
 
 // Call spread(n, h, gradient) for every line of x, and mask what it makes; `sums` are those of `drelu_rows`.
@@ -44,9 +48,8 @@ void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activat
                    Acc<T>* sums, Spread spread) {
   using A = Acc<T>;
   Sums<A> totals(size.channels, size.threads);
-#pragma omp parallel num_threads(size.threads)
-  {
-    const Scratch<A> gradient(size.W * size.channels);
+  const auto make = [&] { return std::tuple(Scratch<A>(size.W * size.channels)); };
+  in_parallel(size.threads, make, [&](const Scratch<A>& gradient) {
     const int thread = omp_get_thread_num();
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < size.N * size.H; ++line) {
@@ -57,14 +60,14 @@ void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activat
                               out.line(n, h), plain, plain + size.channels, size.W, size.channels);
       totals.add(thread);
     }
-  }
+  });
   totals.write(sums);
 }
 
 template <class T>
 void avg_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out) {
   using A = Acc<T>;
-  pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<A> values) {
+  pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<A> values, Bits<T>*) {
     const Matrix<const T> above = x.line(n, 2 * h), below = x.line(n, 2 * h + 1);
     for (int64_t w = 0; w < out.W; ++w) {
       const T *a = above.row(2 * w), *b = above.row(2 * w + 1), *c = below.row(2 * w), *d = below.row(2 * w + 1);
@@ -114,9 +117,6 @@ struct Window {
   }
 };
 
-template <class T>
-using Bits = std::conditional_t<sizeof(Acc<T>) == 8, int64_t, int32_t>;
-
 // What a ReLU lets pass grows with its bits, and a NaN is more than infinity, as in PyTorch: numbers without a sign are
 // compared, which compilers turn into vectors where they do not with numbers that may be none.
 template <class T, bool locates>
@@ -145,16 +145,15 @@ void shorten(const T* values, uint8_t* to, int64_t number) {
 
 template <class T>
 void max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out, uint8_t* places) {
-  pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<Acc<T>> values) {
-    const Scratch<Bits<T>> line(size.channels);
+  pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<Acc<T>> values, Bits<T>* found) {
     for (int64_t w = 0; w < out.W; ++w) {
       const Window<T> window(x, n, h, w);
       if (!places) {
         largest<T, false>(window, activation, values.row(w), nullptr, size.channels);
         continue;
       }
-      largest<T, true>(window, activation, values.row(w), line.data(), size.channels);
-      shorten(line.data(), places + ((n * out.H + h) * out.W + w) * size.channels, size.channels);
+      largest<T, true>(window, activation, values.row(w), found, size.channels);
+      shorten(found, places + ((n * out.H + h) * out.W + w) * size.channels, size.channels);
     }
   });
 }
@@ -183,26 +182,34 @@ void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8
 }  // namespace
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void bnrelu_avg_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out, int64_t N,      \
-                                         int64_t H, int64_t W, int64_t C, int threads) {                               \
-    avg_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, H / 2, W / 2});                          \
+  extern "C" int bnrelu_avg_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out, int64_t N,       \
+                                        int64_t H, int64_t W, int64_t C, int threads) {                                \
+    return status([=] {                                                                                                \
+      avg_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, H / 2, W / 2});                        \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void bnrelu_avg_pool_backward_##NAME(const T* dpooled, const T* x, const Acc<T>* scale,                   \
-                                                  const Acc<T>* shift, const Acc<T>* mean, T* out, Acc<T>* sums,       \
-                                                  int64_t N, int64_t H, int64_t W, int64_t C, int threads) {           \
-    avg_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, H / 2, W / 2}, {x, C, H, W}, {scale, shift}, mean,        \
-                         {out, C, H, W}, sums);                                                                        \
+  extern "C" int bnrelu_avg_pool_backward_##NAME(const T* dpooled, const T* x, const Acc<T>* scale,                    \
+                                                 const Acc<T>* shift, const Acc<T>* mean, T* out, Acc<T>* sums,        \
+                                                 int64_t N, int64_t H, int64_t W, int64_t C, int threads) {            \
+    return status([=] {                                                                                                \
+      avg_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, H / 2, W / 2}, {x, C, H, W}, {scale, shift}, mean,      \
+                           {out, C, H, W}, sums);                                                                      \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void bnrelu_max_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out,                 \
-                                         uint8_t* places, int64_t N, int64_t H, int64_t W, int64_t C, int threads) {   \
-    max_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, (H + 1) / 2, (W + 1) / 2}, places);      \
+  extern "C" int bnrelu_max_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out,                  \
+                                        uint8_t* places, int64_t N, int64_t H, int64_t W, int64_t C, int threads) {    \
+    return status([=] {                                                                                                \
+      max_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, (H + 1) / 2, (W + 1) / 2}, places);    \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void bnrelu_max_pool_backward_##NAME(const T* dpooled, const uint8_t* places, const T* x,                 \
-                                                  const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean,        \
-                                                  T* out, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t C,    \
-                                                  int threads) {                                                       \
-    max_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, (H + 1) / 2, (W + 1) / 2}, places, {x, C, H, W},          \
-                         {scale, shift}, mean, {out, C, H, W}, sums);                                                  \
+  extern "C" int bnrelu_max_pool_backward_##NAME(const T* dpooled, const uint8_t* places, const T* x,                  \
+                                                 const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean,         \
+                                                 T* out, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t C,     \
+                                                 int threads) {                                                        \
+    return status([=] {                                                                                                \
+      max_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, (H + 1) / 2, (W + 1) / 2}, places, {x, C, H, W},        \
+                           {scale, shift}, mean, {out, C, H, W}, sums);                                                \
+    });                                                                                                                \
   }
 
 DEFINE(double, float64)

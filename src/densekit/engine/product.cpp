@@ -26,10 +26,9 @@ void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activa
   const int64_t length = block_rows(size, std::clamp<int64_t>((1 << 18) / (in_width * sizeof(T)), 24, 192));
   Packed<Operand<T>> packed(depth, size.out);
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
-#pragma omp parallel num_threads(size.threads)
-  {
-    const Scratch<Value<T>> activated(whole_tiles<T>(length) * in_width);
-    const Scratch<A> result(whole_tiles<T>(length) * out_width);
+  const int64_t most = whole_tiles<T>(length);
+  const auto make = [&] { return std::tuple(Scratch<Value<T>>(most * in_width), Scratch<A>(most * out_width)); };
+  in_parallel(size.threads, make, [&](const Scratch<Value<T>>& activated, const Scratch<A>& result) {
 #pragma omp for schedule(static)
     for (int64_t d = 0; d < depth; ++d)
       packed.pack(d, [=](int64_t out) { return operand(weights + out * size.in, 1, d, size.in); });
@@ -45,7 +44,7 @@ void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activa
       copy_rows(Matrix<const A>{result.data(), out_width}, to, rows, size.out);
       if (moments) threads[omp_get_thread_num()].add({to.data, to.stride}, {}, rows);
     }
-  }
+  });
   if (moments) RowMoments<T>::write(threads, moments);
 }
 
@@ -78,15 +77,16 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
   const int64_t own_rows = whole_tiles<T>(size.out);
   const Scratch<A> products(dweights ? size.threads * own_rows * own_width : 0);  // every thread's gradient of the weights
   Sums<A> totals(size.in, size.threads);
-#pragma omp parallel num_threads(size.threads)
-  {
+  const int64_t over_width = kTiles<T> ? spread<Operand<T>>(operands<T>(length)) : dz_width;
+  const int64_t over_rows = kTiles<T> ? own_rows : kPairs<T> ? operands<T>(length) : 0;
+  const auto make = [&] {
+    return std::tuple(Scratch<Value<T>>(whole_tiles<T>(length) * dz_width), Scratch<T>(out.data ? 0 : length * width),
+                      Scratch<Operand<T>>(over_rows * over_width), Scratch<A>(whole_tiles<T>(length) * width));
+  };
+  // the buffer is first of what is activated, then of its gradient
+  in_parallel(size.threads, make, [&](const Scratch<Value<T>>& dz_rows, const Scratch<T>& unwanted,
+                                      const Scratch<Operand<T>>& dz_pairs, const Scratch<A>& buffer) {
     const int thread = omp_get_thread_num();
-    const Scratch<Value<T>> dz_rows(whole_tiles<T>(length) * dz_width);
-    const Scratch<T> unwanted(out.data ? 0 : length * width);
-    const int64_t over_width = kTiles<T> ? spread<Operand<T>>(operands<T>(length)) : dz_width;
-    const int64_t over_rows = kTiles<T> ? own_rows : kPairs<T> ? operands<T>(length) : 0;
-    const Scratch<Operand<T>> dz_pairs(over_rows * over_width);
-    const Scratch<A> buffer(whole_tiles<T>(length) * width);  // first of what is activated, then of its gradient
     auto* const activated = reinterpret_cast<Operand<T>*>(buffer.data());
     const Strided<Operand<T>> dz_along_rows = along_rows<T>(dz_rows, dz_width);
     const Strided<Operand<T>> dz_over_rows =
@@ -142,23 +142,27 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
       for (int other = 1; other < omp_get_num_threads(); ++other)
         for (int64_t in = 0; in < size.in; ++in) to[in] += products[(other * own_rows + row) * own_width + in];
     }
-  }
+  });
   totals.write(sums);
 }
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void bnrelu_product_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,        \
-                                        const T* weights, T* out, double* moments, int64_t rows, int64_t in,           \
-                                        int64_t out_channels, int threads) {                                           \
-    bnrelu_product<T>({rows, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights, out, moments);        \
+  extern "C" int bnrelu_product_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,         \
+                                       const T* weights, T* out, double* moments, int64_t rows, int64_t in,            \
+                                       int64_t out_channels, int threads) {                                            \
+    return status([=] {                                                                                                \
+      bnrelu_product<T>({rows, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights, out, moments);      \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void product_backward_##NAME(const T* dz, int64_t dz_stride, const T* weights, const T* x,                \
-                                          int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,                  \
-                                          const Acc<T>* mean, const T* source, int64_t source_stride, T* out,          \
-                                          int64_t out_stride, Acc<T>* dweights, Acc<T>* sums, int64_t rows,            \
-                                          int64_t in, int64_t out_channels, int threads) {                             \
-    product_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},    \
-                        mean, {source, source_stride}, {out, out_stride}, dweights, sums);                             \
+  extern "C" int product_backward_##NAME(const T* dz, int64_t dz_stride, const T* weights, const T* x,                 \
+                                         int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,                   \
+                                         const Acc<T>* mean, const T* source, int64_t source_stride, T* out,           \
+                                         int64_t out_stride, Acc<T>* dweights, Acc<T>* sums, int64_t rows,             \
+                                         int64_t in, int64_t out_channels, int threads) {                              \
+    return status([=] {                                                                                                \
+      product_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},  \
+                          mean, {source, source_stride}, {out, out_stride}, dweights, sums);                           \
+    });                                                                                                                \
   }                                                                                                                    \
   template decltype(bnrelu_product<T>) densekit::bnrelu_product<T>;                                                    \
   template decltype(product_backward<T>) densekit::product_backward<T>;

@@ -4,10 +4,13 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -45,8 +48,14 @@ class Scratch {
     piece_ = {std::unique_ptr<void, Free>(std::aligned_alloc(64, bytes)), bytes};
     if (!piece_.memory) throw std::bad_alloc();
   }
-  Scratch(const Scratch&) = delete;
-  ~Scratch() { unused.push_back(std::move(piece_)); }
+  Scratch(Scratch&&) = default;
+  ~Scratch() {
+    if (!piece_.memory) return;  // it was moved from
+    try {
+      unused.push_back(std::move(piece_));
+    } catch (const std::bad_alloc&) {  // no room in the list: then it is freed
+    }
+  }
 
   T* data() const { return static_cast<T*>(piece_.memory.get()); }
   T& operator[](int64_t number) const { return data()[number]; }
@@ -54,5 +63,36 @@ class Scratch {
  private:
   Piece piece_;
 };
+
+// Call body in every thread of a team, with what the tuple holds that make() returned there. No exception may leave a
+// parallel region: if memory runs out in one thread, body is called in none, and std::bad_alloc is thrown behind the
+// region.
+template <class Make, class Body>
+void in_parallel(int threads, Make make, Body body) {
+  std::atomic<bool> enough = true;
+#pragma omp parallel num_threads(threads)
+  {
+    std::optional<decltype(make())> own;
+    try {
+      own.emplace(make());
+    } catch (const std::bad_alloc&) {
+      enough = false;
+    }
+#pragma omp barrier
+    if (enough) std::apply(body, *own);
+  }
+  if (!enough) throw std::bad_alloc();
+}
+
+// What an exported step returns: 1 if memory ran out, otherwise 0.
+template <class Step>
+int status(Step step) noexcept {
+  try {
+    step();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
 
 }  // namespace densekit

@@ -39,6 +39,14 @@ _LAYERS = {
 """Arguments of each step, before its size, as `_declared` takes them."""
 
 
+class StepMemoryError(MemoryError, RuntimeError):
+    """Memory ran out in a compiled step.
+
+    Also a RuntimeError, as PyTorch's own is on a CPU, with the words that `accelerate` looks for in it: whoever goes on
+    with smaller batches then does so here too.
+    """
+
+
 def find_steps(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """Return the steps of a compiled library by name and type of what they compute with."""
     return {
@@ -68,8 +76,14 @@ def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
     }
     size = (*[number] * numbers, ctypes.c_int)
     step.argtypes = [*(kind for letter in arguments for kind in kinds[letter]), *size]
-    step.restype = None
+    step.restype = ctypes.c_int
+    step.errcheck = _check_status
     return step
+
+
+def _check_status(status: int, step: Any, arguments: Any) -> None:
+    if status:
+        raise StepMemoryError(f"the fused step {step.__name__} ran out of memory.")
 
 
 def matrix_of(x: Tensor | None) -> tuple[int | None, int]:

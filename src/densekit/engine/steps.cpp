@@ -2,6 +2,7 @@
 
 #include "bfloat16_rows.hpp"
 #include "layer_steps.hpp"
+#include "scratch.hpp"
 
 using namespace densekit;
 
@@ -76,26 +77,34 @@ extern "C" int shares_work() {
 }
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" void bnrelu_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift, T* out,        \
-                                int64_t out_stride, int64_t rows, int64_t channels, int threads) {                     \
-    bnrelu<T>({x, x_stride}, scale, shift, {out, out_stride}, {rows, channels, threads});                              \
+  extern "C" int bnrelu_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift, T* out,         \
+                               int64_t out_stride, int64_t rows, int64_t channels, int threads) {                      \
+    return status([=] {                                                                                                \
+      bnrelu<T>({x, x_stride}, scale, shift, {out, out_stride}, {rows, channels, threads});                            \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void drelu_sums_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,          \
-                                    const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean, const T* source,     \
-                                    int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t rows,     \
-                                    int64_t channels, int threads) {                                                   \
-    drelu_sums<T>({gradient, gradient_stride}, {x, x_stride}, scale, shift, mean, {source, source_stride},             \
-                  {out, out_stride}, sums, {rows, channels, threads});                                                 \
+  extern "C" int drelu_sums_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,           \
+                                   const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean, const T* source,      \
+                                   int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t rows,      \
+                                   int64_t channels, int threads) {                                                    \
+    return status([=] {                                                                                                \
+      drelu_sums<T>({gradient, gradient_stride}, {x, x_stride}, scale, shift, mean, {source, source_stride},           \
+                    {out, out_stride}, sums, {rows, channels, threads});                                               \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void bn_gradient_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,         \
-                                     const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2,      \
-                                     T* out, int64_t out_stride, int64_t rows, int64_t channels, int threads) {        \
-    bn_gradient<T>({rows, channels, threads}, {gradient, gradient_stride}, {x, x_stride}, mean, scale, c1, c2,         \
-                   {out, out_stride});                                                                                 \
+  extern "C" int bn_gradient_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,          \
+                                    const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2,       \
+                                    T* out, int64_t out_stride, int64_t rows, int64_t channels, int threads) {         \
+    return status([=] {                                                                                                \
+      bn_gradient<T>({rows, channels, threads}, {gradient, gradient_stride}, {x, x_stride}, mean, scale, c1, c2,       \
+                     {out, out_stride});                                                                               \
+    });                                                                                                                \
   }                                                                                                                    \
-  extern "C" void tile_moments_##NAME(const T* x, int64_t x_stride, T* out, int64_t out_stride, double* moments,       \
-                                      int64_t rows, int64_t channels, int threads) {                                   \
-    tile_moments<T>({x, x_stride}, {out, out_stride}, moments, {rows, channels, threads});                             \
+  extern "C" int tile_moments_##NAME(const T* x, int64_t x_stride, T* out, int64_t out_stride, double* moments,        \
+                                     int64_t rows, int64_t channels, int threads) {                                    \
+    return status([=] {                                                                                                \
+      tile_moments<T>({x, x_stride}, {out, out_stride}, moments, {rows, channels, threads});                           \
+    });                                                                                                                \
   }                                                                                                                    \
   template decltype(bn_gradient<T>) densekit::bn_gradient<T>;
 

@@ -270,10 +270,8 @@ template <class T, int side, class Finish>
 void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Weights<T, side> weights,
               Finish finish) {
   const Grid<T, side> grid(size);
-#pragma omp parallel num_threads(size.threads)
-  {
-    Patches<T, side> patches(size, grid);
-    Result<T, side> result(size, grid);
+  const auto make = [&] { return std::tuple(Patches<T, side>(size, grid), Result<T, side>(size, grid)); };
+  in_parallel(size.threads, make, [&](Patches<T, side>& patches, Result<T, side>& result) {
 #pragma omp for schedule(static)
     for (int64_t in = 0; in < size.in; ++in) weights.transform(in);
 #pragma omp for schedule(static)
@@ -289,7 +287,7 @@ void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> acti
                  pixels);
       });
     }
-  }
+  });
 }
 
 }  // namespace densekit::winograd

@@ -76,11 +76,10 @@ bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<con
   const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<side> * sums_plane;
   const Scratch<A> sums(size.threads * length);
   const std::vector<T> zeros(size.out);
-  bool finite = true;
-#pragma omp parallel num_threads(size.threads)
-  {
-    Patches<T, side> patches(size, grid);
-    const Scratch<A> gradients(kFrequencies<side> * spread<A>(grid.lines * grid.width * dy_width));
+  std::atomic<bool> finite = true;
+  const int64_t most = kFrequencies<side> * spread<A>(grid.lines * grid.width * dy_width);
+  const auto make = [&] { return std::tuple(Patches<T, side>(size, grid), Scratch<A>(most)); };
+  in_parallel(size.threads, make, [&](Patches<T, side>& patches, const Scratch<A>& gradients) {
     A* own = &sums[omp_get_thread_num() * length];
     bool begun = false;
 #pragma omp for schedule(static) nowait
@@ -104,10 +103,10 @@ bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<con
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < length; ++i)
       for (int thread = 1; thread < omp_get_num_threads(); ++thread) sums[i] += sums[thread * length + i];
-#pragma omp for schedule(static) reduction(&& : finite)
+#pragma omp for schedule(static)
     for (int64_t out = 0; out < size.out; ++out)
-      finite = write_weights<T, side>(size, sums.data(), sums_plane, width, out, weights) && finite;
-  }
+      if (!write_weights<T, side>(size, sums.data(), sums_plane, width, out, weights)) finite = false;
+  });
   return finite;
 }
 
