@@ -1,5 +1,7 @@
 """Fixtures of more than one room: pictures of three colours, a classifier that has learned them, the web."""
 
+import hashlib
+import json
 import shutil
 import socket
 import subprocess
@@ -7,7 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,81 @@ def web(tmp_path):
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Hub(ThreadingHTTPServer):
+    """The part of the Hugging Face Hub that gives files out; ``hub("owner/name", {"config.json": b"..."})`` commits."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}  # name -> revision -> files
+        self.requested: list[str] = []
+        self.published: dict[str, bytes] = {}  # what the hub says that a file holds, where that is something else
+
+    def __call__(self, name: str, files: dict[str, bytes]) -> str:
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        self.repositories.setdefault(name, {}).update({commit: files, "main": files})
+        return commit
+
+    def find(self, path: str) -> tuple[str, str | None, dict[str, bytes]] | str:
+        """Return commit, file and files of ``owner/name[/resolve/REVISION/FILE]`` or ``.../revision/REVISION``."""
+        owner, name, *rest = path.split("/")
+        revisions = self.repositories.get(f"{owner}/{name}")
+        if revisions is None:
+            return "RepoNotFound"
+        files = revisions.get(rest[1] if rest else "main")
+        if files is None:
+            return "RevisionNotFound"
+        commit = next(commit for commit, known in revisions.items() if known is files and commit != "main")
+        return commit, rest[2] if len(rest) > 2 else None, files
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *arguments):
+        self.server.requested.append(self.path)
+
+    def do_GET(self):
+        path = self.path.lstrip("/").partition("?")[0]
+        found = self.server.find(path.removeprefix("api/models/"))
+        if isinstance(found, str):
+            return self.answer(404, b"", {"X-Error-Code": found})
+        commit, file, files = found
+        if file is None:
+            siblings = [{"rfilename": name} for name in files]
+            return self.answer(200, json.dumps({"id": path, "sha": commit, "siblings": siblings}).encode(), {})
+        if file not in files:
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        kind = hashlib.sha256 if file.endswith((".safetensors", ".bin", ".onnx")) else hashlib.sha1
+        digest = kind(self.server.published.get(file, files[file])).hexdigest()
+        return self.answer(200, files[file], {"ETag": f'"{digest}"', "X-Repo-Commit": commit})
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def answer(self, status, content, headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)  # variables are read when it is imported
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     yield server
     server.shutdown()
     thread.join()

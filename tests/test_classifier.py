@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.hardware import choose_precision
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 from densekit.models.weights import save_model
 from densekit.prediction import Prediction

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, SettingsError
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 
 CLASSES = ("cat", "dög", "great tit", "elk")

@@ -10,7 +10,6 @@ from densekit.version import __version__
 
 if TYPE_CHECKING:
     from densekit.classifier import Classifier
-    from densekit.classifier import load_classifier as load
     from densekit.engine.create import create_model
     from densekit.engine.swap import fuse, unfuse
     from densekit.evaluation.evaluate import evaluate
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from densekit.explain.overlay import overlay
     from densekit.export.export import export_run
     from densekit.export.push import push
+    from densekit.loading import load_classifier as load
     from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
     from densekit.prediction import Prediction
@@ -45,7 +45,7 @@ _HOMES = {
     "heat_maps": "densekit.explain.heat_maps:heat_maps",
     "list_models": "densekit.models.catalogue:list_models",
     "list_recipes": "densekit.training.settings:list_recipes",
-    "load": "densekit.classifier:load_classifier",
+    "load": "densekit.loading:load_classifier",
     "load_weights": "densekit.models.pretrained:load_weights",
     "overlay": "densekit.explain.overlay:overlay",
     "profile": "densekit.studies.profile:profile",

@@ -1,11 +1,9 @@
 """Classifier: a network together with what it needs to answer, the class names and the preprocessing."""
 
-import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,11 +18,11 @@ from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError
-from densekit.hardware import autocast, choose_device, choose_precision
+from densekit.hardware import autocast, choose_device
 from densekit.models.answers import answered, check_thresholds, to_probabilities
-from densekit.models.weights import load_model, read_record, save_model, save_record
+from densekit.models.weights import save_model, save_record
 from densekit.prediction import Prediction
-from densekit.runtimes.exported import ExportedNetwork, open_exported
+from densekit.runtimes.exported import ExportedNetwork
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,64 +239,3 @@ def _as_picture(image: Any) -> Image.Image:
 
 def _shows_one(values: np.ndarray) -> bool:
     return values.ndim == 2 or values.shape[2:] in {(1,), (3,), (4,)}
-
-
-def load_classifier(
-    source: str | os.PathLike[str], *, device: str | torch.device = "auto", precision: str = "fp32"
-) -> Classifier:
-    """Load a classifier from a run folder, any folder with model.json and model.safetensors, or an exported one.
-
-    An export to torch is a .pt2 file, which can run code when it is opened: load only one that you trust. Nothing in
-    the others is run.
-
-    Args:
-        source: the folder, or a file in it.
-        device: where to compute.
-        precision: what to compute in: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or holds a network without classes.
-        SettingsError: no such device, no such precision there, or another than its own for an exported network.
-        MissingPartError: it was exported for a runtime that is not installed.
-    """
-    folder = classifier_folder(source)
-    record = read_record(folder)
-    if "export" in record:
-        network = open_exported(folder, record["export"])
-    else:
-        network, record = load_model(folder)
-    try:
-        classes = tuple(record.pop("classes"))
-        preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
-        temperature = float(record.pop("temperature", 1.0))
-        multilabel = bool(record.pop("multilabel", False))
-        thresholds = record.pop("thresholds", None)
-    except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
-        raise CheckpointError(
-            f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
-        ) from None
-    if not 0 < temperature < math.inf:
-        raise CheckpointError(f"{folder / 'model.json'} has the temperature {temperature}: it must be above 0")
-    architecture = getattr(network, "architecture", None) or record.get("architecture", {})
-    answers = architecture.get("options", {}).get("num_classes", len(classes))
-    if answers != len(classes):
-        raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
-    try:
-        several = {"multilabel": multilabel, "thresholds": thresholds}
-        classifier = Classifier(network, classes, preprocessing, record, temperature, **several)
-    except SettingsError as error:
-        raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
-    classifier.to(device)
-    if not isinstance(network, ExportedNetwork):
-        return replace(classifier, precision=choose_precision(precision, classifier.device))
-    if precision not in ("auto", "fp32"):
-        raise SettingsError(
-            f"{folder} is exported and computes in its own precision: precision {precision!r} is for runs"
-        )
-    return replace(classifier, precision="own")
-
-
-def classifier_folder(source: str | os.PathLike[str]) -> Path:
-    """Return the folder of a classifier that is named by its folder or by a file in it, such as model.onnx."""
-    path = Path(source).expanduser()
-    return path.parent if path.is_file() and (path.parent / "model.json").exists() else path

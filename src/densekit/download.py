@@ -2,7 +2,6 @@
 
 import hashlib
 import urllib.request
-from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -11,9 +10,7 @@ from densekit.console import Bar, Screen
 from densekit.files import write_atomically
 
 
-def download(
-    url: str, path: Path, screen: Screen, *, checksum: str | None = None, headers: Mapping[str, str] | None = None
-) -> None:
+def download(url: str, path: Path, screen: Screen, *, checksum: str | None = None) -> None:
     """Download one file.
 
     Args:
@@ -21,12 +18,11 @@ def download(
         path: where to put it; nothing is left there if something goes wrong.
         screen: where progress goes.
         checksum: as `check_file` takes it; None checks nothing.
-        headers: sent with the request.
 
     Raises:
         OSError: it cannot be downloaded, or is not what the checksum says.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "densekit", **(headers or {})})
+    request = urllib.request.Request(url, headers={"User-Agent": "densekit"})
 
     def fetch(temporary: Path) -> None:
         try:

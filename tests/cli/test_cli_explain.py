@@ -54,7 +54,8 @@ def test_refusals(refused, colour_run, colours, tmp_path):
 
 
 def test_feature_reuse_needs_no_pictures(densekit, colour_run, tmp_path):
-    from densekit.classifier import Classifier, load_classifier
+    from densekit.classifier import Classifier
+    from densekit.loading import load_classifier
 
     like = load_classifier(colour_run, device="cpu")
     network = create_model("densenet121", num_classes=3, block_config=(2, 2), growth_rate=4, stem="cifar")

@@ -129,7 +129,7 @@ def test_every_option_arrives(verb, densekit, monkeypatch):
 def test_every_option_about_pictures_arrives(verb, work, options, densekit, colour_run, colours, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     loaded, seen = {}, {}
-    load = find("densekit.classifier:load_classifier")
+    load = find("densekit.loading:load_classifier")
 
     def note_load(run, **given):
         loaded.update(given)
@@ -139,7 +139,7 @@ def test_every_option_about_pictures_arrives(verb, work, options, densekit, colo
         seen.update(given)
         raise SettingsError("seen")
 
-    monkeypatch.setattr("densekit.classifier.load_classifier", note_load)
+    monkeypatch.setattr("densekit.loading.load_classifier", note_load)
     monkeypatch.setattr(work, note)
     about_run = {"device": "cpu", **({"precision": "bf16"} if verb == "predict" else {})}
     answer = densekit(verb, colour_run, colours / "test", *typed({**options, **about_run}))

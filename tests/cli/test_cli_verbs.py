@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from densekit.classifier import load_classifier
 from densekit.cli.main import app
 from densekit.cli.predict import write_predictions
+from densekit.loading import load_classifier
 from densekit.models.catalogue import list_models
 from densekit.prediction import Prediction
 from densekit.training.settings import list_recipes, make_settings
@@ -139,7 +139,7 @@ class TestReport:
         answer = densekit("report", colour_run, "--out", tmp_path, "--quiet")
         assert answer == (0, f"{tmp_path / 'report.html'}\n", "")
         assert {path.name for path in tmp_path.iterdir()} == {
-            *("report.html", "metrics.json", "confusion.csv", "confusion.png")
+            *("report.html", "metrics.json", "predictions.csv", "confusion.csv", "confusion.png")
         }
 
 

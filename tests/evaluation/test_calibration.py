@@ -6,9 +6,9 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
-from densekit.classifier import load_classifier
 from densekit.evaluation.calibration import calibration_error, confidence_bins, fit_temperature
 from densekit.evaluation.evaluate import evaluate
+from densekit.loading import load_classifier
 
 
 def logits_of(probabilities: list[list[float]]) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.picture_set import PictureSet
 from densekit.data.pictures import read_picture
@@ -17,6 +17,7 @@ from densekit.errors import CheckpointError, DataError, PictureError, SettingsEr
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.outcomes import Outcomes
 from densekit.evaluation.report import write_predictions
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 
 FILES = {"metrics.json", "predictions.csv", "confusion.csv", "confusion.png"}

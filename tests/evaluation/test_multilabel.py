@@ -10,12 +10,12 @@ import torch
 from sklearn import metrics as reference
 from torch.nn import functional as F
 
-from densekit.classifier import load_classifier
 from densekit.evaluation.calibration import calibration_error, confidence_bins, fit_temperature, fit_thresholds
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics, mean_average_precision
 from densekit.evaluation.outcomes import Outcomes
 from densekit.evaluation.report import draw_labels, metrics_table
+from densekit.loading import load_classifier
 
 NAMES = ("cat", "dög", "$rare$", "all", "never")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
@@ -14,6 +14,7 @@ from densekit.explain.explain_pictures import explain_pictures
 from densekit.explain.heat_maps import heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import fit
+from densekit.loading import load_classifier
 from densekit.runtimes.exported import ExportedNetwork
 
 QUIET = Screen(quiet=True)

@@ -13,7 +13,6 @@ import torch
 import yaml
 from rich.console import Console
 
-from densekit.classifier import load_classifier
 from densekit.console import Screen
 from densekit.data.pictures import read_picture
 from densekit.errors import CheckpointError, DataError, ExportError, SettingsError
@@ -23,6 +22,7 @@ from densekit.export.compare import compare
 from densekit.export.export import export_run
 from densekit.export.targets import TARGETS, Target
 from densekit.export.to_onnx import write_onnx
+from densekit.loading import load_classifier
 
 QUIET = Screen(quiet=True)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from densekit.classifier import load_classifier
 from densekit.console import Screen
 from densekit.evaluation.evaluate import evaluate
 from densekit.export.card import model_card
 from densekit.export.export import export_run
 from densekit.export.push import push
+from densekit.loading import load_classifier
 
 QUIET = Screen(quiet=True)
 

@@ -1,6 +1,5 @@
 """The same small DenseNet as densekit, torchvision, timm and MONAI build it."""
 
-import hashlib
 import io
 import json
 from functools import partial
@@ -102,25 +101,3 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "cache" / "densekit" / "weights"
-
-
-@pytest.fixture
-def hub(web, cache, monkeypatch):
-    """A Hugging Face hub on this machine: ``hub("owner/name", {"config.json": b"..."})`` adds a repository."""
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", web.url + "/{repo_id}/{filename}")
-
-    def answer_with(path):
-        file = web.folder / path.lstrip("/")
-        if not file.is_file():
-            return {"X-Error-Code": "EntryNotFound" if file.parent.is_dir() else "RepoNotFound"}
-        kind = hashlib.sha256 if file.suffix in {".safetensors", ".bin"} else hashlib.sha1
-        digest = kind(web.published.get(file.name, file.read_bytes())).hexdigest()
-        return {"ETag": f'"{digest}"', "X-Repo-Commit": "c0ffee"}
-
-    def add(repository, files):
-        (web.folder / repository).mkdir(parents=True)
-        for name, content in files.items():
-            (web.folder / repository / name).write_bytes(content)
-
-    web.answer_with, web.published = answer_with, {}
-    return add

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from densekit.classifier import load_classifier
 from densekit.console import Screen
+from densekit.loading import load_classifier
 from densekit.report.write import write_report
 
 HOSTILE = ("<img src=x onerror=alert(1)>", '"><style>*{display:none}<', "{{ 7*7 }} &amp; " + "long" * 30)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.picture_set import PictureSet
 from densekit.data.preprocessing import Preprocessing
 from densekit.evaluation.evaluate import Evaluation
 from densekit.evaluation.multilabel import compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 from densekit.report.labels import surest_mistakes, wrong_labels
 from densekit.report.page import render_page

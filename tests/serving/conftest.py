@@ -1,7 +1,7 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from densekit.classifier import load_classifier
+from densekit.loading import load_classifier
 from densekit.serving.app import create_app
 
 

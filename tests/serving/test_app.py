@@ -13,13 +13,13 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from torch import nn
 
-from densekit.classifier import load_classifier
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError
 from densekit.explain.heat_maps import heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import fit
+from densekit.loading import load_classifier
 from densekit.serving.app import create_app
 from densekit.serving.upload_limit import UploadLimit
 

@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from fastapi.responses import HTMLResponse, Response
 
-from densekit.classifier import load_classifier
+from densekit.loading import load_classifier
 from densekit.serving.app import _PAGE, create_app
 
 WAIT = ("--virtual-time-budget=20000",)

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from densekit.classifier import load_classifier
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.loading import load_classifier
 from densekit.models.catalogue import count_parameters, create_model
 from densekit.models.weights import save_model
 from densekit.studies.results import Result, best_variants, read_results, summarise

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from densekit.classifier import load_classifier
 from densekit.errors import CheckpointError, SettingsError
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 from densekit.models.densenet import DenseNet
 from densekit.models.weights import load_model, save_model

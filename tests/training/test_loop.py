@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densekit.classifier import load_classifier
 from densekit.data.batches import EpochBatches
 from densekit.data.datasets import open_data
 from densekit.errors import DivergenceError, TrainingError
+from densekit.loading import load_classifier
 from densekit.training.interruption import Interruption
 from densekit.training.loop import finish_epoch, run_epochs, train_epoch
 from densekit.training.step import train_step

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from densekit.classifier import load_classifier
 from densekit.data.batches import EpochBatches
 from densekit.data.datasets import open_data
 from densekit.data.loaders import make_loader
@@ -19,6 +18,7 @@ from densekit.errors import SettingsError
 from densekit.evaluation.calibration import fit_thresholds
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.multilabel import compute_multilabel_metrics
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 from densekit.training.checkpoint import Progress
 from densekit.training.interruption import Interruption
@@ -174,18 +174,3 @@ def test_the_best_epoch_goes_by_the_precision_then_the_loss():
         kept.append(progress.finish_epoch(row))
     assert kept == [True, True, True, False, False]
     assert progress.best_epoch == 3
-
-
-def test_checkpoints_of_older_versions_are_resumed(train_tiny, tmp_path):
-    """They also held the best figures, which the history has."""
-    run = train_tiny(val_fraction=0.2, epochs=1)
-    path = run.folder / "checkpoints" / "last.safetensors"
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        told = json.loads(file.metadata()["progress"])
-    told |= {"best_accuracy": 0.5, "best_loss": 1.0}
-    save_file(load_file(path), path, {"progress": json.dumps(told)})
-    from densekit.training.train import train
-
-    assert train(out=run.folder, resume=True).best_epoch == 1

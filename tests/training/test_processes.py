@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from densekit.classifier import load_classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_data
 from densekit.errors import SettingsError
 from densekit.evaluation.multilabel import mean_average_precision
 from densekit.evaluation.outcomes import Outcomes
+from densekit.loading import load_classifier
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import read_settings
 from densekit.training.train import train

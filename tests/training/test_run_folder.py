@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from densekit.classifier import load_classifier
 from densekit.data.pictures import Skipped
 from densekit.errors import CheckpointError, SettingsError, TrainingError
 from densekit.evaluation.evaluate import evaluate
 from densekit.export.export import export_run
 from densekit.files import alone_in
+from densekit.loading import load_classifier
 from densekit.report.write import write_report
 from densekit.training.history import COLUMNS
 from densekit.training.run_folder import RunFolder, new_run_folder

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.classifier import load_classifier
 from densekit.errors import SettingsError
 from densekit.evaluation.evaluate import evaluate
+from densekit.loading import load_classifier
 from densekit.models.weights import load_model
 from densekit.training.train import train
 

@@ -36,7 +36,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Run folder or exported folder.
+        Run folder, exported folder or hf-hub:OWNER/NAME.
     data
         Pictures other than the run's own, with the same class names.
     split

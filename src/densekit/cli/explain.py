@@ -44,7 +44,7 @@ def explain(
     Parameters
     ----------
     run
-        Run or exported folder.
+        Run folder, exported folder or hf-hub:OWNER/NAME.
     images
         Picture files, folders and patterns.
     top
@@ -56,20 +56,20 @@ def explain(
     batch_size
         Pictures per batch.
     """
-    from densekit.classifier import classifier_folder, load_classifier
     from densekit.console import Screen
     from densekit.errors import DataError
     from densekit.explain.explain_pictures import explain_pictures
     from densekit.explain.feature_reuse import feature_reuse as measure_reuse
     from densekit.explain.feature_reuse import write_feature_reuse
     from densekit.files import new_folder
+    from densekit.loading import load_classifier, results_folder
 
     if not images and not feature_reuse:
         raise DataError("no pictures named: densekit explain RUN IMAGE... takes files, folders and patterns")
     screen = Screen(quiet=quiet)
     classifier = load_classifier(run, device=device)
     blocks = measure_reuse(classifier.network) if feature_reuse else []
-    folder = new_folder(out, classifier_folder(run) / "explained")
+    folder = new_folder(out, results_folder(run) / "explained")
     answers = ()
     if images:
         options = {"method": method, "top": top, "out": folder, "batch_size": batch_size, "screen": screen}

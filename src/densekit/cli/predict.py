@@ -35,7 +35,7 @@ def predict(
     Parameters
     ----------
     run
-        Run folder or exported folder.
+        Run folder, exported folder or hf-hub:OWNER/NAME.
     images
         Picture files, folders and patterns.
     top
@@ -45,11 +45,11 @@ def predict(
     batch_size
         Pictures per batch.
     """
-    from densekit.classifier import load_classifier
     from densekit.console import Screen
     from densekit.data.find_pictures import find_pictures
     from densekit.engine.swap import fuse_where_faster
     from densekit.errors import DataError
+    from densekit.loading import load_classifier
 
     if not images:
         raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")

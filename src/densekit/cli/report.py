@@ -35,7 +35,7 @@ def report(
     Parameters
     ----------
     run
-        Run folder or exported folder.
+        Run folder, exported folder or hf-hub:OWNER/NAME.
     data
         Pictures other than the run's own, with the same class names.
     split

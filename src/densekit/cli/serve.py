@@ -26,7 +26,7 @@ def serve(
     Parameters
     ----------
     run
-        Run folder or exported folder.
+        Run folder, exported folder or hf-hub:OWNER/NAME.
     host
         Address to listen on; 0.0.0.0 can be reached from other machines, without a password.
     port

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit.classifier import Classifier, classifier_folder, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
 from densekit.data.doubles import Pictures, find_doubles
@@ -26,6 +26,7 @@ from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, learned_before, open_own_data, own_data
 from densekit.evaluation.report import write_evaluation, write_predictions
 from densekit.files import check_writable, whole_path
+from densekit.loading import classifier_folder, load_classifier, results_folder
 from densekit.units import counted, in_shell
 
 
@@ -69,15 +70,17 @@ def evaluate(
     A multi-label one has labels.png in place of the last two.
 
     Args:
-        run: run folder, any folder with model.json and model.safetensors, or an exported folder or file.
+        run: run folder, any folder with model.json and model.safetensors, an exported folder or file, or
+            ``hf-hub:owner/name``.
         data: other pictures than those the run was trained with, with the same class names: a folder, a CSV or a
             name. Their test split is used, or all of them where they name no splits.
         split: of the run's own data: "test", or "val" or "train" to look closer.
-        out: where to write [the run folder; RUN/evaluation-NAME for another split or other data].
+        out: where to write [the run folder; RUN/evaluation-NAME for another split or other data; of a classifier of
+            the Hub in a folder of its name here].
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
-        precision: what to compute in, see `densekit.classifier.load_classifier`; metrics.json says it (`computed_in`).
+        precision: what to compute in, see `densekit.loading.load_classifier`; metrics.json says it (`computed_in`).
         workers: processes that load pictures.
         strict: a picture that cannot be read is an error.
         screen: where progress goes.
@@ -88,8 +91,8 @@ def evaluate(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
+    results, run = results_folder(run), classifier_folder(run)
     classifier = load_classifier(run, device=device, precision=precision)
-    run = classifier_folder(run)
     own = own_data(run)
     dataset = None
     if data is None or (own is not None and _same(data, own.name)):
@@ -110,7 +113,7 @@ def evaluate(
         split, name = pictures.split, Path(data).stem
     # the run's own test figures, and those of other pictures, are never overwritten by others
     own_test = dataset is not None and split == "test"
-    folder = Path(out).expanduser() if out else run if own_test else _folder(run / f"evaluation-{name}", source)
+    folder = Path(out).expanduser() if out else run if own_test else _folder(results / f"evaluation-{name}", source)
     about = {"data": source, "model": classifier.model, "computed_in": classifier.precision}
     if out:
         about["run"] = str(run.resolve())

@@ -72,7 +72,8 @@ def write_predictions(path: Path, outcomes: Outcomes, pictures: PictureSet, clas
 
 
 def _named(classes: Sequence[str], *rows: Tensor) -> list[str]:
-    return ["|".join(classes[place] for place in row.nonzero()[:, 0].tolist()) for row in rows]
+    places: list[list[int]] = [row.nonzero()[:, 0].tolist() for row in rows]
+    return ["|".join(classes[place] for place in found) for found in places]
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:

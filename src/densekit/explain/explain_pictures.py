@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Bar, Screen
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import Skipped, read_picture
@@ -19,6 +19,7 @@ from densekit.explain.heat_maps import Method, check_explainable, choose_method,
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
 from densekit.files import new_folder, write_atomically
+from densekit.loading import load_classifier
 from densekit.models.answers import answered
 from densekit.prediction import Prediction
 from densekit.units import some

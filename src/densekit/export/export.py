@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from densekit.classifier import Classifier, classifier_folder, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.errors import CheckpointError, ExportError
 from densekit.evaluation.report import read_metrics
@@ -16,6 +16,7 @@ from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples
 from densekit.export.targets import Options, Target, find_target
 from densekit.files import check_writable, new_folder, write_json, write_text
+from densekit.loading import classifier_folder, load_classifier, results_folder
 from densekit.runtimes.exported import ExportedNetwork
 from densekit.units import in_shell
 
@@ -67,11 +68,11 @@ def export_run(
     """
     screen = screen or Screen()
     target = find_target(to, int8=int8, bake_preprocessing=bake_preprocessing)
+    results, run = results_folder(run), classifier_folder(run)
     classifier = load_classifier(run, device="cpu")
     if isinstance(classifier.network, ExportedNetwork):
         raise CheckpointError(f"{run} is an export already: export the run that it was made of")
-    run = classifier_folder(run)
-    folder = new_folder(out, run / "exports" / (to + "-int8" * int8 + "-bytes" * bake_preprocessing))
+    folder = new_folder(out, results / "exports" / (to + "-int8" * int8 + "-bytes" * bake_preprocessing))
     compared, measured = real_pictures(run, classifier, data, data_root, screen, calibrate=int8)
     baked = classifier.preprocessing.model_copy(update={"in_network": bake_preprocessing})
     exported = replace(classifier, preprocessing=baked)

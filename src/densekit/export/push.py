@@ -3,11 +3,11 @@
 import os
 from fnmatch import fnmatchcase
 
-from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.errors import ExportError, SettingsError
 from densekit.evaluation.report import read_metrics
 from densekit.export.card import model_card
+from densekit.loading import classifier_folder, load_classifier
 
 # the classifier, and what tells how it came to be; other files name folders of this computer, or show pictures
 _TRAVELS = ("model.*", "model-*", "config.json", "comparison.json", "README.md", "LICENSE*")

@@ -12,10 +12,8 @@ from densekit.console import Screen
 from densekit.errors import CheckpointError, UnknownNameError
 from densekit.models.catalogue import list_models, option_values
 from densekit.models.checkpoints import read_checkpoint, tensors_in
+from densekit.models.hub import HUB, WEIGHT_FILES, fetch_hub
 from densekit.models.published import (
-    HUB,
-    WEIGHT_FILES,
-    fetch_hub,
     fetch_torchvision,
     model_of,
     published_names,

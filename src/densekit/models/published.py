@@ -11,9 +11,6 @@ from densekit.console import Screen
 from densekit.download import check_file, download
 from densekit.errors import CheckpointError
 
-HUB = "hf-hub:"  # timm's prefix of the Hugging Face hub
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
 # densekit's name -> timm's name and its tags: https://huggingface.co/timm
 _TIMM = {
     "densenet121": ("densenet121", "ra_in1k tv_in1k"),
@@ -32,7 +29,6 @@ _TIMM = {
     "se_resnet50": ("seresnet50", "a1_in1k a2_in1k a3_in1k ra2_in1k"),
 }
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # how the names of torchvision's files carry the beginning of their SHA-256
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _TORCHVISION = ("densenet", "resnet")  # families whose networks of the same name are the same
 
 
@@ -79,7 +75,7 @@ def fetch_torchvision(model: str, screen: Screen) -> Path:
         CheckpointError: it cannot be downloaded (the message says what to put where), or is damaged.
     """
     base, _, file = torchvision_weights(model).url.rpartition("/")
-    folder = _cache()
+    folder = user_cache_path("densekit") / "weights"
     checksum = f"sha256:{_HASH.findall(file)[-1]}"
     places = [folder / file, Path(torch.hub.get_dir(), "checkpoints", file)]
     for path in places:
@@ -94,59 +90,3 @@ def fetch_torchvision(model: str, screen: Screen) -> Path:
     except OSError as error:
         raise CheckpointError(f"cannot download {file} ({error}): put {file} from {base} into {folder}") from None
     return folder / file
-
-
-def fetch_hub(repository: str, screen: Screen) -> Path:
-    """Return a folder with a hub repository's weights, and what says what they are; downloaded only once.
-
-    Args:
-        repository: ``"owner/name"``.
-        screen: where progress goes.
-
-    Raises:
-        CheckpointError: it cannot be downloaded; the message says what to put where.
-    """
-    if not _REPOSITORY.fullmatch(repository):
-        raise CheckpointError(f"{HUB}{repository} names no repository of the hub: {HUB}OWNER/NAME would")
-    folder = _cache() / repository
-    if any((folder / name).is_file() for name in WEIGHT_FILES):
-        return folder
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    try:
-        for name in ("model.json", "config.json"):
-            _fetch_from_hub(repository, name, folder, screen)
-        if any(_fetch_from_hub(repository, name, folder, screen) for name in WEIGHT_FILES):
-            return folder
-    except RepositoryNotFoundError:
-        raise CheckpointError(f"the hub has no {repository}, or it is private: HF_TOKEN would open it") from None
-    except Exception as error:  # of whichever HTTP library the hub's client uses
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        base = hf_hub_url(repository, WEIGHT_FILES[0]).rpartition("/")[0]
-        raise CheckpointError(
-            f"cannot download {repository} ({reason}): put {WEIGHT_FILES[0]} and config.json from {base} into {folder}"
-        ) from None
-    raise CheckpointError(f"{repository} on the hub holds neither {' nor '.join(WEIGHT_FILES)}")
-
-
-def _fetch_from_hub(repository: str, name: str, folder: Path, screen: Screen) -> bool:
-    """Download one file of a repository; False where it has no such file."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
-    from huggingface_hub.utils import build_hf_headers
-
-    url = hf_hub_url(repository, name)
-    try:
-        found = get_hf_file_metadata(url)
-    except EntryNotFoundError:
-        return False
-    etag = found.etag or ""
-    checksum = f"sha256:{etag}" if len(etag) == 64 else None  # small text files have git's instead
-    headers = build_hf_headers() if found.location == url else None  # the user's token is for nobody else
-    download(found.location, folder / name, screen, checksum=checksum, headers=headers)
-    return True
-
-
-def _cache() -> Path:
-    return user_cache_path("densekit") / "weights"

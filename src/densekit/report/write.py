@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from densekit.classifier import classifier_folder
 from densekit.console import Screen
 from densekit.data.loaders import Workers
 from densekit.evaluation.evaluate import evaluate
 from densekit.files import write_text
+from densekit.loading import classifier_folder
 from densekit.report.page import render_page
 from densekit.training.run_folder import RunFolder
 

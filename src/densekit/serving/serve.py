@@ -8,11 +8,11 @@ from asyncio import CancelledError
 from contextlib import suppress
 from typing import Any
 
-from densekit.classifier import classifier_folder, load_classifier
 from densekit.console import Screen
 from densekit.engine.swap import fuse_where_faster
 from densekit.errors import SettingsError
 from densekit.evaluation.report import read_metrics
+from densekit.loading import classifier_folder, load_classifier
 from densekit.optional import require
 from densekit.units import counted
 
@@ -40,7 +40,7 @@ def serve(
         host: address to listen on; "0.0.0.0" is reached from other machines too.
         port: 0 takes any that is free.
         device: where to compute: "auto", "cpu", "cuda", ...
-        precision: what to answer in, see `densekit.classifier.load_classifier`.
+        precision: what to answer in, see `densekit.loading.load_classifier`.
         fused: whether the dense blocks run fused where that is faster.
         batch_size: pictures that go through the network at a time, at most: those that came in while it computed.
         max_upload_mb: megabytes of a request, at most.
@@ -59,9 +59,10 @@ def serve(
 
     screen = screen or Screen()
     with _listen(host, port) as listening:  # first: a port in use is told at once
+        source = classifier_folder(source)
         classifier = load_classifier(source, device=device, precision=precision)
         fuses = fused and fuse_where_faster(classifier.network)
-        metrics = read_metrics(classifier_folder(source))
+        metrics = read_metrics(source)
         app = create_app(classifier, metrics=metrics, batch_size=batch_size, max_upload_mb=max_upload_mb)
         names = ("label", "labels") if classifier.multilabel else ("class", "classes")
         classes = counted(len(classifier.classes), *names)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from densekit.classifier import load_classifier
 from densekit.engine.swap import fuse
 from densekit.errors import SettingsError, UnknownNameError
+from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model, list_models, picture_size
+from densekit.models.hub import HUB
 from densekit.models.timm_networks import is_timm
 
 Size = tuple[int, int]
@@ -66,10 +67,9 @@ def find_subject(name: str, *, fused: bool = False) -> Subject:
         size = picture_size(name)
         classes = 10 if size == 32 else 1000
         return Subject(name, lambda: create_model(name, num_classes=classes), (size, size), fused=fused)
-    folder = Path(name).expanduser()
-    if not folder.exists():
+    if not name.startswith(HUB) and not Path(name).expanduser().exists():
         raise UnknownNameError("model or run folder", name, list_models())
-    classifier = load_classifier(folder, device="cpu")
+    classifier = load_classifier(name, device="cpu")
     size, channels = classifier.preprocessing.size, classifier.preprocessing.channels
     return Subject(name, lambda: deepcopy(classifier.network), size, channels, fused)
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from densekit.classifier import Classifier, load_classifier
+from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_chosen
 from densekit.data.downloads import NAMED_SETS
@@ -24,6 +24,7 @@ from densekit.data.split_record import write_split_record
 from densekit.errors import DataError, DivergenceError, SettingsError
 from densekit.files import alone_in, refuse_used, whole_path
 from densekit.hardware import choose_device, choose_precision
+from densekit.loading import load_classifier
 from densekit.models.catalogue import model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
 from densekit.training.accelerator import make_accelerator

@@ -1,0 +1,100 @@
+"""A classifier from where it is kept: a run folder, an export, the Hugging Face Hub."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from densekit.classifier import Classifier
+from densekit.console import Screen
+from densekit.data.preprocessing import Preprocessing
+from densekit.errors import CheckpointError, SettingsError
+from densekit.hardware import choose_precision
+from densekit.models.hub import HUB, fetch_hub
+from densekit.models.weights import load_model, read_record
+from densekit.runtimes.exported import ExportedNetwork, open_exported
+
+
+def load_classifier(
+    source: str | os.PathLike[str], *, device: str | torch.device = "auto", precision: str = "fp32"
+) -> Classifier:
+    """Load a classifier: from a run folder, any folder with model.json and model.safetensors, an export, or the Hub.
+
+    An export to torch is a .pt2 file, which can run code when it is opened: load only one that you trust. Nothing in
+    the others is run.
+
+    Args:
+        source: the folder, a file in it, or ``hf-hub:owner/name`` (as `push` uploads it), which is downloaded once.
+        device: where to compute.
+        precision: what to compute in: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds a network without classes.
+        SettingsError: no such device, no such precision there, or another than its own for an exported network.
+        MissingPartError: it was exported for a runtime that is not installed.
+    """
+    folder = classifier_folder(source)
+    record = read_record(folder)
+    if "export" in record:
+        network = open_exported(folder, record["export"])
+    else:
+        network, record = load_model(folder)
+    try:
+        classes = tuple(record.pop("classes"))
+        preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
+        temperature = float(record.pop("temperature", 1.0))
+        multilabel = bool(record.pop("multilabel", False))
+        thresholds = record.pop("thresholds", None)
+    except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
+        raise CheckpointError(
+            f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
+        ) from None
+    if not 0 < temperature < math.inf:
+        raise CheckpointError(f"{folder / 'model.json'} has the temperature {temperature}: it must be above 0")
+    architecture = getattr(network, "architecture", None) or record.get("architecture", {})
+    answers = architecture.get("options", {}).get("num_classes", len(classes))
+    if answers != len(classes):
+        raise CheckpointError(f"{folder / 'model.json'} names {len(classes)} classes, but the network has {answers}")
+    try:
+        several = {"multilabel": multilabel, "thresholds": thresholds}
+        classifier = Classifier(network, classes, preprocessing, record, temperature, **several)
+    except SettingsError as error:
+        raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
+    classifier.to(device)
+    if not isinstance(network, ExportedNetwork):
+        return replace(classifier, precision=choose_precision(precision, classifier.device))
+    if precision not in ("auto", "fp32"):
+        raise SettingsError(
+            f"{folder} is exported and computes in its own precision: precision {precision!r} is for runs"
+        )
+    return replace(classifier, precision="own")
+
+
+def classifier_folder(source: str | os.PathLike[str]) -> Path:
+    """Return the folder of a classifier that is named by that, by a file in it such as model.onnx, or on the Hub.
+
+    Raises:
+        CheckpointError: a repository of the Hub that cannot be downloaded.
+    """
+    if repository := _on_hub(source):
+        return fetch_hub(repository, Screen())
+    path = Path(source).expanduser()
+    return path.parent if path.is_file() and (path.parent / "model.json").exists() else path
+
+
+def results_folder(source: str | os.PathLike[str]) -> Path:
+    """Return where results about a classifier go: its folder, or for one of the Hub a folder of its name here.
+
+    >>> results_folder("hf-hub:me/cats@v2")
+    PosixPath('cats')
+    """
+    if repository := _on_hub(source):
+        return Path(repository.partition("@")[0].rpartition("/")[2])
+    return classifier_folder(source)
+
+
+def _on_hub(source: str | os.PathLike[str]) -> str | None:
+    name = Path(source).as_posix()
+    return name.removeprefix(HUB) if name.startswith(HUB) else None
