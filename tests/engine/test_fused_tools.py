@@ -6,8 +6,10 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from densekit.engine.choose_ops import choose_ops
+from densekit.engine.swap import fuse
 
 AUTO = choose_ops("auto", "cpu").name
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
@@ -100,6 +102,29 @@ def test_traced_operation_by_operation(pair):
     graph = make_fx(fused)(x)
     assert fused[1].ran == "stock: a tool is looking at every operation"
     torch.testing.assert_close(graph(2 * x), stock(2 * x), **CLOSE)
+
+
+class Listing(TorchDispatchMode):
+    """Notes which operations run, without being in the fused path's way."""
+
+    may_miss_operations = True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen = {*getattr(self, "seen", ()), func.overloadpacket.__name__}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_products_are_the_convolutions_that_stock_has(pair, engine):
+    """PyTorch's settings of precision are not the same for others: TF32 is its choice for convolutions alone."""
+    fused = fuse(pair[1], engine)
+    with Listing() as listing:
+        fused(pictures()).sum().backward()
+        with torch.no_grad():
+            fused.eval()(pictures())
+    assert {"convolution", "convolution_backward"} <= listing.seen
+    assert not {name for name in listing.seen if "mm" in name or name in ("linear", "einsum", "dot", "mv")}
+    assert fused[1].ran == fused[2].ran == engine
 
 
 class Rounding(TorchFunctionMode):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
 from densekit.engine.pool_steps import PoolSteps
-from densekit.engine.tile_steps import TileSteps, convolve, flat, kernels_like
+from densekit.engine.tile_steps import TileSteps, convolve, flat, kernels_like, multiply
 
 
 class Bottleneck(NamedTuple):
@@ -125,13 +125,13 @@ class TorchOps(TileSteps, PoolSteps):
         _, scale2, shift2 = affine(*layer.norm2)
         weight, weight2 = layer.weight.to(dtype).flatten(1), layer.weight2.to(dtype)
         folds = dtype == scale.dtype
-        matrix = (weight * scale2[:, None] if folds else weight).t()  # (c, m)
+        matrix = weight * scale2[:, None] if folds else weight  # (m, c)
         for pictures in self.tiles(x):
             tile = x[pictures]
             activated = self.bnrelu(flat(tile), scale, shift, out=weight.new_empty(flat(tile).shape))
             if folds:
-                second = torch.addmm(shift2, activated, matrix).relu_()
+                second = multiply(activated, matrix, shift2).relu_()
             else:
-                product = activated @ matrix
+                product = multiply(activated, matrix)
                 second = self.bnrelu(product, scale2, shift2, out=product)
             out[pictures] = convolve(second.view(*tile.shape[:-1], -1), weight2)

@@ -30,9 +30,7 @@ def _transition_forward(
     features = pixels(x)
     norm, moments = _normalise(call, call.parts.norm, features, vectors, keep=keep)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
-    N, *size, _ = pooled.shape
-    out = torch.empty(N, len(weight), *size, dtype=pooled.dtype, device=pooled.device, memory_format=channels_last(x))
-    torch.mm(flat(pooled), weight.to(call.dtype).flatten(1).t(), out=flat(out.movedim(1, -1)))
+    out = convolve(pooled.movedim(-1, 1), weight, call.dtype).contiguous(memory_format=channels_last(x))
     return out, [x, *parameters, *moments]
 
 
@@ -45,8 +43,9 @@ def _transition_backward(
     norm = affine(gamma, beta, mean, var, call.parts.norm.stored.eps)
     dout = dout.movedim(1, -1)  # (N, h, w, D)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, dout.dtype)
-    dweight = kernels_like((dout.flatten(0, -2).t() @ flat(pooled)).to(weight.dtype), weight) if wanted[3] else None
-    dpooled = dout @ weight.to(dout.dtype).flatten(1)
+    dpooled, dweight = call.ops.convolve_backward(dout, pooled, weight.to(dout.dtype), True, wanted[3])
+    assert dpooled is not None
+    dweight = None if dweight is None else kernels_like(dweight.flatten(1).to(weight.dtype), weight)
     mean = mean.to(norm.scale.dtype)
     gradient, sums = call.ops.bnrelu_avg_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
     return [*_norm_backward(call, call.parts.norm, norm, mean, features, gradient, sums), dweight]

@@ -38,7 +38,7 @@ class TileSteps(RowSteps):
         product, moments = weight.new_empty(len(x), len(weight)), _Moments()
         for rows in self.tiles(x):
             activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
-            torch.mm(activated, weight.t(), out=product[rows])
+            product[rows] = multiply(activated, weight)
             if measure:
                 moments.add(self.tile_moments(product[rows]), len(activated))
         return product, moments.joined(scale.dtype) if measure else None
@@ -72,16 +72,21 @@ class TileSteps(RowSteps):
         Returns:
             The weight's gradient (m, c), of the accumulation type, if it is wanted, and the sums of `drelu_sums`.
         """
-        transposed = torch.zeros(weight.shape[::-1], dtype=mean.dtype, device=mean.device)
+        dweight = torch.zeros(weight.shape, dtype=mean.dtype, device=mean.device)
         sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
         for rows in self.tiles(x):
             tile = weight.new_empty(x[rows].shape)
             if wants_weight:
-                transposed += self.bnrelu(x[rows], scale, shift, out=tile).t() @ dz[rows]
-            gradient = torch.mm(dz[rows], weight, out=tile)
+                self.bnrelu(x[rows], scale, shift, out=tile)
+            given = dz[rows][None, :, None], tile[None, :, None], kernels_of(weight)
+            gradient, more = self.convolve_backward(*given, True, wants_weight)
+            assert gradient is not None
+            if more is not None:
+                dweight += more.flatten(1)
+            gradient = flat(gradient)
             onto = {"out": gradient} if out is None else {"source": source[rows], "out": out[rows]}
             sums += self.drelu_sums(gradient, x[rows], scale, shift, mean, **onto)
-        return transposed.t() if wants_weight else None, sums
+        return dweight if wants_weight else None, sums
 
     def bnrelu_convolve(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
@@ -152,14 +157,15 @@ class TileSteps(RowSteps):
     def convolve_backward(
         self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of a 3x3 convolution's input (N, H, W, c) and weight (k, c, 3, 3), each if wanted."""
+        """Return the gradients of the input (N, H, W, c) and the weight (k, c, 3, 3) of `convolve`, each if wanted."""
         if wants_weight and x.dim() == 5 and x.shape[1] == 2 and (x.device.type, x.dtype) == ("cpu", torch.bfloat16):
             # over two slices PyTorch's gradient of the weight holds memory that nobody has written
             _, dweight = self.convolve_backward(dy.float(), x.float(), weight.float(), False, True)
             return self.convolve_backward(dy, x, weight, wants_x, False)[0], dweight
         one, mask = [1] * (weight.dim() - 2), [wants_x, wants_weight, False]
+        padding = [side // 2 for side in weight.shape[2:]]
         dx, dweight, _ = torch.ops.aten.convolution_backward(
-            dy.movedim(-1, 1), x.movedim(-1, 1), weight, None, one, one, one, False, [0] * len(one), 1, mask
+            dy.movedim(-1, 1), x.movedim(-1, 1), weight, None, one, padding, one, False, [0] * len(one), 1, mask
         )
         return None if dx is None else dx.movedim(1, -1).contiguous(), dweight
 
@@ -208,7 +214,20 @@ def kernels_like(matrix: Tensor, weight: Tensor) -> Tensor:
     return kernels.as_strided(weight.shape, weight.stride()) if weight.is_contiguous() else kernels
 
 
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """3x3 convolution that keeps the size: (N, H, W, c) -> (N, H, W, k); or 3x3x3, of volumes."""
+def kernels_of(matrix: Tensor) -> Tensor:
+    """(m, c) -> (m, c, 1, 1), a view."""
+    return matrix[:, :, None, None]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """3x3 or 1x1 convolution that keeps the size: (N, H, W, c) -> (N, H, W, k); or of volumes."""
     convolution = F.conv2d if x.dim() == 4 else F.conv3d
-    return convolution(x.movedim(-1, 1), weight, padding=1).movedim(1, -1).contiguous()
+    return convolution(x.movedim(-1, 1), weight, bias, padding=weight.shape[-1] // 2).movedim(1, -1).contiguous()
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight.T + bias`` of rows (P, c) and a weight (m, c), as the 1x1 convolution that it is.
+
+    PyTorch's settings of precision, as TF32's, are not the same for products and for convolutions.
+    """
+    return flat(convolve(x[None, :, None], kernels_of(weight), bias))
