@@ -221,15 +221,6 @@ def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
     torch.testing.assert_close(nchw(out), expected.to(dtype))
 
 
-def test_no_rows_are_no_product(ops):
-    one, weight = torch.ones(6), torch.ones(4, 6)
-    assert ops.bnrelu_product(torch.empty(0, 6), one, one, weight, measure=False)[0].shape == (0, 4)
-    nothing = {"source": torch.empty(0, 6), "out": torch.empty(0, 6), "wants_weight": True}
-    dweight, sums = ops.product_backward(torch.empty(0, 4), weight, torch.empty(0, 6), one, one, one, **nothing)
-    assert not dweight.any()
-    assert not sums.any()
-
-
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_threads_computes_the_same(ops, threads):
     x, scale, shift, weight = images(2, 9, 7, 6), vector(6), vector(6), torch.randn(4, 6, 3, 3, dtype=torch.float64)

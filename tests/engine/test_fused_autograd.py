@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from densekit.engine.swap import fuse
 from densekit.models.dense_block import DenseBlock, Transition
@@ -29,6 +29,10 @@ def transition() -> nn.Module:
 BUILDERS = pytest.mark.parametrize("build", [plain_block, bottleneck_block, transition])
 
 
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def pictures(*size: int) -> torch.Tensor:
     return torch.randn(*(size or (3, 10, 6, 5)), dtype=torch.float64)
 
@@ -37,7 +41,7 @@ def pictures(*size: int) -> torch.Tensor:
 def test_gradients_are_the_finite_differences(fused, assert_ran, engine):
     """Not against stock modules, but against the function itself."""
     parameters = list(fused.parameters())
-    for norm in (module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)):
+    for norm in norms(fused):
         norm.momentum = 0.0  # gradcheck calls often
     x = pictures(2, 10, 4, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: fused(x), (x, *parameters), fast_mode=True)
@@ -60,12 +64,15 @@ def test_two_runs_on_volumes_give_the_same_bits(randomise, gradients, engine):
 
 
 @BUILDERS
-def test_deterministic_algorithms_are_all_it_uses(fused, gradients, assert_ran, engine):
+def test_no_memory_is_read_before_it_is_written(stock, fused, gradients, assert_ran, engine):
+    """Among deterministic algorithms PyTorch fills new tensors with NaN."""
+    x = pictures()
     torch.use_deterministic_algorithms(True)
     try:
-        gradients(fused, pictures())
+        seen = gradients(fused, x)
     finally:
         torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(seen, gradients(stock, x), **CLOSE)
     assert_ran(fused, engine)
 
 
@@ -172,16 +179,34 @@ def test_odd_and_tiny_pictures(stock, fused, size, gradients, assert_ran, engine
 
 
 @BUILDERS
-def test_checkpointing_around_it(stock, fused, gradients):
+def test_a_checkpoint_around_it(stock, fused, gradients):
+    """It counts the batch once, as stock does without a checkpoint: what is computed again ends at what it saves."""
     x = pictures()
-    for model in (stock, fused):
-        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.momentum = 0.0
     wrapped = nn.Module()
     wrapped.inner = fused
     wrapped.forward = lambda x: checkpoint(fused, x, use_reentrant=False)
     seen = {name.removeprefix("inner."): tensor for name, tensor in gradients(wrapped, x).items()}
     torch.testing.assert_close(seen, gradients(stock, x), **CLOSE)
+    torch.testing.assert_close(fused.state_dict(), stock.state_dict(), **CLOSE)
+    assert {int(norm.num_batches_tracked) for norm in norms(fused)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("use_reentrant", "early_stop", "last"), [(False, True, 1), (False, False, 2), (True, True, 2)]
+)
+def test_a_checkpoint_around_several_counts_as_stocks_does(pair, use_reentrant, early_stop, last):
+    """What is computed again counts again, but for the last fused module, at whose saved tensors PyTorch stops."""
+    stock, fused = pair
+    once, x = deepcopy(stock), pictures(2, 3, 9, 8)
+    once(x)
+    for model in pair:
+        with set_checkpoint_early_stop(early_stop):
+            checkpoint(model, x.requires_grad_(), use_reentrant=use_reentrant).sum().backward()
+    for number, counted in ((1, 2), (2, 2), (3, last)):
+        assert {int(norm.num_batches_tracked) for norm in norms(stock[number])} == {2}
+        assert {int(norm.num_batches_tracked) for norm in norms(fused[number])} == {counted}
+        expected = stock if counted == 2 else once
+        torch.testing.assert_close(fused[number].state_dict(), expected[number].state_dict(), **CLOSE)
 
 
 @BUILDERS
@@ -232,7 +257,23 @@ def test_a_gradient_scaler_steps_it_like_the_stock_one(stock, fused):
 
 
 @pytest.mark.parametrize("place", [1, 2], ids=["block", "transition"])
-def test_what_follows_may_work_in_place(pair, place):
-    stock, fused = (model[: place + 1] for model in pair)
+def test_what_follows_may_work_in_place_without_gradients(pair, place):
+    stock, fused = (model[: place + 1].requires_grad_(False) for model in pair)
     x = pictures(2, 3, 9, 8)
     torch.testing.assert_close(torch.relu_(fused(x)), torch.relu_(stock(x)), **CLOSE)
+
+
+def test_what_follows_a_transition_may_work_in_place(pair, gradients):
+    stock, fused = (nn.Sequential(*model[:3], nn.ReLU(inplace=True)) for model in pair)
+    x = pictures(2, 3, 9, 8)
+    torch.testing.assert_close(gradients(fused, x), gradients(stock, x), **CLOSE)
+
+
+def test_what_follows_a_block_in_place_is_an_error(pair):
+    """Its output is what its backward pass needs; in the stock block every layer concatenates a copy."""
+    stock, fused = (model[:2] for model in pair)
+    x = pictures(2, 3, 9, 8)
+    torch.relu_(stock(x)).sum().backward()
+    y = torch.relu_(fused(x)).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()

@@ -37,9 +37,10 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     valid. `unfuse` undoes it.
 
     Every training step equals the stock one up to rounding. Running statistics are updated at the end of a block's
-    forward pass, or not at all if it fails. A step counts once in them even if the network saves memory by computing
-    twice (``memory_efficient``, non-reentrant checkpoints), where torchvision's and timm's count every batch twice. In
-    evaluation without gradients nothing is kept, and a layer is a single step.
+    forward pass, or not at all if it fails. A batch counts once in them with ``memory_efficient`` too, where
+    torchvision's and timm's layers count it twice. In `torch.utils.checkpoint` it counts twice, as with stock modules,
+    except in the last fused module of a non-reentrant checkpoint. In evaluation without gradients nothing is kept, and
+    a layer is a single step.
 
     Two things differ. Outputs are channels-last (use ``reshape`` instead of ``view``), so dropout behind them draws
     other values from the same seed. And a block's output is kept for the backward pass and must not be changed in
