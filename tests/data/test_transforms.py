@@ -1,3 +1,4 @@
+import math
 import pickle
 
 import numpy as np
@@ -132,15 +133,42 @@ def test_pad_crop_flip_gives_every_shift_mirrored_or_not():
     assert seen == allowed
 
 
+def test_both_flips_give_all_four_views():
+    image = picture(6, 5, 1)
+    both = Augmentation(flip=True, vertical_flip=True)
+    transform, pixels = training_transform(Preprocessing(channels=1, size=(6, 5)), both), np.asarray(image)
+    seen = set()
+    for seed in range(40):
+        with seeded(seed):
+            seen.add((transform(image)[0] * 255).round().byte().numpy().tobytes())
+    assert seen == {pixels[::y, ::x].tobytes() for y in (1, -1) for x in (1, -1)}
+
+
+def test_rotation_turns_by_no_more_than_its_degrees():
+    """A bright line from the middle to the right: where its far end goes is the angle."""
+    line = np.zeros((101, 101), np.uint8)
+    line[49:52, 50:] = 255
+    transform = training_transform(Preprocessing(channels=1, size=(101, 101)), Augmentation(rotation=30))
+    angles = []
+    for seed in range(60):
+        with seeded(seed):
+            turned = transform(Image.fromarray(line))[0]
+        rows, columns = (turned > 0.5).nonzero(as_tuple=True)
+        angles.append(math.degrees(math.atan2((rows - 50.0).mean(), (columns - 50.0).mean())))
+    assert 20 < max(angles) < 32
+    assert -32 < min(angles) < -20
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "augmentation",
     [
+        Augmentation(rotation=40),
         Augmentation(random_resized_crop=True),
         Augmentation(trivial_augment=True),
         Augmentation(random_erasing=1),
     ],
-    ids=["random_resized_crop", "trivial_augment", "random_erasing"],
+    ids=["rotation", "random_resized_crop", "trivial_augment", "random_erasing"],
 )
 def test_augmentations_change_pictures_reproducibly(channels, augmentation):
     transform = training_transform(Preprocessing(channels=channels, size=(24, 20)), augmentation)

@@ -241,3 +241,18 @@ def test_the_recipe_starts_from_imagenet_and_frees_the_backbone():
     assert 0 < settings.freeze_epochs < settings.epochs
     assert settings.backbone_lr_factor < 1
     assert make_settings("finetune").weights == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model": "resnet18"}, "--recipe finetune --model resnet18 starts from ImageNet's weights"),
+        ({"model": "timm:resnet10t"}, "--recipe finetune --model timm:resnet10t starts"),
+        ({"model": "resnet14_cifar"}, None),
+    ],
+)
+def test_few_pictures_from_scratch_are_told_of_weights(settings, told, train_tiny, screen):
+    train_tiny(model_options={}, size=32, epochs=1, **settings)
+    said = screen.console.export_text()
+    assert (f"50 pictures are few to train {settings['model']} from scratch" in said) == (told is not None)
+    assert told is None or told in said

@@ -22,6 +22,8 @@ VALUES = {
     "seed": 123456789012,
     "crop_padding": 4,
     "flip": True,
+    "vertical_flip": True,
+    "rotation": 12.5,
     "random_resized_crop": True,
     "crop_scale": (1e-05, 0.5),
     "trivial_augment": True,

@@ -42,6 +42,8 @@ class Augmentation(BaseModel):
         0, ge=0, le=4096, description="pad each side with this many black pixels, then crop the size at random"
     )
     flip: bool = Field(False, description="mirror left to right, half of the time")
+    vertical_flip: bool = Field(False, description="mirror top to bottom, half of the time")
+    rotation: float = Field(0.0, ge=0, le=180, description="rotate by up to so many degrees, corners become black")
     random_resized_crop: bool = Field(False, description="crop a random part and resize it (Inception, timm)")
     crop_scale: tuple[Share, Share] = Field((0.08, 1.0), description="share of the area that this part may cover")
     trivial_augment: bool = Field(False, description="one random operation of random strength (arXiv:2103.10158)")

@@ -33,6 +33,10 @@ def training_transform(preprocessing: Preprocessing, augmentation: Augmentation)
         steps.append(v2.RandomCrop(preprocessing.size, padding=augmentation.crop_padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
+    if augmentation.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
+    if augmentation.rotation:
+        steps.append(v2.RandomRotation(augmentation.rotation, InterpolationMode.BILINEAR))
     if augmentation.trivial_augment:
         steps.append(v2.TrivialAugmentWide())
     steps.append(preprocessing.normalise)

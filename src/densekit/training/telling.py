@@ -6,11 +6,16 @@ from densekit.data.picture_set import DataSet
 from densekit.data.split_record import tell_learned_groups
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
+from densekit.models.pretrained import IMAGENET
+from densekit.models.published import published_names
+from densekit.models.timm_networks import is_timm
 from densekit.training.checkpoint import Progress
 from densekit.training.history import measure, score
 from densekit.training.job import Job
 from densekit.training.settings import TrainSettings
 from densekit.units import counted, in_shell, some
+
+_FEW_PICTURES = 5000
 
 
 def tell_small_splits(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
@@ -35,6 +40,17 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
                 "learned from, which flatters their figures: take its --seed and limits, or other pictures"
             )
         tell_learned_groups(str(settings.weights), learned.groups, part, screen)
+
+
+def tell_few_pictures(settings: TrainSettings, dataset: DataSet, screen: Screen) -> None:
+    """Say that there are weights to start from, where a network has too few pictures to learn all by itself."""
+    published = is_timm(settings.model or "") or IMAGENET in published_names(settings.model or "")
+    if settings.weights is None and published and len(dataset.train) < _FEW_PICTURES:
+        model = "" if settings.model == "densenet121" else f" --model {settings.model}"
+        screen.say(
+            f"{len(dataset.train)} pictures are few to train {settings.model} from scratch: "
+            f"--recipe finetune{model} starts from ImageNet's weights"
+        )
 
 
 def tell_changed_pictures(progress: Progress, train_pictures: int, screen: Screen) -> None:

@@ -40,6 +40,7 @@ from densekit.training.settings import TrainSettings, load_recipe, make_settings
 from densekit.training.telling import (
     tell_changed_pictures,
     tell_end,
+    tell_few_pictures,
     tell_learned_before,
     tell_small_splits,
     tell_start,
@@ -131,6 +132,8 @@ def _train(
         tell_small_splits(chosen, dataset, screen)
         tell_learned_before(chosen, dataset, screen)
     resolved, preprocessing = resolve(chosen, dataset, weights)
+    if run is None:
+        tell_few_pictures(resolved, dataset, screen)
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
     train_set, val_set, damaged = _load(dataset, resolved, preprocessing, screen)
