@@ -17,22 +17,19 @@ from torch import Tensor
 from densekit.engine.block_backward import backward_by_autograd, run_backward
 from densekit.engine.calls import Call, channels_last, growth, pixels, statistics
 from densekit.engine.fused_function import Passes
-from densekit.engine.norms import Norm, affine
+from densekit.engine.norms import affine
 from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
 from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.tile_steps import flat
 
 
-def run_forward(
-    call: Call[Sequence[Layer]], x: Tensor, parameters: Sequence[Tensor], *, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
+def run_forward(call: Call[Sequence[Layer]], x: Tensor, *, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Return the block's output, (N, C, H, W) channels last, and what the backward pass needs, the output first.
 
     Args:
         call: the block.
         x: (N, c, H, W).
-        parameters: of all layers, one after the other.
         keep: whether there will be a backward pass; without one, nothing is kept.
     """
     N, c, *size = x.shape
@@ -47,16 +44,15 @@ def run_forward(
         moments[:, :c] = call.ops.batch_moments(flat(pixels(x)).to(dtype), out=flat(features[..., :c]))
     else:
         features[..., :c] = x.movedim(1, -1)
-    kept, remaining = [out, moments], iter(parameters)
+    kept = [out, moments]
     for number, layer in enumerate(call.parts):
-        own = [next(remaining) for _ in range(3 * len(layer))]
         stop = c + growth(layer)
         mean, var = statistics(call, layer[0].norm, moments[:, :c], keep=keep)
         step = _Step(call, layer, features[..., :c], features[..., c:stop], measure=number < measured)
-        saved, seen = step.run(own, mean, var, keep=keep)
+        saved, seen = step.run(mean, var, keep=keep)
         if seen is not None:
             moments[:, c:stop] = seen
-        kept += [*own, mean, var, *saved]
+        kept += [*(tensor for pair in layer for tensor in pair.parameters), mean, var, *saved]
         c = stop
     return out, kept if keep else []
 
@@ -82,19 +78,17 @@ class _Step:
     out: Tensor
     measure: bool
 
-    def run(
-        self, parameters: list[Tensor], mean: Tensor, var: Tensor, *, keep: bool
-    ) -> tuple[list[Tensor], Tensor | None]:
+    def run(self, mean: Tensor, var: Tensor, *, keep: bool) -> tuple[list[Tensor], Tensor | None]:
         """Compute the layer; return what the backward pass needs of the second norm, and the moments if wanted."""
         ops, dtype = self.call.ops, self.call.dtype
-        norm = Norm(parameters[0], parameters[1], mean, var, self.layer[0].norm.stored.eps)
+        first = self.layer[0]
+        norm = first.norm.stored._replace(mean=mean, var=var)
         if len(self.layer) == 1:
-            scale, shift = affine(*norm)[1:]
-            weight = parameters[-1].to(dtype)
+            _, scale, shift = affine(*norm)
+            weight = first.weight.to(dtype)
             return [], ops.bnrelu_convolve(self.x, scale, shift, weight, self.out, measure=self.measure)
         second = self.layer[1].norm
-        norm2 = Norm(parameters[3], parameters[4], *second.stored[2:])
-        layer = Bottleneck(norm, parameters[2], norm2, parameters[5])
+        layer = Bottleneck(norm, first.weight, second.stored, self.layer[1].weight)
         if not (keep or self.measure or second.trains):
             ops.infer_layer(layer, self.x, self.out, dtype)
             return [], None

@@ -19,9 +19,9 @@ class Passes(NamedTuple):
     """The passes of a fused module.
 
     Attributes:
-        forward: of a call, the input, the parameters, and whether there will be a backward pass: the output, and what
-            that needs. Running statistics are left as they are: ``call.trained`` then holds what they are to be
-            updated with.
+        forward: of a call, the input, and whether there will be a backward pass: the output, and what that needs,
+            the call's parameters among it. Running statistics are left as they are: ``call.trained`` then holds what
+            they are to be updated with.
         backward: takes what was kept as it is, and leaves it so.
         by_autograd: the same in operations that autograd knows.
     """
@@ -32,18 +32,25 @@ class Passes(NamedTuple):
 
 
 def run_passes(passes: Passes, call: Call[Any], x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Compute a fused module's output of ``x``, for a backward pass where one may follow."""
+    """Compute a fused module's output of ``x``, for a backward pass where one may follow.
+
+    Args:
+        passes: of what kind of module.
+        call: the module.
+        x: its input.
+        parameters: those of ``call``, one after the other: autograd has to be given what gets a gradient.
+    """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters)):
         return _FusedFunction.apply(passes, call, x, *parameters)  # pyright: ignore[reportReturnType]
     with torch.no_grad(), without_autocast(x):
-        return passes.forward(call, x, parameters, keep=False)[0]
+        return passes.forward(call, x, keep=False)[0]
 
 
 class _FusedFunction(Function):
     @staticmethod
     def forward(ctx: Any, passes: Passes, call: Call[Any], x: Tensor, *parameters: Tensor) -> Tensor:
         with without_autocast(x):
-            out, kept = passes.forward(call, x, parameters, keep=True)
+            out, kept = passes.forward(call, x, keep=True)
         ctx.passes, ctx.call = passes, call
         ctx.save_for_backward(*kept)
         return out

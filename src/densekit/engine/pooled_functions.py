@@ -22,16 +22,13 @@ from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.tile_steps import flat, kernels_like
 
 
-def _transition_forward(
-    call: Call[Pair], x: Tensor, parameters: Sequence[Tensor], *, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
+def _transition_forward(call: Call[Pair], x: Tensor, *, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Compute (N, C, H, W) -> (N, D, H // 2, W // 2), in channels-last memory."""
-    *vectors, weight = parameters
     features = pixels(x)
-    norm, moments = _normalise(call, call.parts.norm, features, vectors, keep=keep)
+    norm, moments = _normalise(call, call.parts.norm, features, keep=keep)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
-    out = convolve(pooled.movedim(-1, 1), weight, call.dtype).contiguous(memory_format=channels_last(x))
-    return out, [x, *parameters, *moments]
+    out = convolve(pooled.movedim(-1, 1), call.parts.weight, call.dtype).contiguous(memory_format=channels_last(x))
+    return out, [x, *call.parts.parameters, *moments]
 
 
 def _transition_backward(
@@ -67,17 +64,15 @@ def _transition_by_autograd(
     return gradients_by_autograd(compute, inputs, dout, wanted)
 
 
-def _stem_forward(
-    call: Call[NormState], x: Tensor, parameters: Sequence[Tensor], *, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
+def _stem_forward(call: Call[NormState], x: Tensor, *, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Compute (N, C, H, W) -> (N, C, h, w) with half of the lines and columns, rounded up, in channels-last memory."""
     features = pixels(x)
-    norm, moments = _normalise(call, call.parts, features, parameters, keep=keep)
+    norm, moments = _normalise(call, call.parts, features, keep=keep)
     N, C, *size = x.shape
     size = [(side + 1) // 2 for side in size]
     out = torch.empty(N, C, *size, dtype=x.dtype, device=x.device, memory_format=channels_last(x))
     places = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.movedim(1, -1), locate=keep)
-    return out, [x, *parameters, *moments, *([] if places is None else [places])]
+    return out, [x, *call.parts.parameters, *moments, *([] if places is None else [places])]
 
 
 def _stem_backward(
@@ -108,13 +103,12 @@ STEM = Passes(_stem_forward, _stem_backward, _stem_by_autograd)
 
 
 def _normalise(
-    call: Call[Any], norm: NormState, features: Tensor, vectors: Sequence[Tensor], *, keep: bool
+    call: Call[Any], norm: NormState, features: Tensor, *, keep: bool
 ) -> tuple[Affine, tuple[Tensor, Tensor]]:
     """Return the norm of ``features`` (N, H, W, C) as scale and shift, and the moments that it takes."""
     moments = call.ops.batch_moments(flat(features)) if norm.trains else None
     mean, var = statistics(call, norm, moments, keep=keep)
-    gamma, beta = vectors
-    return affine(gamma, beta, mean, var, norm.stored.eps), (mean, var)
+    return affine(*norm.stored._replace(mean=mean, var=var)), (mean, var)
 
 
 def _norm_backward(
