@@ -225,7 +225,7 @@ class TestPredict:
 
     def test_pictures_in_memory_are_no_names_of_files(self, classifier):
         for pictures in (Image.new("RGB", (9, 9)), [Image.new("RGB", (9, 9))], None):
-            with pytest.raises(TypeError, match="no name of a file; predict_images takes pictures in memory"):
+            with pytest.raises(TypeError, match="not a file name; predict_images takes pictures in memory"):
                 classifier.predict(pictures)
 
     @pytest.mark.parametrize(("top", "named"), [(1, 1), (3, 3), (4, 4), (99, 4)])

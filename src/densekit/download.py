@@ -31,7 +31,7 @@ def download(url: str, path: Path, screen: Screen, *, checksum: str | None = Non
                 with screen.bar(f"downloading {path.name}", int(size) if size else None, "bytes") as bar:
                     _copy(answer, temporary, bar)
         except HTTPException as error:
-            raise OSError(f"no proper answer of a server came ({error!r})") from None
+            raise OSError(f"the server did not send a valid answer ({error!r})") from None
         if size and temporary.stat().st_size != int(size):
             raise OSError(f"cut short: {temporary.stat().st_size} of {size} bytes came")
         if checksum is not None:

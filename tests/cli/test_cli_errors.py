@@ -48,10 +48,12 @@ import pytest
         pytest.param(
             "train PHOTOS --weights imagnet", "unknown weights 'imagnet'; did you mean: imagenet", id="weights"
         ),
-        pytest.param("train PHOTOS --weights FILE", "FILE is no file of safetensors or torch.save", id="no_weights"),
+        pytest.param(
+            "train PHOTOS --weights FILE", "FILE is neither a safetensors nor a torch.save file", id="no_weights"
+        ),
         pytest.param("train PHOTOS --freeze-epochs 1", "freeze_epochs is for trained weights", id="nothing_to_freeze"),
         pytest.param("train --resume", "resume needs the run folder: --out RUN --resume", id="resume_what"),
-        pytest.param("train --resume --out PHOTOS", "holds no run", id="resume_no_run"),
+        pytest.param("train --resume --out PHOTOS", "is not a run folder", id="resume_no_run"),
     ],
 )
 def test_one_line_and_status_2(refused, line, says, colour_run, colours, tmp_path, monkeypatch):

@@ -130,8 +130,11 @@ def test_the_next_mirror_is_tried(web, load, dead_url, trouble):
     ("answer", "told"),
     [
         (b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 10, "cut short: 10 of 100 bytes came"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc", "no proper answer .*IncompleteRead"),
-        (b"220 ftp.example ready\r\n", "no proper answer .*BadStatusLine"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+            "did not send a valid answer .*IncompleteRead",
+        ),
+        (b"220 ftp.example ready\r\n", "did not send a valid answer .*BadStatusLine"),
     ],
     ids=["length", "chunk", "no_http"],
 )

@@ -117,7 +117,7 @@ def test_of_two_names_for_a_column_the_usual_one_counts(tmp_path, header):
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_table_that_is_no_utf_8_says_so(tmp_path, encoding):
     (tmp_path / "list.csv").write_bytes("path,label\ngrün.png,grün\n".encode(encoding))
-    with pytest.raises(DataError, match=r"list.csv is no text in UTF-8: save it as CSV UTF-8$"):
+    with pytest.raises(DataError, match=r"list.csv is not UTF-8 text: save it as CSV UTF-8$"):
         read_table(tmp_path / "list.csv")
 
 

@@ -96,7 +96,7 @@ def test_numbers_in_a_list(read):
 def test_what_is_no_list_of_names(read, cell):
     if cell.endswith("]"):
         with pytest.raises(
-            DataError, match=r"line 2: .* is no list of names in quotes: write \['cat', 'dog'\], or cat"
+            DataError, match=r"line 2: .* is not a list of quoted names: write \['cat', 'dog'\], or cat"
         ):
             read(f'path,labels\na,"{cell}"\n')
     else:

@@ -259,7 +259,7 @@ def test_nothing_readable(colour_run, paint, tmp_path):
         ),
         pytest.param(
             lambda root, paint: paint(root / "x" / "train" / "red", "red", 1).parents[1],
-            "has train or val pictures but no test split",
+            "has train or val pictures but no test split: name a folder",
             id="train_only",
         ),
     ],

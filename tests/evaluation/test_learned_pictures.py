@@ -40,13 +40,13 @@ def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
     before = evaluate(run).metrics
     root.rename(moved)
     with pytest.raises(
-        DataError, match=f"before is gone; .*densekit train NEW_PLACE --out {run} --resume tells the run"
+        DataError, match=f"before is gone; .*densekit train NEW_PLACE --out {run} --resume updates the run"
     ):
         evaluate(run)
     evaluate(run, moved, screen=screen)
     told = screen.console.export_text()
-    assert "54 pictures in it have the name of one that the run learned from" in told
-    assert f"densekit train {moved} --out {run} --resume tells the run" in told
+    assert "54 pictures in it have the name of one that the run was trained on" in told
+    assert f"densekit train {moved} --out {run} --resume updates the run" in told
     train(moved, out=run, resume=True, screen=screen)
     assert "is finished already" in screen.console.export_text()
     assert evaluate(run).metrics == before
@@ -61,7 +61,7 @@ def test_what_the_weights_learned_from_is_told(colours, tmp_path, screen):
     train(colours / "train", out=runs[0], **settings)
     train(colours / "train", out=runs[1], weights=runs[0], screen=screen, **settings)
     evaluate(runs[1], screen=screen)
-    assert "learned from" not in screen.console.export_text()
+    assert "trained on" not in screen.console.export_text()
 
     def places(run, split):
         with (run / "splits.csv").open() as file:
@@ -118,9 +118,7 @@ def test_groups_that_were_learned_from(colours, tmp_path, screen):
     assert 0 < len(learned) < 10
     others = table("others.csv", range(10, 20), lambda i: f"p{i - 5}" if i < 18 else "")  # p5 to p12, and nobody's
     both = sorted(set(learned) & {f"p{i}" for i in range(5, 13)})
-    told = (
-        f"{2 * len(both)} pictures are of groups that %s learned from too, by their names, which flatters the figures"
-    )
+    told = f"{2 * len(both)} pictures are of groups (by their names) that %s was trained on too, which flatters"
     evaluate(run, others, screen=screen)
     assert told % "the run" in screen.console.export_text(clear=True)
     evaluate(run, screen=screen)

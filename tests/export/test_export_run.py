@@ -123,7 +123,9 @@ def test_8_bits_that_change_many_answers_are_told(run, tmp_path, monkeypatch, ag
     screen = Screen(console=Console(record=True, width=300, file=io.StringIO()))
     export_run(run, to="openvino", int8=True, out=tmp_path / "out", screen=screen)
     text = screen.console.export_text()
-    assert (f"warning: 7% of the answers changed: densekit evaluate {tmp_path / 'out'} tells the cost" in text) == told
+    assert (
+        f"warning: 7% of the answers changed: densekit evaluate {tmp_path / 'out'} measures the cost" in text
+    ) == told
 
 
 def test_card_has_the_test_figures_and_no_place_on_this_computer(onnx, colours):

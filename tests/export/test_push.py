@@ -127,7 +127,7 @@ def test_wrong_token_says_how_to_log_in_and_not_the_token(colour_run, hub, monke
 
 
 def test_name_that_no_repository_can_have(colour_run, hub, capfd):
-    with pytest.raises(SettingsError, match=r"'a/b/c' is no repository's name: use owner/name"):
+    with pytest.raises(SettingsError, match=r"'a/b/c' is not a repository name: use owner/name"):
         push(colour_run, "a/b/c")
     assert hub.made == []
     assert "uploading" not in capfd.readouterr().err

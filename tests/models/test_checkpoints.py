@@ -172,24 +172,27 @@ def turn_bits(path):
 
 
 UNREADABLE = {
-    "empty_pickle": (lambda p: p.write_bytes(b"\x80\x02"), "is damaged, or no file of torch.save \\(\\w"),
+    "empty_pickle": (lambda p: p.write_bytes(b"\x80\x02"), "is damaged, or not a torch.save file \\(\\w"),
     "bits_turned": (turn_bits, "is damaged: .*data/0 in it does not have its checksum"),
-    "compressed": (compress, "is no file of torch.save: .*/data.pkl in it is compressed"),
+    "compressed": (compress, "is not as torch.save writes it: .*/data.pkl in it is compressed"),
     "whole_module": (lambda p: torch.save(nn.Linear(2, 2), p), r"torch.nn.modules.linear.Linear, .*\(model.state_dict"),
     "script": (script, "is a TorchScript program, no weights"),
     "program": (export, "is a program of torch.export, no weights"),
     "plain_pickle": (pickled, "refused, because it needs more than torch's safe reader"),
-    "cut": (cut, "is damaged, or no file of torch.save \\("),
-    "empty": (lambda p: p.write_bytes(b""), "is no file of safetensors or torch.save$"),
-    "text": (lambda p: p.write_bytes(b"hello world, a text"), "is no file of safetensors or torch.save$"),
-    "html": (lambda p: p.write_bytes(b"<!DOCTYPE html><html></html>"), "is no file of safetensors or torch.save$"),
-    "cut_safetensors": (lambda p: p.write_bytes(b"\xff\0\0\0\0\0\0\0{"), "is damaged, or no safetensors"),
-    "zip": (archive, "is damaged, or no file of torch.save \\("),
+    "cut": (cut, "is damaged, or not a torch.save file \\("),
+    "empty": (lambda p: p.write_bytes(b""), "is neither a safetensors nor a torch.save file$"),
+    "text": (lambda p: p.write_bytes(b"hello world, a text"), "is neither a safetensors nor a torch.save file$"),
+    "html": (
+        lambda p: p.write_bytes(b"<!DOCTYPE html><html></html>"),
+        "is neither a safetensors nor a torch.save file$",
+    ),
+    "cut_safetensors": (lambda p: p.write_bytes(b"\xff\0\0\0\0\0\0\0{"), "is damaged, or not a safetensors"),
+    "zip": (archive, "is damaged, or not a torch.save file \\("),
     "missing": (lambda p: None, "cannot read .*No such file"),
     "folder": (lambda p: p.mkdir(), "cannot read .*directory"),
-    "no_tensors": (lambda p: torch.save({"epoch": 3, "names": ["a"]}, p), "holds no tensors by name: save"),
-    "a_number": (lambda p: torch.save(3, p), "holds no tensors by name"),
-    "a_tensor": (lambda p: torch.save(torch.ones(3), p), "holds no tensors by name"),
+    "no_tensors": (lambda p: torch.save({"epoch": 3, "names": ["a"]}, p), "contains no named tensors: save"),
+    "a_number": (lambda p: torch.save(3, p), "contains no named tensors"),
+    "a_tensor": (lambda p: torch.save(torch.ones(3), p), "contains no named tensors"),
 }
 
 

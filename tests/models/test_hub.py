@@ -80,8 +80,8 @@ def test_no_file_that_runs_code_is_downloaded(hub, screen):
         ("hf-hub:no/body", "the hub has no no/body, or it is private"),
         ("hf-hub:me/text", "me/text on the hub holds neither model.safetensors nor pytorch_model.bin"),
         ("hf-hub:me/text@v9", "me/text on the hub has no revision 'v9'"),
-        ("hf-hub:../../etc", "names no repository of the hub: hf-hub:OWNER/NAME would"),
-        ("hf-hub:alone", "names no repository"),
+        ("hf-hub:../../etc", "does not name a repository: write hf-hub:OWNER/NAME"),
+        ("hf-hub:alone", "does not name a repository"),
     ],
 )
 def test_repositories_that_cannot_serve(name, message, hub):

@@ -78,7 +78,7 @@ def test_impossible_variant_is_named():
         pytest.param("variants: {}", "variants=", id="no_variant"),
         pytest.param("variant: {a: {}}", "unknown setting 'variant'; did you mean: variants", id="typo"),
         pytest.param("variants: {a b: {}, a_b: {}}", "'a b' and 'a_b' would share a run folder", id="same_folder"),
-        pytest.param("just words", "holds no settings", id="words"),
+        pytest.param("just words", "does not contain settings", id="words"),
         pytest.param("variants: {a: {}}\nseeds: 0", "seeds=0", id="no_seeds"),
     ],
 )

@@ -193,7 +193,7 @@ def test_resuming_takes_the_study_as_it_is(finished, tmp_path):
         study(out=finished.folder, resume=True, epochs=9)
     with pytest.raises(SettingsError, match="resume needs the folder"):
         study(resume=True)
-    with pytest.raises(CheckpointError, match=r"holds no study: there is no study\.yaml"):
+    with pytest.raises(CheckpointError, match=r"is not the folder of a study: there is no study\.yaml"):
         study(out=tmp_path, resume=True)
     with pytest.raises(SettingsError, match="exists already"):
         study("digits", "depth", out=finished.folder)

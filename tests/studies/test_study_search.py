@@ -186,7 +186,7 @@ def test_every_proposal_of_a_space_can_be_trained(space):
 def test_passwords_are_not_written_down(tmp_path):
     assert without_password("postgresql://anna:secret@host:1/db") == "postgresql://anna:***@host:1/db"
     assert without_password("sqlite:///a.sqlite") == "sqlite:///a.sqlite"
-    with pytest.raises(SettingsError, match="no database URL"):
+    with pytest.raises(SettingsError, match="not a database URL"):
         without_password("somewhere")
 
 
@@ -219,10 +219,10 @@ def test_what_cannot_be_searched(given, message, tiny, tmp_path):
 def test_there_must_be_a_search_to_resume(tmp_path):
     with pytest.raises(SettingsError, match="resume needs the folder"):
         search(resume=True)
-    with pytest.raises(CheckpointError, match=r"holds no search: there is no study\.yaml"):
+    with pytest.raises(CheckpointError, match=r"is not the folder of a search: there is no study\.yaml"):
         search(out=tmp_path, resume=True)
     (tmp_path / "study.yaml").write_text("settings: {}\nvariants: {a: {}}\n")
-    with pytest.raises(CheckpointError, match="is no search: unknown setting 'variants'"):
+    with pytest.raises(CheckpointError, match="does not describe a search: unknown setting 'variants'"):
         search(out=tmp_path, resume=True)
 
 

@@ -277,9 +277,9 @@ def test_interruption_gives_the_signals_back(train_tiny):
 def test_there_must_be_a_run_to_resume(tmp_path):
     with pytest.raises(SettingsError, match="resume needs the run folder: --out RUN --resume"):
         train(resume=True)
-    with pytest.raises(CheckpointError, match=r"holds no run: there is no settings\.yaml in it"):
+    with pytest.raises(CheckpointError, match=r"is not a run folder: there is no settings\.yaml in it"):
         train(out=tmp_path, resume=True)
-    with pytest.raises(CheckpointError, match=r"missing holds no run: nothing has been saved there yet"):
+    with pytest.raises(CheckpointError, match=r"missing is not a run folder: nothing has been saved there yet"):
         train(out=tmp_path / "missing", resume=True)
     (tmp_path / "settings.yaml").write_text("epochs: 3\n")
     with pytest.raises(CheckpointError, match="has no checkpoint yet: delete the folder and start it again"):

@@ -205,10 +205,10 @@ def test_unknown_recipe_offers_the_nearest():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("- epochs", "holds no settings", id="list"),
-        pytest.param("", "holds no settings", id="empty"),
-        pytest.param("a: [1", "is no YAML", id="not_yaml"),
-        pytest.param(b"\xff\xfe\x00", "is no YAML", id="not_text"),
+        pytest.param("- epochs", "does not contain settings", id="list"),
+        pytest.param("", "does not contain settings", id="empty"),
+        pytest.param("a: [1", "is not valid YAML", id="not_yaml"),
+        pytest.param(b"\xff\xfe\x00", "is not valid YAML", id="not_text"),
         pytest.param(None, "cannot read", id="missing"),
     ],
 )

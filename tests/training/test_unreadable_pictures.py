@@ -108,9 +108,7 @@ def test_an_epoch_without_pictures_does_not_count(make_folder, train_tiny, tmp_p
     elsewhere = tmp_path / "elsewhere"
     settings = {"data": str(root), "limit_per_class": None, "memory_gib": 0.0, "lr": 0.1, "epochs": 2}
     lose = lambda row: row["epoch"] == 1 and shutil.move(root / "train", elsewhere)  # noqa: E731
-    with pytest.raises(
-        TrainingError, match=r"no picture could be learned from in epoch 2: .*: no such file; when they"
-    ):
+    with pytest.raises(TrainingError, match=r"no picture could be used in epoch 2: .*: no such file; when they"):
         train_tiny(**settings, out=tmp_path / "run", on_epoch=lose)
     shutil.move(elsewhere, root / "train")
     assert [row["epoch"] for row in train(out=tmp_path / "run", resume=True).history] == [1, 2]

@@ -30,7 +30,7 @@ TABLE = {
 }
 
 _LOADER_ENDED = (
-    "a process that loads pictures was killed, by somebody or because memory ran out: "
+    "a process that loads pictures was killed, perhaps because memory ran out: "
     "try again (train and study with --resume), with --workers 0 if it was memory"
 )
 

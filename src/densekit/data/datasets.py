@@ -132,16 +132,18 @@ def open_labelled(
     if found.without_splits:
         return replace(parts["train"], split="all", skipped=tuple(found.skipped))
     if "test" not in parts:
-        raise DataError(f"{path}: has train or val pictures but no test split to evaluate on")
+        raise DataError(
+            f"{path}: has train or val pictures but no test split: name a folder of classes, such as {path}/val"
+        )
     return replace(parts["test"], skipped=tuple(found.skipped))
 
 
 def _check_kind(source: object, found: bool, wanted: bool) -> None:
     if found and not wanted:
-        raise DataError(f"{source}: has any number of labels a picture, but the classifier tells one class of several")
+        raise DataError(f"{source}: has any number of labels per picture, but the classifier gives each one class")
     if wanted and not found:
         raise DataError(
-            f"{source}: has one class a picture, but the classifier tells any number of labels: "
+            f"{source}: has one class per picture, but the classifier gives any number of labels: "
             "name a table of path,labels (a cell may hold cat|dog)"
         )
 

@@ -28,7 +28,7 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for source in sources:
         if not isinstance(source, str | os.PathLike):
-            raise TypeError(f"{type(source).__name__} is no name of a file; predict_images takes pictures in memory")
+            raise TypeError(f"{type(source).__name__} is not a file name; predict_images takes pictures in memory")
         if not str(source):
             raise DataError("a picture or folder with an empty name: no pictures found")
         path = Path(source).expanduser()

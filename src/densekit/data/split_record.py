@@ -59,7 +59,7 @@ def tell_learned_groups(learner: str, groups: set[str], tested: PictureSet, scre
     if both := groups & set(names):
         which = counted(sum(name in both for name in names), "picture is", "pictures are")
         screen.warn(
-            f"{which} of groups that {learner} learned from too, by their names, which flatters the figures of the "
+            f"{which} of groups (by their names) that {learner} was trained on too, which flatters the figures of the "
             f"{before_pictures(tested.split)}pictures: {some(sorted(both, key=natural_key))}"
         )
 

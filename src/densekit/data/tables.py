@@ -90,7 +90,7 @@ def _read_lines(table: Path) -> list[tuple[int, list[str]]]:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         if table.suffix.lower() in {".csv", ".tsv", ".txt"}:
-            raise DataError(f"{table} is no text in UTF-8: save it as CSV UTF-8") from None
+            raise DataError(f"{table} is not UTF-8 text: save it as CSV UTF-8") from None
         kind = "picture" if table.suffix.lower() in PICTURE_SUFFIXES else "binary file, e.g. an archive to unpack"
         raise DataError(f"{table} is a {kind}: name a folder of pictures, or a table path,label[,split]") from None
     except OSError as error:
@@ -152,7 +152,7 @@ def _parted(where: str, cell: str) -> list[str]:
         items = re.findall(_ITEM, cell)
         return [str(ast.literal_eval(item)) if item[0] in "'\"" else item for item in items]
     if cell.startswith("[") and cell.endswith("]"):
-        raise DataError(f"{where}: {cell} is no list of names in quotes: write ['cat', 'dog'], or cat|dog")
+        raise DataError(f"{where}: {cell} is not a list of quoted names: write ['cat', 'dog'], or cat|dog")
     return [label.strip() for label in cell.split(LABEL_SEPARATOR)]
 
 

@@ -146,7 +146,7 @@ def evaluate(
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
     if own is not None and split != "train":
         before = learned_before(own.weights)
-        _tell_doubles(before.pictures, pictures, screen, f"what {own.weights} learned from")
+        _tell_doubles(before.pictures, pictures, screen, f"what {own.weights} was trained on")
         tell_learned_groups(str(own.weights), before.groups, pictures, screen)
     if dataset is not None and split != "train":
         _tell_doubles(dataset.train.pictures, pictures, screen)
@@ -165,8 +165,8 @@ def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested:
     elif moved := sum(path.exists() for path in learned.pictures):
         which = counted(moved, "picture in it has", "pictures in it have")
         screen.warn(
-            f"{name} is gone, and {which} the name of one that the run learned from: if its data moved to {data}, "
-            f"densekit train {in_shell(data)} --out {in_shell(run)} --resume tells the run, and "
+            f"{name} is gone, and {which} the name of one that the run was trained on: if its data moved to {data}, "
+            f"densekit train {in_shell(data)} --out {in_shell(run)} --resume updates the run, and "
             f"densekit evaluate {in_shell(run)} tests it honestly"
         )
 

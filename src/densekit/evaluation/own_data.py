@@ -92,7 +92,7 @@ def open_own_data(
     if own.record is not None and not Path(own.name).exists():
         raise DataError(
             f"{own.name} is gone; if it has moved, "
-            f"densekit train NEW_PLACE --out {in_shell(own.record.parent)} --resume tells the run"
+            f"densekit train NEW_PLACE --out {in_shell(own.record.parent)} --resume updates the run"
         )
     here = {"strict": settings.strict or strict, "data_root": settings.data_root if data_root is None else data_root}
     dataset = open_chosen(settings.model_copy(update=here), record=own.record, screen=screen)

@@ -89,7 +89,7 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:  # no JSON, or no object
-        raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
+        raise CheckpointError(f"{path} is damaged, or not JSON ({error})") from None
 
 
 def _confusion_csv(names: list[str], confusion: tuple[tuple[int, ...], ...]) -> str:

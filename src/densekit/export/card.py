@@ -43,7 +43,7 @@ def model_card(
         kind.capitalize(): _classes(classifier.classes),
         "Input": describe(classifier.preprocessing),
         "Use": use,
-        "Intended use": f"To name which of its {kind} a picture shows, where it is like the pictures it learned from.",
+        "Intended use": f"To name which of its {kind} a picture shows, if it is like those it was trained on.",
         "Limits": _limits(metrics, classifier),
     }
     title, *others = (f"{heading}\n\n{text}\n" for heading, text in sections.items())

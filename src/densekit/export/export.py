@@ -93,7 +93,7 @@ def export_run(
     screen.say(f"{to}: {comparison}")
     if comparison.agreement < _UNCHANGED:  # only where the target allows it
         changed = f"{1 - comparison.agreement:.0%} of the answers changed"
-        screen.warn(f"{changed}: densekit evaluate {in_shell(folder)} tells the cost")
+        screen.warn(f"{changed}: densekit evaluate {in_shell(folder)} measures the cost")
     return Export(folder, folder / file.name, comparison)
 
 

@@ -69,7 +69,7 @@ def push(
         screen.say(f"uploading to {api.endpoint}/{repository}: {', '.join(each.path_in_repo for each in operations)}")
         return str(api.create_commit(repository, operations, commit_message="Upload with densekit").repo_url)
     except HFValidationError:
-        raise SettingsError(f"{repository!r} is no repository's name: use owner/name") from None
+        raise SettingsError(f"{repository!r} is not a repository name: use owner/name") from None
     except HfHubHTTPError as error:
         raise ExportError(f"{api.endpoint} refuses {repository}: {_reason(error)}") from None
     except (HTTPError, OSError) as error:  # no network, or no such host

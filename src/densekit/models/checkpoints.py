@@ -49,9 +49,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     elif start.startswith((b"PK", b"\x80")):  # torch.save: a zip archive, before torch 1.6 a pickle
         tensors = tensors_in(_read_torch(path))
     else:
-        raise CheckpointError(f"{path} is no file of safetensors or torch.save")
+        raise CheckpointError(f"{path} is neither a safetensors nor a torch.save file")
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name: {_ADVICE}")
+        raise CheckpointError(f"{path} contains no named tensors: {_ADVICE}")
     return tensors
 
 
@@ -98,7 +98,8 @@ def _check_archive(path: Path) -> None:
                 if "/code/" in member.filename:  # TorchScript's, which torch refuses
                     continue
                 raise CheckpointError(
-                    f"{path} is no file of torch.save: {member.filename} in it is compressed, to who knows how much"
+                    f"{path} is not as torch.save writes it: {member.filename} in it is compressed, and could "
+                    "unpack to any size"
                 )
             try:
                 archive.read(member)
@@ -119,4 +120,4 @@ def _reason(message: str) -> str:
     if "weights_only" in message:
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         return f"is refused, because it needs more than torch's safe reader takes ({lines[-2]}): {_ADVICE}"
-    return f"is damaged, or no file of torch.save ({message.splitlines()[0]})"
+    return f"is damaged, or not a torch.save file ({message.splitlines()[0]})"

@@ -36,7 +36,7 @@ def fetch_hub(repository: str, screen: Screen) -> Path:
     """
     name, _, revision = repository.partition("@")
     if not _REPOSITORY.fullmatch(name):
-        raise CheckpointError(f"{HUB}{repository} names no repository of the hub: {HUB}OWNER/NAME would")
+        raise CheckpointError(f"{HUB}{repository} does not name a repository: write {HUB}OWNER/NAME")
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import tqdm

@@ -217,7 +217,7 @@ def _of_timm(path: Path) -> dict[str, Any]:
             **known,
         }
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged, or no configuration of timm's ({error})") from None
+        raise CheckpointError(f"{path} is damaged, or not a timm configuration ({error})") from None
 
 
 def _normalisation(described: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:

@@ -86,7 +86,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged, or no safetensors file ({error})") from None
+        raise CheckpointError(f"{path} is damaged, or not a safetensors file ({error})") from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}; name a run folder or an export") from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, or no JSON ({error})") from None
+        raise CheckpointError(f"{path} is damaged, or not JSON ({error})") from None
     if not isinstance(record, dict) or not isinstance(record.get("architecture"), dict):
         raise CheckpointError(f"{path} was not written by densekit: it has no architecture")
     version = record.pop("format", None)

@@ -94,7 +94,7 @@ def _listen(host: str, port: int) -> socket.socket:
         reason = str(error.strerror).partition(" (")[0]  # some Pythons add the address
         raise SettingsError(f"cannot listen on {host}, port {port} ({reason}): try another --host or --port") from None
     except UnicodeError:
-        raise SettingsError(f"cannot listen on {host}: it is no name of a host") from None
+        raise SettingsError(f"cannot listen on {host}: it is not a host name") from None
     # asyncio sets it for sockets that it opens itself: without it, every answer waits 40 ms for the client's next sign
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

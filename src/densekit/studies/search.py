@@ -189,11 +189,11 @@ def _reopen(out: str | Path | None, storage: str | None) -> tuple[StudyFolder, S
         raise SettingsError("resume needs the folder of the search: --out STUDY --resume")
     folder = StudyFolder(Path(out).expanduser())
     if not folder.plan.exists():
-        raise CheckpointError(f"{folder.path} holds no search: there is no {folder.plan.name} in it")
+        raise CheckpointError(f"{folder.path} is not the folder of a search: there is no {folder.plan.name} in it")
     try:
         plan = make_search_plan(**read_mapping(folder.plan, CheckpointError))
     except SettingsError as error:
-        raise CheckpointError(f"{folder.plan} is no search: {error}") from None
+        raise CheckpointError(f"{folder.plan} does not describe a search: {error}") from None
     if (None if storage is None else without_password(storage)) != plan.storage:
         raise SettingsError(f"the trials are in {plan.storage or folder.database}: resume with the same --storage")
     return folder, plan

@@ -117,7 +117,7 @@ def _reopen(out: str | Path | None) -> tuple[StudyFolder, Plan]:
         raise SettingsError("resume needs the folder of the study: --out STUDY --resume")
     folder = StudyFolder(Path(out).expanduser())
     if not folder.plan.exists():
-        raise CheckpointError(f"{folder.path} holds no study: there is no {folder.plan.name} in it")
+        raise CheckpointError(f"{folder.path} is not the folder of a study: there is no {folder.plan.name} in it")
     return folder, read_plan(folder.plan)
 
 

@@ -100,7 +100,7 @@ def without_password(url: str) -> str:
     try:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
-        raise SettingsError("the storage is no database URL, such as postgresql://user:password@host/name") from None
+        raise SettingsError("the storage is not a database URL such as postgresql://user:password@host/name") from None
 
 
 @contextmanager

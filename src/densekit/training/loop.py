@@ -82,7 +82,7 @@ def train_epoch(job: Job, interruption: Interruption) -> None:
                 _checkpoint(job)
                 saved = time.monotonic()
     if not progress.pictures:
-        raise TrainingError(f"no picture could be learned from in epoch {progress.epoch + 1}: {_first_lost(job)}")
+        raise TrainingError(f"no picture could be used in epoch {progress.epoch + 1}: {_first_lost(job)}")
 
 
 def finish_epoch(job: Job) -> None:

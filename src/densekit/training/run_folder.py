@@ -149,7 +149,7 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, TrainSettings]:
     run = RunFolder(Path(path).expanduser())
     if not run.settings.exists():
         why = f"there is no {run.settings.name} in it" if run.path.exists() else "nothing has been saved there yet"
-        raise CheckpointError(f"{run.path} holds no run: {why}")
+        raise CheckpointError(f"{run.path} is not a run folder: {why}")
     if not run.checkpoint.exists():
         with alone_in(run.path):  # else somebody may be about to write it
             raise CheckpointError(f"{run.path} has no checkpoint yet: delete the folder and start it again")

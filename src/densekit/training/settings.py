@@ -274,9 +274,9 @@ def read_mapping(path: Path, error_type: type[Exception]) -> dict[str, Any]:
     except OSError as error:
         raise error_type(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise error_type(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise error_type(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise error_type(f"{path} holds no settings: expected lines of NAME: VALUE")
+        raise error_type(f"{path} does not contain settings: expected lines of NAME: VALUE")
     return values
 
 
