@@ -1,5 +1,5 @@
-// What `rows.hpp` does with rows of bfloat16, where the processor rounds to it: with that instruction, which compilers
-// do not find by themselves, and with masks where a row ends between two vectors.
+// The steps of `rows.hpp` for bfloat16 on processors with an instruction that rounds to it, which compilers do not use by
+// themselves; masks handle the ends of rows that are not whole vectors.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace densekit {
 
-// Call body(channel, mask) for 16 channels at a time, and for the rest of them.
+// Call body(channel, mask) for 16 channels at a time, and for the remaining ones.
 template <class Body>
 void by_lanes(int64_t channels, Body body) {
   int64_t c = 0;
@@ -28,7 +28,7 @@ inline void store_lanes(__mmask16 mask, bfloat16* to, __m512 values) {
 }
 
 inline __m512 bnrelu_lanes(__m512 x, __m512 scale, __m512 shift) {
-  return _mm512_max_ps(_mm512_setzero_ps(), _mm512_fmadd_ps(x, scale, shift));  // in this order NaN passes
+  return _mm512_max_ps(_mm512_setzero_ps(), _mm512_fmadd_ps(x, scale, shift));  // in this order of operands NaN stays NaN
 }
 
 inline void copy_rows(Matrix<const float> from, Matrix<bfloat16> to, int64_t rows, int64_t channels) {
@@ -51,8 +51,8 @@ inline void bnrelu_rows(Matrix<const bfloat16> x, const float* scale, const floa
   });
 }
 
-// Two rows as one of pairs, which are two values of a channel; activated, unless there is no scale. Behind an odd number
-// of rows there are zeros. `Pair` is 32 bits, the first row's value in the lower ones.
+// Join every two rows to one of pairs, the two values of a channel, activated if there is a scale. An odd last row is
+// joined with zeros. `Pair` has 32 bits, with the first row's value in the lower ones.
 template <class Pair>
 void pair_rows(Matrix<const bfloat16> x, const float* scale, const float* shift, Matrix<Pair> out, int64_t rows,
                int64_t channels) {
@@ -70,7 +70,7 @@ void pair_rows(Matrix<const bfloat16> x, const float* scale, const float* shift,
     });
 }
 
-// 16 rows of 16 values of 32 bits, their columns as rows.
+// Transpose 16 rows of 16 values of 32 bits.
 inline void transpose(__m512i (&rows)[16]) {
   __m512i from[16];
   std::copy_n(rows, 16, from);
@@ -95,8 +95,8 @@ inline void transpose(__m512i (&rows)[16]) {
   }
 }
 
-// Channels as rows of so many pairs, a multiple of 16, which are two rows' values each; behind the last row there are
-// zeros.
+// Transpose x to a row of pairs for each channel, a pair being the values of two rows. The number of pairs is a multiple of
+// 16; after the last row they are zero.
 template <class Pair>
 void transpose_rows(Matrix<const bfloat16> x, Matrix<Pair> out, int64_t rows, int64_t pairs, int64_t channels) {
   for (int64_t first = 0; first < pairs; first += 16)
@@ -167,7 +167,7 @@ inline void bn_gradient_rows(Matrix<const bfloat16> gradient, Matrix<const bfloa
   });
 }
 
-// In the place of the general one.
+// Replaces the general version.
 #define DEFINE(ONTO_SOURCE, G)                                                                                         \
   template <>                                                                                                          \
   inline void drelu_rows<bfloat16, ONTO_SOURCE, G>(                                                                    \

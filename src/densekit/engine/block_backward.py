@@ -15,7 +15,7 @@ from densekit.engine.tile_steps import flat
 
 
 class _Gradient:
-    """The gradient of the block's features, (N, H, W, C), while layers add their parts.
+    """The gradient of the block's features, (N, H, W, C), to which the layers add theirs one after the other.
 
     Args:
         call: the block.
@@ -26,17 +26,17 @@ class _Gradient:
 
     def __init__(self, call: Call[Sequence[Layer]], features: Tensor, moments: Tensor, dout: Tensor):
         self.call, self.features, self.means = call, features, moments[0]
-        self.source = dout  # not ours to overwrite: the last layer adds to it on the way into the buffer
+        self.source = dout  # belongs to the caller: the last layer adds to it while it copies it into the buffer
         width = features.shape[-1] - growth(call.parts[-1])  # no layer reads the last layer's channels
         self.buffer = features.new_empty(*features.shape[:-1], width)
-        self.terms = torch.zeros_like(moments)  # of `RowSteps.bn_gradient`, summed over the layers so far
+        self.terms = torch.zeros_like(moments)  # for `RowSteps.bn_gradient`, summed over the layers so far
         self.deferred = False
 
     def finish(self, start: int, stop: int) -> Tensor:
-        """Return the gradient of channels to which all layers that read them have added."""
+        """Return the finished gradient of channels; every layer that reads them must have added its part."""
         part = self.source[..., start:stop]
         out = part.new_empty(part.shape)
-        if not self.deferred:  # nothing is taken back, not even zero times infinity
+        if not self.deferred:  # there is nothing to subtract; doing so would turn infinity into NaN
             return out.copy_(part)
         x, mean = self.features[..., start:stop], self.means[start:stop]
         terms, scale = self.terms[:, start:stop], torch.ones_like(mean)
@@ -78,7 +78,7 @@ def run_backward(
 def backward_by_autograd(
     call: Call[Sequence[Layer]], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
 ) -> list[Any]:
-    """As `run_backward`, in operations that autograd knows."""
+    """As `run_backward`, in operations that autograd can differentiate."""
     layers = [tensors for _, tensors, _, _ in _steps(call, kept[2:], wanted)]
     parameters = [tensor for layer, own in zip(call.parts, layers, strict=True) for tensor in own[: 3 * len(layer)]]
     first = dout.shape[1] - sum(map(growth, call.parts))
@@ -94,7 +94,7 @@ def backward_by_autograd(
         return features
 
     with torch.enable_grad():
-        x = kept[0][:, :first]  # the input is a part of the output, and derivatives go on into it from there
+        x = kept[0][:, :first]  # the input is a part of the output, and further derivatives reach it through that
     return gradients_by_autograd(compute, [x, *parameters], dout, wanted)
 
 

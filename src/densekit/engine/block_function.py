@@ -2,10 +2,10 @@
 
 All features of a block lie in one matrix (P, C): a row per pixel, the block's input first, then every layer's new
 channels. A layer reads the first columns and writes its own. Batch moments belong to a channel, not to a layer: they
-are taken once and shared. Nothing normalised is kept for the backward pass, and what the moments take back from a
-channel's gradient is summed over all layers that read it and applied once.
+are computed once and shared. Nothing normalised is kept for the backward pass. What the moments contribute to a
+channel's gradient is summed over all layers that read the channel, and subtracted once.
 
-Here and in the other steps, shapes are those of pictures: volumes, (N, C, D, H, W), have an axis more.
+Shapes here and in the other steps are those of pictures; volumes, (N, C, D, H, W), have one more axis.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def run_forward(call: Call[Sequence[Layer]], x: Tensor, *, keep: bool) -> tuple[
     N, c, *size = x.shape
     channels = c + sum(map(growth, call.parts))
     dtype = torch.promote_types(x.dtype, call.dtype)
-    # no view, so that what follows may work in place (without gradients: they need it as it is)
+    # not a view, so that what follows may change it in place (without gradients only: the backward pass needs it)
     out = torch.empty(N, channels, *size, dtype=dtype, device=x.device, memory_format=channels_last(x))
     features = out.movedim(1, -1)
     moments = torch.empty(2, channels, dtype=accumulation_dtype(dtype), device=x.device)

@@ -1,8 +1,7 @@
 """A dense layer, transition or stem in PyTorch's own operations, and its gradients by autograd.
 
-For what the fused backward pass cannot give: gradients to be differentiated again, whole batches of gradients at a
-time, and what tools want to see that look at every operation. It computes the forward pass once more, so it is
-somewhat slower than the stock modules.
+For what the fused backward pass does not support: gradients that are differentiated again, batched gradients, and tools
+that record every operation. It computes the forward pass once more, so it is somewhat slower than the stock modules.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from densekit.engine.parts import NormState
 
 
 def bnrelu(norm: NormState, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """Batch norm and ReLU, (N, C, H, W); with the batch's own moments where the norm trains, else with these."""
+    """Batch norm and ReLU, (N, C, H, W), with the batch's own moments if the norm trains, else with those given."""
     moments = (None, None) if norm.trains else (mean, var)
     return F.relu(F.batch_norm(x, *moments, gamma, beta, norm.trains, 0.0, norm.stored.eps))
 
@@ -34,14 +33,14 @@ def gradients_by_autograd(
     """Return the gradients of the inputs that are wanted, and None for the others.
 
     Args:
-        compute: of the inputs, in operations that autograd knows.
-        inputs: with the graphs that they come from, which derivatives of the gradients then go on into.
+        compute: the function of the inputs, in operations that autograd can differentiate.
+        inputs: tensors that may have graphs of their own, through which derivatives of the gradients continue.
         dout: gradient of what ``compute`` returns.
         wanted: whether the gradient of each input is wanted.
     """
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        # under names of their own: an input may have come from another, and that path is not ours
+        # fresh views: one input may depend on another, and gradients must not flow along that path
         inputs = [x.view_as(x) if wants else x.detach() for x, wants in zip(inputs, wanted, strict=True)]
         out = compute(*inputs)
         gradients = iter(torch.autograd.grad(out, list(compress(inputs, wanted)), dout, create_graph=again))

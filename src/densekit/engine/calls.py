@@ -35,7 +35,7 @@ class Call(Generic[Parts]):
 def statistics(call: Call[Any], norm: NormState, moments: Tensor | None, *, keep: bool) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance that a norm subtracts and divides by: the batch's, (2, c), if it trains.
 
-    Those that it has stored may change before a backward pass: what is to ``keep`` is a copy.
+    Stored ones may change before a backward pass, so those to ``keep`` for it are copies.
     """
     if not norm.trains:
         mean, var = norm.stored.mean, norm.stored.var
@@ -55,7 +55,7 @@ def update_running_statistics(call: Call[Any], count: int) -> None:
         call: after its forward pass.
         count: number of values per channel.
     """
-    times: Counter[nn.Module] = Counter()  # of a norm that several layers share, one after the other
+    times: Counter[nn.Module] = Counter()  # how often a norm has come up: layers may share one
     rounds: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
     for norm, mean, var in call.trained:
         momentum = norm.momentum
@@ -63,13 +63,13 @@ def update_running_statistics(call: Call[Any], count: int) -> None:
             momentum = 1 / float(norm.num_batches_tracked + times[norm] + 1)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        # as with PyTorch's own, no change that autograd would see: another graph may have kept them
+        # .data hides the change from autograd, as PyTorch's batch norm does: another graph may have saved the buffers
         pairs = (norm.running_mean.data, mean), (norm.running_var.data, var * (count / (count - 1)))
         rounds.setdefault((times[norm], momentum or 0.0), []).extend(pairs)
         times[norm] += 1
     buffers: list[Tensor] = []
-    updated: dict[int, Tensor] = {}  # by the buffer's address; none is written to while memory may run out
-    for (_, momentum), pairs in rounds.items():  # all at once: there are two for every norm of a block
+    updated: dict[int, Tensor] = {}  # by address; nothing is written while memory may still run out
+    for (_, momentum), pairs in rounds.items():  # in one call: there are two buffers for every norm of a block
         running, seen = zip(*pairs, strict=True)
         places = [buffer.data_ptr() for buffer in running]
         old = [updated.get(place, buffer).to(new.dtype) for place, (buffer, new) in zip(places, pairs, strict=True)]

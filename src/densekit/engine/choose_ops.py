@@ -31,12 +31,12 @@ class _CannotRun(Exception):  # noqa: N818 (no error: other steps take over)
     """The Triton kernels cannot run on this machine; the message says why."""
 
 
-_failures: list[CannotCompile] = []  # since `choose_ops` began to remember
+_failures: list[CannotCompile] = []  # behind choices that `choose_ops` has cached
 
 
 @cache
 def choose_ops(engine: str, device: str) -> Choice:
-    """Choose the implementation of the fused steps. Every call of a fused module asks, so the choice is remembered.
+    """Choose the implementation of the fused steps. The choice is cached, as every call of a fused module asks for it.
 
     Args:
         engine: one of `ENGINES`; "auto" takes the fastest that is proven on the device.
@@ -74,7 +74,7 @@ def choose_ops(engine: str, device: str) -> Choice:
 
 
 def choose_ops_anew(engine: str, device: str) -> Choice:
-    """As `choose_ops`, but what could not be compiled is tried again: a compiler that was stopped may succeed now."""
+    """As `choose_ops`, but compile again what failed before: a compiler that was stopped may succeed now."""
     if _failures:
         _failures.clear()
         choose_ops.cache_clear()
@@ -89,7 +89,7 @@ def _load_triton(device: str) -> TorchOps:
         major, minor = min(map(torch.cuda.get_device_capability, devices))
         if major < 8:
             raise _CannotRun(f"it needs compute capability 8.0, there is {major}.{minor}")
-    elif device != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":  # which is how it is tested without a device
+    elif device != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":  # how it is tested without a device
         raise _CannotRun("it needs a CUDA device, with the network on it")
     try:
         from densekit.engine.ops_triton import TritonOps
@@ -99,7 +99,7 @@ def _load_triton(device: str) -> TorchOps:
     try:
         one = torch.ones(1, 1, device=device)
         ops.bnrelu(one, one[0], one[0], out=one)
-    except Exception as reason:  # a missing C compiler, an old driver: whatever it is would stop every step
+    except Exception as reason:  # a missing C compiler, an old driver: any of it would stop every step
         raise _CannotRun(f"a first kernel failed: {str(reason).strip().partition(chr(10))[0]}") from reason
     return ops
 

@@ -38,7 +38,7 @@ _SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("steps", "pool"
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 logger = logging.getLogger("densekit.engine")
-_one_thread = Lock()  # compiles, and the others take what it made
+_one_thread = Lock()  # one thread compiles, the others wait for its library
 
 
 class CannotCompile(Exception):  # noqa: N818 (no error: other steps take over)
@@ -50,8 +50,9 @@ def load_steps() -> ctypes.CDLL:
     """Return the compiled steps; the first time on a machine this takes 11 to 17 s on two cores.
 
     The compiler is ``$CXX``, or else c++, g++ or clang++. The library is kept in the platform's cache folder, under a
-    name made of all that went into it, and with a checksum, because half a file would kill the process that loads it;
-    where others could write there, or nothing can be loaded from there, it is compiled for this process alone.
+    name that is a hash of everything that went into it, and with a checksum, because loading an incomplete file would
+    kill the process. If others can write to that folder, or nothing can be loaded from it, the library is compiled for
+    this process alone.
 
     Raises:
         CannotCompile: no compiler, or one that fails.
@@ -82,7 +83,7 @@ def load_steps() -> ctypes.CDLL:
 
 
 def _is_mine(path: Path) -> bool:
-    """Whether nobody else can have written what would be run from here; where it is only too open, close it."""
+    """Whether only this user can have written ``path``; a folder of this user's that others may write to is closed."""
     if not hasattr(os, "geteuid"):
         return True
     about = path.stat()
@@ -131,7 +132,7 @@ def _compile(compiler: list[str], path: Path) -> None:
             least = Path(scratch, "least.cpp")
             least.write_text("#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n")
             knows_openmp = _make_library([*command, "-fopenmp"], [least], Path(scratch, "least.so")).returncode == 0
-        if not knows_openmp:  # as Apple's; else it was stopped, or the disk was full: the next try may succeed
+        if not knows_openmp:  # like Apple's; else it was stopped or the disk was full: a later try may succeed
             result = _make_library(command, _SOURCES, path)
     if result.returncode:
         first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
@@ -140,7 +141,7 @@ def _compile(compiler: list[str], path: Path) -> None:
 
 
 def _make_library(command: list[str], sources: list[Path], path: Path) -> subprocess.CompletedProcess[str]:
-    """Compile sources at the same time and link them; what is returned is the result of the first step that failed."""
+    """Compile the sources in parallel and link them; return the first step that failed, or else the last."""
     run = partial(subprocess.run, capture_output=True, text=True)
     with tempfile.TemporaryDirectory(prefix="densekit-") as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [f"{scratch}/{source.stem}.o" for source in sources]

@@ -57,7 +57,7 @@ void densekit::bnrelu_convolve_gradient(const ConvolutionSize& size, Pixels<cons
 
 namespace {
 
-// What is not finite stays in its own places only so.
+// By the definition: NaN and infinity reach only the weights whose sums contain them.
 template <class T>
 void weight_gradient_by_definition(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
                                    Activation<T> activation, Kernels<Acc<T>> weights) {

@@ -1,9 +1,8 @@
-// The 3x3 convolution by its definition, in tiles: a product for each of its nine taps, whose sums stay in registers.
+// The 3x3 convolution by its definition, in AMX's tiles: a product for each of its nine taps, with the sums in registers.
 //
-// Pixels of a block of lines lie one after the other with zeros around them, so that those that a tap takes for pixels
-// that follow one another follow one another too, 16 to a tile. What is computed in the place of those zeros is left
-// unread. A block goes through all of it while it is in the second-level cache: batch norm and ReLU of its pixels, the
-// products, and what becomes of the result.
+// The pixels of a block of lines are stored consecutively with zeros around them, so that the 16 pixels of a tile are still
+// consecutive when a tap shifts them. The results at the zeros are computed too, but not read. A block stays in the
+// second-level cache from batch norm and ReLU of its pixels over the products to the steps on the result.
 
 #pragma once
 
@@ -15,7 +14,7 @@ namespace densekit::direct {
 
 struct Part {  // the lines of a block that belong to one picture
   int64_t picture, top, lines;
-  int64_t slot;  // of its first line; that before it, and that behind its last, are a border
+  int64_t slot;  // of its first line; the slots before it and after its last line are border
 };
 
 // How pictures are divided into blocks of lines.
@@ -23,7 +22,7 @@ struct Grid {
   int64_t H, W, all;     // lines of all pictures
   int64_t lines, count;  // of a block; blocks
 
-  // As many lines as the cache holds the wider of pixels and result of, and the same number of blocks for every thread.
+  // As many lines as fit into the cache, as pixels or results, so that every thread gets the same number of blocks.
   explicit Grid(const ConvolutionSize& size) : H(size.H), W(size.W), all(size.N * size.H) {
     const int64_t bytes = sizeof(float) * (W + 1) * spread<float>(std::max(size.in, size.out));
     const int64_t most = std::max<int64_t>(1, (1 << 19) / bytes) * size.threads;
@@ -32,7 +31,7 @@ struct Grid {
     count = (all + lines - 1) / lines;
   }
 
-  int64_t step() const { return W + 1; }  // from line to line: one border serves two of them
+  int64_t step() const { return W + 1; }  // from line to line, which share a border
   int64_t place(int64_t slot, int64_t column) const { return 1 + slot * step() + column; }
   int64_t most_slots() const { return lines + lines / H + 4; }
 
@@ -56,8 +55,7 @@ class Input {
       : size_(size), grid_(grid), width_(spread<bfloat16>(size.in)),
         pixels_((grid_.place(grid.most_slots(), 0) + 2 * kTile) * width_) {}
 
-  // With the lines above and below that a picture has there, or without; in both cases there are zeros around. Return
-  // the number of places.
+  // Read a block, with the neighbouring lines of its pictures or with zeros instead. Return the number of places.
   int64_t read(Pixels<const bfloat16> x, Activation<bfloat16> activation, int64_t block, bool neighbours) {
     const int64_t slots = grid_.for_parts(block, [&](Part part) {
       for (int64_t i = -1; i <= part.lines; ++i) {
@@ -92,7 +90,7 @@ class Input {
   Scratch<bfloat16> pixels_;
 };
 
-struct Taps {  // pixels one after the other, from each of which a tile at a depth is so many values away
+struct Taps {  // consecutive pixels; `away` is the offset in values from a pixel to its operands at each tile of the depth
   const bfloat16* data;
   int64_t row;
   const int64_t* away;
@@ -139,7 +137,7 @@ void convolve(const ConvolutionSize& size, Pixels<const bfloat16> x, Activation<
   });
 }
 
-// Returns false if something is not finite, which zeros around the pixels would spread.
+// Returns false if a result is not finite: the zeros around the pixels may have turned infinity into NaN elsewhere.
 inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> dy, Pixels<const bfloat16> x,
                             Activation<bfloat16> activation, Kernels<float> weights) {
   const Grid grid(size);
@@ -147,7 +145,7 @@ inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> 
   const int64_t width = spread<float>(size.in), rows = whole_tiles<bfloat16>(size.out), plane = rows * width;
   const Scratch<float> sums(size.threads * 9 * plane);
   const int64_t most = operands<bfloat16>(grid.place(grid.most_slots(), 0));
-  // so many zeros before and behind, for what a tap moves
+  // zeros before and after, as a tap shifts the pixels
   const int64_t border = (grid.step() / 2 + 1 + kTile) / kTile * kTile, over_width = spread<Pair>(most + 2 * border);
   std::atomic<bool> finite = true;
   const auto make = [&] {

@@ -31,7 +31,7 @@ from densekit.engine.pooled_functions import STEM, TRANSITION
 from densekit.engine.step_aside import OtherInput, StepAside, check_call
 from densekit.errors import SettingsError
 
-# Tensors that only carry along what they show and where it comes from, as MONAI's and fastai's loaders make them.
+# Tensor subclasses of MONAI's and fastai's loaders that only carry information about the picture.
 _LABELLED = {
     "monai.data.meta_tensor.MetaTensor",
     "fastai.torch_core.TensorImage",
@@ -42,7 +42,7 @@ _LABELLED = {
 class Fused(nn.Module):
     """What a stock module becomes: the same object, of a class derived from this one and from its own.
 
-    So it stays all that others know it by: children, parameters and hooks, and an instance of its stock class.
+    It keeps its children, parameters and hooks, and stays an instance of its stock class.
 
     Attributes:
         stock: the class that it had before. Where the fused path cannot compute a call, its ``forward`` does.
@@ -58,7 +58,7 @@ class Fused(nn.Module):
 
     @classmethod
     def take_over(cls, module: nn.Module, engine: str) -> None:
-        """Let a stock module compute with the fused steps; one that does already, with another implementation."""
+        """Let a stock module compute with the fused steps; of a fused one, change the engine."""
         if not isinstance(module, Fused):
             module.__class__ = _fused_class(cls, type(module))
             module.__dict__["ran"] = None
@@ -66,40 +66,40 @@ class Fused(nn.Module):
 
     @classmethod
     def is_own_class(cls) -> bool:
-        """Whether this class was made here, and not by others of one that was."""
+        """Whether this class was made here, and is not derived from such a class by others."""
         return "stock" in cls.__dict__
 
     def restore(self) -> None:
-        """Give the module the class back that it had before; its own must have been made here."""
+        """Give the module its stock class back; its present class must have been made here."""
         del self.engine, self.ran
         self.__class__ = self.stock  # pyright: ignore[reportAttributeAccessIssue] (once it was nothing else)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by the two classes that its own is made of; one that others made of that by itself."""
+        """Copy and pickle by the two base classes, as the class is made at run time; derived classes by themselves."""
         if not self.is_own_class():
             return copyreg.__newobj__, (type(self),), self.__getstate__()  # pyright: ignore[reportAttributeAccessIssue]
         (kind,) = (base for base in type(self).__bases__ if issubclass(base, Fused))
         return _new, (kind, self.stock), self.__getstate__()
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Return what TorchScript compiles in the place of this module: the same as a stock one."""
+        """Return the stock module that TorchScript compiles in place of this one."""
         module = self.stock.__new__(self.stock)
         module.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("engine", "ran")})
         return module
 
     def extra_repr(self) -> str:
-        """Say what it is a fused one of, and what runs."""
+        """Name the stock class, and what runs."""
         origin = f"{self.stock.__module__.partition('.')[0]} {self.stock.__name__}"
         return f"of {origin}, engine={self.engine}, ran={self.ran}"
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the stock module would return, in channels-last memory where the fused path ran."""
-        if not isinstance(self, Fused):  # unfused, while a wrapper of this method stayed
+        if not isinstance(self, Fused):  # it was unfused, but a wrapper of this method is still in place
             return type(self).forward(self, input)
         return self.run(input)
 
     def run(self, x: Tensor) -> Tensor:
-        """Compute what is fused of the module: all of it, as a rule."""
+        """Compute the part of the module that is fused; except for stems that is all of it."""
         if torch.compiler.is_compiling():  # the compiler fuses the stock modules in its own way
             return self.run_stock(x)
         if type(x) is not Tensor and qualified_name(x) in _LABELLED:
@@ -115,7 +115,7 @@ class Fused(nn.Module):
             log_once(logging.WARNING, f"a fused {self.stock.__name__} runs as stock modules: {reason}")
         else:
             return self._run_fused(x, choice, parts, parameters)
-        return self.run_stock(x)  # here, so that an error of its own comes alone
+        return self.run_stock(x)  # outside the handler, so that its errors are not chained to the reason
 
     def _run_fused(self, x: Tensor, choice: Choice, parts: Any, parameters: Sequence[Tensor]) -> Tensor:
         call = Call(choice.ops, parts, compute_dtype(x))
@@ -125,7 +125,7 @@ class Fused(nn.Module):
         return out
 
     def run_stock(self, x: Tensor) -> Tensor:
-        """Compute the same by the stock modules."""
+        """Compute the same with the stock modules."""
         return super().forward(x)
 
     def read(self, x: Tensor) -> tuple[Any, Sequence[Tensor]]:
@@ -145,7 +145,7 @@ def _of_init_features(self: Fused, init_features: Tensor) -> Tensor:
     return Fused.forward(self, init_features)
 
 
-# The stock classes have other names for their input than Sequential: keyword calls and exporters use them.
+# `forward` by the stock class's name for the input, which keyword calls and exporters use.
 _NAMED = {"x": _of_x, "init_features": _of_init_features}
 
 
@@ -161,7 +161,7 @@ def _new(kind: type[Fused], stock: type[nn.Module]) -> Fused:
 
 
 def _without_label(module: Fused, x: Tensor) -> Tensor:
-    """What the label's own class calls, before it labels the result."""
+    """Compute on the plain tensor; the subclass then wraps the result."""
     return module.run(x.as_subclass(Tensor))
 
 
@@ -202,9 +202,9 @@ class FusedTransition(Fused):
 
 
 class FusedStem(Fused, nn.Sequential):
-    """All features of a network, of which it fuses norm, ReLU and max-pooling behind the first convolution.
+    """The features of a network, with the norm, ReLU and max-pooling after the first convolution fused.
 
-    Keeps the convolution's output for the backward pass and a byte for each pooled value.
+    Keeps the convolution's output and a byte per pooled value for the backward pass.
     """
 
     passes = STEM
@@ -219,7 +219,7 @@ class FusedStem(Fused, nn.Sequential):
         return x
 
     def steps(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """Yield the modules one after the other by name, and in the place of the stem what computes it at once."""
+        """Yield the modules in order by name, with the stem as a single step."""
         stem = stem_names(self)
         for name, module in self._modules.items():
             if name not in stem:
@@ -228,7 +228,7 @@ class FusedStem(Fused, nn.Sequential):
                 yield name, self.run
 
     def run_stock(self, x: Tensor) -> Tensor:
-        """Compute norm, ReLU and pooling by the stock modules."""
+        """Compute norm, ReLU and pooling with the stock modules."""
         for name in stem_names(self):
             x = self.get_submodule(name)(x)
         return x
@@ -240,7 +240,7 @@ class FusedStem(Fused, nn.Sequential):
         return norm, norm.parameters
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one of the modules, or a stock Sequential of some, in which the stem may be cut in two."""
+        """Return one of the modules, or a stock Sequential of a slice of them, which may cut the stem in two."""
         if isinstance(index, slice):
             return self.stock(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)

@@ -11,8 +11,8 @@ from densekit.engine.calls import Call, without_autocast
 from densekit.engine.step_aside import can_run_fused
 
 Backward = Callable[[Call[Any], Sequence[Tensor], Tensor, Sequence[bool]], list[Any]]
-"""Of a call: from what was kept for it and the gradient of the output to those of the input and of each parameter,
-where they are wanted."""
+"""Takes a call, what the forward pass kept, the gradient of the output and which gradients are wanted; returns those of
+the input and of each parameter, or None."""
 
 
 class Passes(NamedTuple):
@@ -22,8 +22,8 @@ class Passes(NamedTuple):
         forward: of a call, the input, and whether there will be a backward pass: the output, and what that needs,
             the call's parameters among it. Running statistics are left as they are: ``call.trained`` then holds what
             they are to be updated with.
-        backward: takes what was kept as it is, and leaves it so.
-        by_autograd: the same in operations that autograd knows.
+        backward: the backward pass; it does not modify what was kept.
+        by_autograd: the same in operations that autograd can differentiate.
     """
 
     forward: Callable[..., tuple[Tensor, list[Tensor]]]

@@ -1,6 +1,6 @@
 // A whole layer of the fused dense block on a CPU, forward and backward: batch norm, ReLU, 1x1 convolution, batch norm,
-// ReLU, 3x3 convolution. What its steps need is made of the layer's parameters here: in Python that takes longer than the
-// steps do for a few small pictures.
+// ReLU, 3x3 convolution. The arguments of its steps are computed from the layer's parameters here: for a few small pictures
+// that takes longer than the steps themselves in Python.
 
 #include <cmath>
 
@@ -30,13 +30,13 @@ class Affine {
     return {scale(), scale() + channels_};
   }
 
-  // Of the norm's weight and bias, from the sums of `drelu_rows`.
+  // The gradients of the norm's weight and bias, from the sums of `drelu_rows`.
   void gradients(const A* sums, A* weight, A* bias) const {
     std::copy_n(sums, channels_, bias);
     for (int64_t c = 0; c < channels_; ++c) weight[c] = sums[channels_ + c] / values_[c];
   }
 
-  // Add what the moments of so many values take back from the gradient, the two terms of `bn_gradient`.
+  // Add the two terms of `bn_gradient` that stem from the moments of so many values.
   void add_terms(const A* sums, int64_t count, Matrix<A> terms) const {
     for (int64_t c = 0; c < channels_; ++c) {
       terms.row(0)[c] += scale()[c] * sums[c] / A(count);
@@ -49,7 +49,7 @@ class Affine {
   int64_t channels_;
 };
 
-// Weights in the type to multiply in.
+// Weights in the type T of the products.
 template <class T>
 class Cast {
  public:
@@ -67,12 +67,12 @@ class Cast {
   const T* data_;
 };
 
-// A layer's parameters: as they are stored, and as the steps want them.
+// A layer's parameters as stored, and the sizes of its steps.
 template <class T>
 struct Layer {
   using A = Acc<T>;
   int64_t N, H, W, in, middle, out;
-  bool wide;  // whether weights are of the type of sums, and not of that to multiply in
+  bool wide;  // whether the weights are stored in the type of sums and not in T
   int threads;
   Norm<A> norm, norm2;
   const void *matrix, *kernels;
@@ -82,9 +82,9 @@ struct Layer {
   ConvolutionSize convolution() const { return {N, H, W, middle, out, threads}; }
 };
 
-// As many pictures as stay in the cache go through at a time, and `z` is room for their product, or `keeps` all of it. Where
-// `moments2` are given, they are measured and used instead of the second norm's; `moments` are those of the result. Either
-// takes all pictures at a time.
+// So many `pictures` are processed at a time. `z` is space for their product, or, with `keeps`, for that of all pictures. If
+// `moments2` is given, the product's moments are stored there and used instead of the second norm's; `moments` receives those
+// of the result. Both require all pictures to be processed at a time.
 template <class T>
 void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixels<T> out, T* z, Acc<T>* moments2,
            Acc<T>* moments) {
@@ -112,15 +112,15 @@ void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixe
   if (moments) std::copy(seen.begin(), seen.end(), moments);
 }
 
-// Where the gradients of the parameters go; those of the matrix and of the kernels may be null.
+// Where to store the gradients of the parameters; those of the matrix and of the kernels may be null.
 template <class A>
 struct Gradients {
   A *weight, *bias, *matrix, *weight2, *bias2;
   Kernels<A> kernels;
 };
 
-// `d` is room for the gradient of z. The gradient of x is added to `source` and goes to `out`, or nowhere; what the moments take
-// back from it is added to `terms`, or not. `trains2` says whether the second norm's moments are the batch's.
+// `d` is space for the gradient of z. `out` receives `source` plus the gradient of x, and `terms` is increased by the terms of
+// the moments; both may be null. `trains2` says whether the second norm's moments are the batch's.
 template <class T>
 void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pixels<const T> x, Pixels<const T> z,
                     Pixels<T> d, Matrix<const T> source, Matrix<T> out, Gradients<Acc<T>> gradients,

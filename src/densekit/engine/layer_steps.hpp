@@ -1,5 +1,5 @@
-// The steps that a layer is made of, and what they are given. Those that define them include this too, so that the compiler
-// compares.
+// Declares the steps of a layer and their argument types. The files that define the steps include this too, so that the
+// compiler checks that they agree.
 
 #pragma once
 
@@ -47,7 +47,7 @@ struct Kernels {  // (out, in, 3, 3), in any memory layout
   Kernels channels(int64_t first) const { return {data + first * strides[1], strides}; }
 };
 
-// steps.cpp. Without terms only the scale is applied: not even zero times infinity is taken back.
+// steps.cpp. Without terms only the scale is applied; subtracting zero times infinity would give NaN.
 template <class T>
 void bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean,
                  const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out);

@@ -1,4 +1,4 @@
-// Products of matrices that lie in the cache, and the vectors they are made of.
+// Products of matrices in the cache, and the vector types they use.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace densekit {
 
-// Bytes of a vector; and rows of a product, by 2 vectors, whose sums fit into the registers with the operands of a step.
+// Bytes of a vector; and rows (by 2 vectors) of a product whose sums fit into the registers together with the operands.
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kRows = 12;
 #elif defined(__AVX__)
@@ -16,11 +16,11 @@ constexpr int kVectorBytes = 32, kRows = 6;
 constexpr int kVectorBytes = 16, kRows = 6;
 #endif
 
-struct Pair {  // two values that follow one another in the depth of a product
+struct Pair {  // two values that are neighbours along the depth of a product
   bfloat16 first, second;
 };
 
-// What products are made of: pairs where the processor multiplies them, otherwise values of the type of the sums.
+// The operands of products: pairs if the processor can multiply them, otherwise values of the type of the sums.
 #ifdef __AVX512BF16__
 template <class T>
 constexpr bool kPairs = std::is_same_v<T, bfloat16>;
@@ -35,7 +35,7 @@ using Operand = std::conditional_t<kPairs<T>, Pair, Acc<T>>;
 template <class T>
 constexpr int64_t kDepth = kPairs<T> ? 2 : 1;  // values of an operand
 
-// Whether products are computed in tiles of 16 rows and 16 operands (tiles.hpp), which this process must have been allowed.
+// Whether products are computed in AMX's tiles of 16 rows and 16 operands (tiles.hpp), which the process must be allowed.
 #if defined(MAY_USE_TILES) && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
 #define HAS_TILES
 template <class T>
@@ -52,13 +52,13 @@ int64_t operands(int64_t values) {
   return kTiles<T> ? (number + kTile - 1) / kTile * kTile : number;
 }
 
-// So many rows, and those that a tile has behind them.
+// The number of rows rounded up to whole tiles.
 template <class T>
 int64_t whole_tiles(int64_t rows) {
   return kTiles<T> ? (rows + kTile - 1) / kTile * kTile : rows;
 }
 
-// Operand `number` of `count` values that are `step` apart; behind the last there are zeros.
+// Operand `number` of `count` values that are `step` apart; values past the last are zero.
 template <class T>
 Operand<T> operand(const T* values, int64_t step, int64_t number, int64_t count) {
   const auto value = [=](int64_t place) { return place < count ? values[place * step] : T{}; };
@@ -71,7 +71,7 @@ Operand<T> operand(const T* values, int64_t step, int64_t number, int64_t count)
 template <class T>
 struct VectorOf {
   typedef std::conditional_t<std::is_same_v<T, Pair>, uint32_t, T> type __attribute__((vector_size(kVectorBytes)));
-  typedef type in_memory __attribute__((aligned(sizeof(T)), may_alias));  // where no vector need begin
+  typedef type in_memory __attribute__((aligned(sizeof(T)), may_alias));  // at any address
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
@@ -93,7 +93,7 @@ int64_t whole_vectors(int64_t values) {
   return (values + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// At least so many values, and an odd number of cache lines: steps of this length use all sets of a cache.
+// At least so many values, rounded up to an odd number of cache lines: rows this far apart use all sets of a cache.
 template <class T>
 int64_t spread(int64_t values) {
   constexpr int64_t line = 64 / sizeof(T);
@@ -107,13 +107,13 @@ struct Strided {  // element (i, j) is data[i * row + j * column]
   const T* at(int64_t i, int64_t j) const { return data + i * row + j * column; }
 };
 
-// The values of rows as operands; the stride is a multiple of kDepth, and there are zeros behind the last value.
+// The values of rows as operands; the stride is a multiple of kDepth, and the last value is followed by zeros.
 template <class T>
 Strided<Operand<T>> along_rows(const Scratch<Value<T>>& rows, int64_t stride) {
   return {reinterpret_cast<const Operand<T>*>(rows.data()), stride / kDepth<T>, 1};
 }
 
-// Zeros behind the last value of each row, where operands hold more of them.
+// Put zeros after the last value of each row, up to a whole number of operands.
 template <class T>
 void finish_operands(Matrix<Value<T>> rows, int64_t number, int64_t channels) {
   for (int64_t row = 0; row < number; ++row)
@@ -130,8 +130,8 @@ struct Panels {  // column j of row i is data[j / kPanel * panel + i * row + j %
   static Panels of(Matrix<const T> matrix) { return {matrix.data, matrix.stride, kPanel<T>}; }
 };
 
-// A matrix (depth, columns) in panels one after the other, each (depth, kPanel), zero behind the last column: walking down
-// a panel touches neighbouring memory only.
+// A matrix (depth, columns) as consecutive panels, each (depth, kPanel), with zeros after the last column: walking down a
+// panel touches neighbouring memory only.
 template <class T>
 class Packed {
  public:
@@ -149,7 +149,7 @@ class Packed {
     }
   }
 
-  // From a column on that begins a panel.
+  // From a column on, which must be the first of a panel.
   Panels<T> panels(int64_t column = 0) const { return {&values_[column * depth_], kPanel<T>, kPanel<T> * depth_}; }
 
  private:

@@ -40,5 +40,5 @@ def norm_gradients(sums: Tensor, norm: Affine, like: Tensor) -> tuple[Tensor, Te
 
 
 def moment_terms(sums: Tensor, norm: Affine, count: int) -> Tensor:
-    """Return what the batch's mean and variance take back from the gradient: the terms of `RowSteps.bn_gradient`."""
+    """Return the terms of `RowSteps.bn_gradient`: the parts of the gradient due to the batch's mean and variance."""
     return torch.stack([norm.scale * sums[0] / count, norm.scale * sums[1] / (norm.std * norm.std * count)])

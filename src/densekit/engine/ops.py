@@ -1,4 +1,4 @@
-"""A whole layer of the fused dense block, forward and backward: what an implementation of the engine computes."""
+"""A whole layer of the fused dense block, forward and backward: the interface of the engine's implementations."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from densekit.engine.tile_steps import TileSteps, convolve, flat, kernels_like, 
 
 
 class Bottleneck(NamedTuple):
-    """The parameters of a layer as they are stored: BN, ReLU, 1x1 convolution, BN, ReLU, 3x3 convolution.
+    """A layer's parameters as stored: BN, ReLU, 1x1 convolution, BN, ReLU, 3x3 convolution.
 
     Attributes:
         norm: of the features (c,).
@@ -27,15 +27,15 @@ class Bottleneck(NamedTuple):
 
 
 BottleneckGradients = list[Tensor | None]
-"""Of the first norm's scale and shift, the 1x1 convolution's weight, the second norm's two, and the 3x3 convolution's
-weight: each of the type that it is stored in, and None of a weight that nobody wants it of."""
+"""Gradients of the first norm's scale and shift, the 1x1 weight, the second norm's scale and shift, and the 3x3 weight,
+each in the type of its parameter; None for a weight whose gradient is not wanted."""
 
 
 class TorchOps(TileSteps, PoolSteps):
-    """The engine in plain PyTorch. Other implementations derive from this one and replace what they do faster.
+    """The engine in plain PyTorch. Other implementations derive from it and override what they do faster.
 
     Attributes:
-        name: what reports call the implementation.
+        name: the implementation's name in reports.
     """
 
     name = "torch"
@@ -49,8 +49,8 @@ class TorchOps(TileSteps, PoolSteps):
             layer: the parameters.
             x: (N, H, W, c), pixels may be strided.
             out: (N, H, W, k), where the new features go; pixels may be strided.
-            dtype: to multiply in.
-            trains: whether the second norm takes the product's own moments, and not those that are stored.
+            dtype: of the convolutions.
+            trains: whether the second norm uses the product's own moments instead of the stored ones.
             measure: whether the moments of the new features are wanted.
 
         Returns:
@@ -77,18 +77,18 @@ class TorchOps(TileSteps, PoolSteps):
         wants_weight: bool,
         wants_weight2: bool,
     ) -> BottleneckGradients:
-        """Differentiate `layer`, and add the gradient of ``x`` to what there is of it.
+        """Differentiate `layer`, and add its part to the gradient of ``x``.
 
         Args:
-            layer: the parameters; the norms with the moments that they took in the forward pass.
-            dy: (N, H, W, k) gradient of the new features, of the type to multiply in.
+            layer: the parameters; the norms with the moments that they used in the forward pass.
+            dy: (N, H, W, k) gradient of the new features, in the type of the convolutions.
             x: (N, H, W, c), as in the forward pass.
             z: (N, H, W, m), the product.
             trains: whether the second norm's moments are the product's own.
             source: (N, H, W, c) gradient of ``x`` so far.
-            out: (N, H, W, c), becomes the gradient with this layer's part; None where nobody wants it.
-            terms: (2, c), to which what the moments of ``x`` take back is added, see `RowSteps.bn_gradient`; None
-                where they are not those of the batch.
+            out: (N, H, W, c), becomes the gradient with this layer's part; None if it is not wanted.
+            terms: (2, c), to which the terms that stem from the moments of ``x`` are added, see `RowSteps.bn_gradient`;
+                None if those are not the batch's.
             wants_weight: whether the gradient of the 1x1 convolution's weight is wanted.
             wants_weight2: whether that of the 3x3 convolution's is.
         """
@@ -116,10 +116,10 @@ class TorchOps(TileSteps, PoolSteps):
         ]
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
-        """Compute a layer with fixed statistics, keeping nothing; arguments are those of `layer`.
+        """Compute a layer with fixed statistics and keep nothing; the arguments are those of `layer`.
 
         In float32 and float64 the second scale is folded into the weight. Half types would round the weight a second
-        time, so there the product is scaled instead.
+        time, so the product is scaled instead.
         """
         _, scale, shift = affine(*layer.norm)
         _, scale2, shift2 = affine(*layer.norm2)

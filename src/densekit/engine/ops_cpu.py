@@ -16,7 +16,7 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
     """The compiled steps. What the library lacks (float16, mixed types) runs as in `TorchOps`."""
 
     name = "cpu"
-    tile_values = 1 << 20  # float32: 4 MiB, so that what a tile needs stays in the last-level cache
+    tile_values = 1 << 20  # float32: 4 MiB, so that a tile's data stays in the last-level cache
 
     def bnrelu_product(
         self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
@@ -174,7 +174,7 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
 
 
 def _stored(layer: Bottleneck, dtype: torch.dtype) -> Bottleneck:
-    """Return the parameters without gaps, of the type of sums; weights of another type in ``dtype``, to multiply in."""
+    """Return the parameters contiguous and in the accumulation type; weights of another type in ``dtype``."""
     wide = accumulation_dtype(dtype)
     norm, norm2 = (_vectors(norm, wide) for norm in (layer.norm, layer.norm2))
     weight, weight2 = layer.weight, layer.weight2
@@ -187,13 +187,13 @@ def _stored(layer: Bottleneck, dtype: torch.dtype) -> Bottleneck:
 
 def _vectors(norm: Norm, dtype: torch.dtype) -> Norm:
     if all(vector.dtype == dtype and vector.is_contiguous() for vector in norm[:4]):
-        return norm  # at once: for one small picture, calls that change nothing take longer than a layer
+        return norm  # for one small picture, calls that change nothing would take longer than a layer
     weight, bias, mean, var = (vector.to(dtype).contiguous() for vector in norm[:4])
     return Norm(weight, bias, mean, var, norm.eps)
 
 
 def _tensors(layer: Bottleneck) -> tuple[Tensor, ...]:
-    """Return what a layer learns, in the order of `BottleneckGradients`."""
+    """Return a layer's trainable tensors in the order of `BottleneckGradients`."""
     return *layer.norm[:2], layer.weight, *layer.norm2[:2], layer.weight2
 
 
@@ -204,6 +204,6 @@ def _parameters(layer: Bottleneck) -> tuple[Any, ...]:
 
 
 def _layer_size(layer: Bottleneck, x: Tensor) -> tuple[int, ...]:
-    """Return whether weights are of the type of sums where ``x`` is not, sizes, and threads to share them."""
+    """Return whether the weights' type is wider than that of ``x``, the sizes, and the number of threads."""
     m, k = len(layer.weight), len(layer.weight2)
     return layer.weight.dtype != x.dtype, *x.shape, m, k, torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The steps of the fused dense block on a CUDA device: Triton's kernels, but for 3x3 convolutions and stems."""
+"""The steps of the fused dense block on a CUDA device: Triton kernels, except for 3x3 convolutions and stems."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +14,8 @@ from densekit.engine.tile_steps import convolve, flat, kernels_like
 class TritonOps(TorchOps):
     """Steps that pass over the rows once, without waiting for the device; float64 runs as in `TorchOps`.
 
-    Matrices of a half type and of float32 may be mixed. Products of float32 are computed as PyTorch computes the 1x1
-    convolutions that they replace: in TF32, unless ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
+    Matrices of a half type and of float32 may be mixed. Products of float32 have the precision of the 1x1 convolutions
+    that they replace: TF32, unless ``torch.backends.cudnn.conv.fp32_precision`` says otherwise.
     """
 
     name = "triton"
@@ -108,7 +108,7 @@ class TritonOps(TorchOps):
     def layer(
         self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As `TorchOps.layer`; nothing is launched for vectors alone, of which there would be dozens in a layer."""
+        """As `TorchOps.layer`, without the dozens of launches that vectors would take."""
         weight = layer.weight.to(dtype).flatten(1)
         if not launch.fits(flat(x), weight, flat(out)):
             return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
@@ -125,7 +125,7 @@ class TritonOps(TorchOps):
         return z, seen2, None
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
-        """As `TorchOps.infer_layer`; what the 3x3 convolution reads is all that leaves the chip."""
+        """As `TorchOps.infer_layer`; only the input of the 3x3 convolution is written to memory."""
         weight = layer.weight.to(dtype).flatten(1)
         if not launch.fits(flat(x), weight, flat(out)):
             super().infer_layer(layer, x, out, dtype)
@@ -148,7 +148,7 @@ class TritonOps(TorchOps):
         wants_weight: bool,
         wants_weight2: bool,
     ) -> BottleneckGradients:
-        """As `TorchOps.layer_backward`; nothing is launched for vectors alone, but their gradients."""
+        """As `TorchOps.layer_backward`; of vectors only the gradients take launches of their own."""
         matrix, rows = layer.weight.to(dy.dtype).flatten(1), flat(z)
         onto = flat(source), None if out is None else flat(out)
         if not (launch.holds(dy, matrix) and launch.fits(flat(x), rows, matrix, *onto)):

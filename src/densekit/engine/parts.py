@@ -1,7 +1,7 @@
-"""What a stock dense block, transition or stem is made of, and what in it the fused one would have to step aside for.
+"""Read the norms and convolutions of a stock dense block, transition or stem, or say why the fused path cannot run it.
 
-Only modules whose mathematics is known are read: exactly these classes, none derived from them, with nothing that a
-user hung on the inside (hooks, parametrisations, a replaced ``forward``).
+Only known computations are accepted: exactly the classes below, not subclasses of them, and no inner module with hooks,
+parametrisations or a replaced ``forward``.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ TRANSITIONS = {
     "timm.models.densenet.DenseTransition",
     "monai.networks.nets.densenet._Transition",
 }
-STEMS = {"torch.nn.modules.container.Sequential"}  # those of them that `read_stem` knows
+STEMS = {"torch.nn.modules.container.Sequential"}  # with the modules that `stem_names` looks for
 _LAYERS = {
     "densekit.models.dense_block.DenseLayer",
     "torchvision.models.densenet._DenseLayer",
@@ -34,18 +34,18 @@ _LAYERS = {
 }
 _NORM_AND_ACT = "timm.layers.norm_act.BatchNormAct2d"
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-# of layers and of what is in them
+# of layers and their parts: each must be the one that its class defines
 _METHODS = frozenset({"forward", "_conv_forward", "_first_convolution", "bn_function", "bottleneck_fn"})
 
 
 class Unsupported(StepAside):
-    """Not this call only: what the module computes is not what the fused path computes."""
+    """The fused path cannot compute what the module computes, whatever the call."""
 
 
 class NormState(NamedTuple):
-    """A batch norm that a ReLU follows, as it stands at the time of the call.
+    """A batch norm that a ReLU follows, as it is at the time of the call.
 
-    Read once: a look at a module's attribute takes longer than it seems, and there are hundreds in a network.
+    Its attributes are read once a call: looking one up in a module is slow, and a network has hundreds.
     """
 
     module: nn.BatchNorm2d | nn.BatchNorm3d
@@ -88,7 +88,7 @@ def read_block(block: nn.Module) -> list[Layer]:
     """Return the layers of a dense block.
 
     Raises:
-        StepAside: something in it that the fused block does not compute.
+        StepAside: it contains something that the fused block does not compute.
     """
     layers = [_read_layer(layer) for layer in block.children()]
     if not layers:
@@ -105,7 +105,7 @@ def check_classes(*modules: nn.Module) -> None:
 
 
 def _is_patched(kind: type) -> bool:
-    """Whether a method of a class was written elsewhere than the class that has it."""
+    """Whether a method of a class was defined in another Python module than the class, so somebody replaced it."""
     owners = ((name, base) for name in _METHODS for base in kind.__mro__ if name in base.__dict__)
     return any(base.__dict__[name].__module__ != base.__module__ for name, base in owners)
 
@@ -119,7 +119,7 @@ def _read_layer(layer: nn.Module) -> Layer:
         _check_untouched(children["layers"])
         children = _children(children["layers"])
     drop_rate: Any = getattr(layer, "drop_rate", 0.0)
-    # MONAI has a module; the others have a rate
+    # MONAI's layers have a module for it, the others a rate
     dropout = _take(children, "dropout", *_DROPOUTS, NoneType, otherwise="another module in the place of dropout")
     if (layer.training and drop_rate > 0) or (dropout is not None and dropout.training):
         raise StepAside("dropout while training")
@@ -137,7 +137,7 @@ def read_transition(transition: nn.Module) -> Pair:
     """Return the norm and the 1x1 convolution of a transition that averages 2x2 pixels.
 
     Raises:
-        StepAside: something in it that the fused transition does not compute.
+        StepAside: it contains something that the fused transition does not compute.
     """
     check_classes(transition)
     children = _children(transition)
@@ -154,7 +154,7 @@ def read_transition(transition: nn.Module) -> Pair:
 
 
 def stem_names(features: nn.Module) -> list[str]:
-    """Return which modules of a DenseNet's `features` stand from the first norm to the max-pooling, if any do."""
+    """Return the names of the modules from the first norm to the max-pooling of a DenseNet's `features`; maybe none."""
     names = list(features._modules)
     if "norm0" not in names or "pool0" not in names:
         return []
@@ -165,7 +165,7 @@ def read_stem(features: nn.Module) -> NormState:
     """Return the norm of a stem that ends in norm, ReLU and max-pooling of 3x3 pixels with stride 2.
 
     Raises:
-        StepAside: something in it that the fused stem does not compute.
+        StepAside: it contains something that the fused stem does not compute.
     """
     children = {name: features.get_submodule(name) for name in stem_names(features)}
     norm = _read_norm(children, "0")
@@ -206,10 +206,10 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
 
 
 def _take(children: dict[str, nn.Module], name: str, *kinds: type, otherwise: str | None = None) -> Any:
-    """Take a module out of ``children`` that is of one of these classes, and on which nobody hung anything.
+    """Remove a module from ``children`` and return it, if it is of one of these classes and unchanged.
 
     Raises:
-        StepAside: it is not; ``otherwise`` says what it means if it is of another class.
+        StepAside: it is not. ``otherwise`` is the reason given for another class.
     """
     module = children.pop(name, None)
     if type(module) not in kinds:
@@ -223,7 +223,7 @@ def _take(children: dict[str, nn.Module], name: str, *kinds: type, otherwise: st
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a module by name; one that stands under two names, under both."""
+    """Return the children of a module by name; a child with two names appears under both."""
     return {name: child for name, child in module._modules.items() if child is not None}
 
 
@@ -250,5 +250,5 @@ def _check_convolution(conv: nn.Conv2d | nn.Conv3d, size: int) -> None:
 
 
 def dimensions(norm: NormState) -> int:
-    """Return how many dimensions a norm's input has: 4 of pictures, 5 of volumes."""
+    """Return how many dimensions a norm's input has: 4 for pictures, 5 for volumes."""
     return 5 if isinstance(norm.module, nn.BatchNorm3d) else 4

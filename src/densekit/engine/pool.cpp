@@ -26,7 +26,7 @@ struct Lines {  // (N, H, W, channels)
 template <class T>
 using Bits = std::conditional_t<sizeof(Acc<T>) == 8, int64_t, int32_t>;
 
-// Call pool_line(n, line, values, room for the bits of a pixel) for every line of the result, and write the values.
+// Call pool_line(n, line, values, space for the bits of a pixel) for every line of the result, and store the values.
 template <class T, class PoolLine>
 void pool(const PoolSize& size, Lines<T> out, PoolLine pool_line) {
   using A = Acc<T>;
@@ -42,7 +42,7 @@ void pool(const PoolSize& size, Lines<T> out, PoolLine pool_line) {
   });
 }
 
-// Call spread(n, h, gradient) for every line of x, and mask what it makes; `sums` are those of `drelu_rows`.
+// Call spread(n, h, gradient) for every line of x, and mask the gradient; `sums` are those of `drelu_rows`.
 template <class T, class Spread>
 void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activation, const Acc<T>* mean, Lines<T> out,
                    Acc<T>* sums, Spread spread) {
@@ -87,7 +87,7 @@ void avg_pool_gradient(const PoolSize& size, Lines<const T> dpooled, Lines<const
                        const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
   using A = Acc<T>;
   pool_gradient<T>(size, x, activation, mean, out, sums, [=](int64_t n, int64_t h, Matrix<A> gradient) {
-    const bool pooled = h / 2 < dpooled.H;  // an odd last line was left out, and so was a column
+    const bool pooled = h / 2 < dpooled.H;  // an odd last line or column was left out
     for (int64_t w = 0; w < size.W; ++w) {
       A* to = gradient.row(w);
       if (!pooled || w / 2 >= dpooled.W) {
@@ -101,7 +101,7 @@ void avg_pool_gradient(const PoolSize& size, Lines<const T> dpooled, Lines<const
   });
 }
 
-// The pixels of which the largest is taken, and their numbers among 3x3; one beyond the edge is the one before it again.
+// The pixels whose maximum is taken, and their places in the 3x3 window; beyond the edge, the nearest pixel inside again.
 template <class T>
 struct Window {
   const T* pixels[9];
@@ -117,8 +117,8 @@ struct Window {
   }
 };
 
-// What a ReLU lets pass grows with its bits, and a NaN is more than infinity, as in PyTorch: numbers without a sign are
-// compared, which compilers turn into vectors where they do not with numbers that may be none.
+// The results of a ReLU are ordered like their bits, with NaN above infinity, as PyTorch orders them. So the bits are
+// compared as integers: compilers vectorise that, but not comparisons of floats that may be NaN.
 template <class T, bool locates>
 void largest(const Window<T>& window, Activation<T> activation, Acc<T>* out, Bits<T>* places, int64_t channels) {
   using A = Acc<T>;

@@ -1,6 +1,6 @@
 """The steps of transitions and stems: batch norm, ReLU and pooling, and their gradients, in plain PyTorch.
 
-What is said of pictures (N, H, W, C) and 2x2 or 3x3 pixels holds for volumes (N, D, H, W, C) with one axis more.
+Pictures (N, H, W, C) with 2x2 or 3x3 pixels stand for volumes (N, D, H, W, C) too, which have one more axis.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class PoolSteps(RowSteps):
     """The steps in plain PyTorch, over tiles of pictures that stay in the processor's cache."""
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the 2x2 means of ``relu(x * scale + shift)``, (N, H // 2, W // 2, C); an odd last line is left out.
+        """Return the 2x2 means of ``relu(x * scale + shift)``, (N, H // 2, W // 2, C), without an odd last line.
 
         Args:
             x: (N, H, W, C).
@@ -28,7 +28,7 @@ class PoolSteps(RowSteps):
         N, *size, C = x.shape
         pooled = torch.empty(N, *(side // 2 for side in size), C, dtype=dtype, device=x.device)
         average = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
-        # of volumes PyTorch has no means in half types on a CPU
+        # PyTorch has no average pooling of volumes in half types on a CPU
         through = scale.dtype if x.dim() == 5 and x.device.type == "cpu" else dtype
         for pictures in self.tiles(x):
             tile = x[pictures]
@@ -78,7 +78,7 @@ class PoolSteps(RowSteps):
             locate: whether the places are wanted.
 
         Returns:
-            Where each of them was, 0 to 8 in reading order, uint8 (N, h, w, C); if it is wanted.
+            The place of each maximum, 0 to 8 in reading order, uint8 (N, h, w, C), if wanted.
         """
         places = torch.empty(out.shape, dtype=torch.uint8, device=x.device) if locate else None
         largest_of = F.max_pool2d if x.dim() == 4 else F.max_pool3d
@@ -98,7 +98,7 @@ class PoolSteps(RowSteps):
 
         Args:
             dpooled: (N, h, w, C) gradient of the pooled features.
-            places: (N, h, w, C), where they come from.
+            places: (N, h, w, C), of the maxima.
             x: (N, H, W, C), as in the forward pass.
             scale: (C,), likewise.
             shift: (C,), likewise.
@@ -123,7 +123,7 @@ class PoolSteps(RowSteps):
 
 
 def _places(pixels: Tensor, size: Sequence[int]) -> Tensor:
-    """Return where pixels, numbered in reading order in pictures of a size, lie among the 3x3 behind their maxima."""
+    """Turn pixel numbers, in reading order within a picture of a size, into places within the 3x3 windows."""
     places = torch.zeros_like(pixels)
     for axis in reversed(range(len(size))):
         places += 3 ** (len(size) - 1 - axis) * (pixels % size[axis] - _corners(pixels, axis))
@@ -142,6 +142,6 @@ def _pixels(places: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _corners(pooled: Tensor, axis: int) -> Tensor:
-    """Return along an axis the first of the 3x3 pixels behind each of (N, h, w, C), to be broadcast."""
+    """Return the first pixel of each 3x3 window along an axis of (N, h, w, C), to be broadcast."""
     first = 2 * torch.arange(pooled.shape[1 + axis], device=pooled.device) - 1
     return first.view(-1, *[1] * (pooled.dim() - 2 - axis))

@@ -1,9 +1,9 @@
-"""Forward and backward passes of what ends in pooling: transitions, and the stem of a network.
+"""Forward and backward passes of the modules with pooling: transitions, and the stem of a network.
 
 A transition is BN, ReLU, 2x2 mean, 1x1 convolution, in this order: the mean and the convolution are linear and commute,
-so the mean is taken first, for a quarter of the arithmetic. A stem, behind its first convolution, is BN, ReLU, maximum
-of 3x3 pixels. Of either nothing as large as the input is kept besides the input. Outputs are no views, so that what
-follows may work in place.
+so the mean is taken first, for a quarter of the arithmetic. A stem, after its first convolution, is BN, ReLU, maximum
+of 3x3 pixels. For the backward pass both keep the input and nothing else of its size. Outputs are not views, so that
+what follows may change them in place.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def _transition_by_autograd(
         activated = bnrelu(call.parts.norm, x, gamma, beta, mean, var)
         if x.dim() == 4:
             pooled = F.avg_pool2d(activated, 2)
-        else:  # of which PyTorch has none in half types on a CPU
+        else:  # PyTorch has no such mean in half types on a CPU
             pooled = F.avg_pool3d(activated.to(accumulation_dtype(x.dtype)), 2)
         return convolve(pooled, weight, call.dtype)
 
@@ -105,7 +105,7 @@ STEM = Passes(_stem_forward, _stem_backward, _stem_by_autograd)
 def _normalise(
     call: Call[Any], norm: NormState, features: Tensor, *, keep: bool
 ) -> tuple[Affine, tuple[Tensor, Tensor]]:
-    """Return the norm of ``features`` (N, H, W, C) as scale and shift, and the moments that it takes."""
+    """Return the norm of ``features`` (N, H, W, C) as scale and shift, and the mean and variance that it uses."""
     moments = call.ops.batch_moments(flat(features)) if norm.trains else None
     mean, var = statistics(call, norm, moments, keep=keep)
     return affine(*norm.stored._replace(mean=mean, var=var)), (mean, var)
@@ -114,7 +114,7 @@ def _normalise(
 def _norm_backward(
     call: Call[Any], state: NormState, norm: Affine, mean: Tensor, features: Tensor, gradient: Tensor, sums: Tensor
 ) -> list[Tensor | None]:
-    """Go back through a norm: return the gradients of its input (N, C, H, W), scale and shift.
+    """Differentiate a norm: return the gradients of its input (N, C, H, W), scale and shift.
 
     Args:
         call: of which module.

@@ -1,7 +1,6 @@
 // The 1x1 convolution of the fused dense block on a CPU, a product of activated rows, and its gradients.
 //
-// A block of rows goes through all of it while it is in the second-level cache: batch norm and ReLU, products, and what
-// becomes of the result.
+// A block of rows stays in the second-level cache from batch norm and ReLU over the products to the steps on the result.
 
 #include "layer_steps.hpp"
 #include "tiles.hpp"
@@ -10,7 +9,7 @@ using namespace densekit;
 
 namespace {
 
-// Rows of a block: about as many as wanted, and the same number of blocks for every thread.
+// The number of rows in a block: about as many as wanted, so that every thread gets the same number of blocks.
 int64_t block_rows(const ProductSize& size, int64_t wanted) {
   const int64_t rounds = std::max<int64_t>(1, (size.rows + wanted * size.threads - 1) / (wanted * size.threads));
   return std::max<int64_t>(1, (size.rows + rounds * size.threads - 1) / (rounds * size.threads));
@@ -50,7 +49,7 @@ void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activa
 
 namespace {
 
-// Rows, activated, as operands of a product over them.
+// Activated rows, as operands of a product that sums over the rows.
 template <class T>
 void activate_over_rows(Matrix<const T> x, Activation<T> activation, Matrix<Operand<T>> out, int64_t rows,
                         int64_t channels) {
@@ -61,7 +60,7 @@ void activate_over_rows(Matrix<const T> x, Activation<T> activation, Matrix<Oper
     activation.apply(x, out, rows, channels);
 }
 
-constexpr int64_t kSlice = 128;  // columns: slices of x, of the weights and of both gradients are in the cache together
+constexpr int64_t kSlice = 128;  // columns: slices of x, of the weights and of both gradients fit into the cache together
 
 }  // namespace
 
@@ -75,7 +74,7 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
   Packed<Operand<T>> packed(operands<T>(size.out), size.in);
   const int64_t own_width = spread<A>(size.in);
   const int64_t own_rows = whole_tiles<T>(size.out);
-  const Scratch<A> products(dweights ? size.threads * own_rows * own_width : 0);  // every thread's gradient of the weights
+  const Scratch<A> products(dweights ? size.threads * own_rows * own_width : 0);  // a gradient of the weights for each thread
   Sums<A> totals(size.in, size.threads);
   const int64_t over_width = kTiles<T> ? spread<Operand<T>>(operands<T>(length)) : dz_width;
   const int64_t over_rows = kTiles<T> ? own_rows : kPairs<T> ? operands<T>(length) : 0;
@@ -83,7 +82,7 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
     return std::tuple(Scratch<Value<T>>(whole_tiles<T>(length) * dz_width), Scratch<T>(out.data ? 0 : length * width),
                       Scratch<Operand<T>>(over_rows * over_width), Scratch<A>(whole_tiles<T>(length) * width));
   };
-  // the buffer is first of what is activated, then of its gradient
+  // the buffer holds activated values first, then their gradient
   in_parallel(size.threads, make, [&](const Scratch<Value<T>>& dz_rows, const Scratch<T>& unwanted,
                                       const Scratch<Operand<T>>& dz_pairs, const Scratch<A>& buffer) {
     const int thread = omp_get_thread_num();

@@ -21,7 +21,7 @@ class RowSteps:
     """The steps in plain PyTorch.
 
     Attributes:
-        tile_values: how many values of a matrix go through at a time on a CPU, to stay in its cache.
+        tile_values: how many values of a matrix a CPU processes at a time, so that they stay in its cache.
     """
 
     tile_values = 1 << 18  # float32: 1 MiB, half of a usual second-level cache
@@ -29,7 +29,7 @@ class RowSteps:
     def tiles(self, x: Tensor) -> Iterator[slice]:
         """Yield slices of the first axis: cache-sized on a CPU, everything at once elsewhere.
 
-        No volume is left alone that has others: PyTorch's convolution of a single one is slow.
+        A tile of volumes has at least two if there are two: PyTorch's convolution of a single one is slow.
         """
         length = max(1, self.tile_values * len(x) // max(1, x.numel())) if x.device.type == "cpu" else len(x)
         if x.dim() == 5:
@@ -42,8 +42,8 @@ class RowSteps:
     def tile_moments(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return mean and biased variance of every column of ``x`` as float64 (2, c); copy ``x`` to ``out`` on the way.
 
-        Two passes, as differences from a pivot: no large numbers are ever subtracted from each other, so the variance
-        keeps its digits however far the mean is from zero.
+        Two passes over differences from a pivot: no large numbers are subtracted from each other, so the variance keeps
+        its digits however far the mean is from zero.
         """
         if out is not None:
             out.copy_(x)
@@ -56,7 +56,7 @@ class RowSteps:
     def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
         """Write ``relu(x * scale + shift)`` to ``out``, which may be ``x``; both (P, c)."""
         for rows in self.tiles(x):
-            out[rows] = torch.addcmul(shift, x[rows].to(scale.dtype), scale).relu_()  # lets NaN pass, as stock does
+            out[rows] = torch.addcmul(shift, x[rows].to(scale.dtype), scale).relu_()  # NaN stays NaN, as in stock
         return out
 
     def drelu_sums(
@@ -98,7 +98,7 @@ class RowSteps:
     def bn_gradient(
         self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
     ) -> Tensor:
-        """Write ``scale * gradient - terms[0] - (x - mean) * terms[1]``: what the batch's own moments take back.
+        """Write ``scale * gradient - terms[0] - (x - mean) * terms[1]``: the terms stem from the batch's own moments.
 
         Args:
             gradient: (P, c).

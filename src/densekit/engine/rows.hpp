@@ -1,8 +1,8 @@
-// What a chunk of rows goes through in the fused dense block: values and their types, sums, moments, and the steps on them.
+// Steps on a chunk of rows in the fused dense block: values and their types, sums, moments, and the steps themselves.
 //
-// Matrices are (rows, channels) with the rows `stride` values apart. Values are stored as T (double, float or bfloat16)
-// and computed with as A (double for double, otherwise float). Rows go through in chunks that stay in the first-level
-// cache; sums are kept per chunk in A and per thread in double, and joined in a fixed order.
+// Matrices are (rows, channels) with the rows `stride` values apart. Values are stored as T (double, float or bfloat16),
+// and arithmetic is in A (double for double, otherwise float). Rows are processed in chunks that stay in the first-level
+// cache; sums are kept per chunk in A and per thread in double, and added in a fixed order.
 
 #pragma once
 
@@ -48,7 +48,7 @@ Acc<T> load(T value) {
 
 template <class T>
 T store(Acc<T> value) {
-  if constexpr (std::is_same_v<T, bfloat16>) {  // round to nearest, ties to even; a NaN stays one
+  if constexpr (std::is_same_v<T, bfloat16>) {  // round to nearest, ties to even; NaN stays NaN
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return {uint16_t(value == value ? rounded : 0x7fc0)};
@@ -58,7 +58,7 @@ T store(Acc<T> value) {
 }
 
 template <class A>
-A relu(A value) {  // not a maximum: NaN passes
+A relu(A value) {  // not a maximum, so that NaN stays NaN
   return value <= 0 ? 0 : value;
 }
 
@@ -69,7 +69,7 @@ struct Matrix {
   T* row(int64_t number) const { return data + number * stride; }
 };
 
-// Two sums for every channel: of the values that a chunk adds up, all chunks together.
+// Two sums for every channel over all chunks, each of which adds up its own.
 template <class A>
 class Sums {
  public:
@@ -120,8 +120,8 @@ struct Moments {
   }
 };
 
-// Call body(number, row) for rows four at a time and the rest one by one, so that what belongs to a channel is read, and
-// its sums are written, once in four rows. `number` is a constant, known to the compiler.
+// Call body(number, row) for four rows at a time and the rest one by one, so that a channel's constants are read, and its
+// sums written, once for four rows. `number` is a compile-time constant.
 template <class Body>
 void by_four(int64_t rows, Body body) {
   int64_t row = 0;
@@ -136,7 +136,7 @@ std::array<T*, number> rows_from(Matrix<T> matrix, int64_t row) {
   return rows;
 }
 
-// Copy rows into another type.
+// Copy rows, converting their type.
 template <class T, class O>
 void copy_rows(Matrix<const T> from, Matrix<O> to, int64_t rows, int64_t channels) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -165,7 +165,7 @@ void bnrelu_rows(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Ma
 }
 
 template <class T>
-struct Activation {  // relu(x * scale + shift), or without a scale x itself
+struct Activation {  // relu(x * scale + shift), or x itself without a scale
   const Acc<T> *scale, *shift;
 
   template <class O>
@@ -179,8 +179,8 @@ struct Activation {  // relu(x * scale + shift), or without a scale x itself
   Activation from(int64_t channel) const { return {scale + channel, shift + channel}; }
 };
 
-// D is the gradient where the ReLU was on, else zero; add it to sums, plain and weighted with x - mean. `out` becomes D or,
-// where there is a source, source + scale * D. The gradient comes as G.
+// D is the gradient where the ReLU was on, else zero; it is added to two sums, plain and weighted with x - mean. `out`
+// becomes D or, with a source, source + scale * D. The gradient is stored as G.
 template <class T, bool onto_source, class G>
 void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
                 const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* plain, Acc<T>* weighted, int64_t rows,
@@ -196,7 +196,7 @@ void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale
       const A factor = scale[c], term = shift[c], middle = mean[c];
       A sum = plain[c], product = weighted[c];
       for (int r = 0; r < number; ++r) {
-        const A value = load(xs[r][c]), incoming = load(ds[r][c]);  // a conditional load would be no vector's
+        const A value = load(xs[r][c]), incoming = load(ds[r][c]);  // loads under a condition are not vectorised
         const A masked = value * factor + term <= 0 ? A(0) : incoming;
         sum += masked;
         product += masked * (value - middle);
@@ -208,7 +208,7 @@ void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale
   });
 }
 
-// What the batch's own moments take back: gradient * scale - c1 - (x - mean) * c2; without c1 and c2 gradient * scale.
+// gradient * scale - c1 - (x - mean) * c2, where the terms stem from the batch's own moments; or gradient * scale without.
 template <class T>
 void bn_gradient_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean, const Acc<T>* scale,
                       const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out, int64_t rows, int64_t channels) {
@@ -231,7 +231,7 @@ void bn_gradient_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>*
   });
 }
 
-// The moments of one thread's rows, two passes over each chunk.
+// The moments of one thread's rows, in two passes over each chunk.
 template <class T>
 class RowMoments {
  public:

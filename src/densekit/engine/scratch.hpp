@@ -1,5 +1,5 @@
-// Memory for what lives no longer than a step. Each thread keeps its own from one step to the next, because memory that is
-// new to a process is first cleared by the operating system, which takes longer than many a step.
+// Memory for what lives no longer than a step. Each thread keeps its own from one step to the next, because the operating
+// system clears memory that is new to a process, which takes longer than many steps.
 
 #pragma once
 
@@ -25,10 +25,10 @@ struct Piece {
   int64_t bytes = 0;
 };
 
-// What this thread has and nobody uses.
+// Memory of this thread that is not in use.
 inline thread_local std::vector<Piece> unused;
 
-// So many values that are not set to anything, beginning with a cache line.
+// Uninitialised values that begin on a cache line.
 template <class T>
 class Scratch {
  public:

@@ -10,6 +10,7 @@ from torch import Tensor
 from densekit.engine.tile_steps import flat
 
 _TYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+# The arguments of each step that come before its size, in the letters of `_declared`.
 _ROW_STEPS = {
     "bnrelu": "mvvm",
     "drelu_sums": "mmvvvmmv",
@@ -31,24 +32,23 @@ _POOLING = {
     "bnrelu_max_pool": "vvvvv",
     "bnrelu_max_pool_backward": "vvvvvvvv",
 }
-_PARAMETERS = "vvvvdvvvvvdk"
+_PARAMETERS = "vvvvdvvvvvdk"  # of a layer
 _LAYERS = {
     "layer": f"m{_PARAMETERS}mvvvnn",
     "layer_backward": f"mm{_PARAMETERS}vvmmvvvvvkmn",
 }
-"""Arguments of each step, before its size, as `_declared` takes them."""
 
 
 class StepMemoryError(MemoryError, RuntimeError):
     """Memory ran out in a compiled step.
 
-    Also a RuntimeError, as PyTorch's own is on a CPU, with the words that `accelerate` looks for in it: whoever goes on
-    with smaller batches then does so here too.
+    It is a RuntimeError too, as PyTorch's own is, and contains the words by which `accelerate` recognises that one, so
+    that training goes on with smaller parts of a batch in both cases.
     """
 
 
 def find_steps(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], Callable[..., None]]:
-    """Return the steps of a compiled library by name and type of what they compute with."""
+    """Return the steps of a compiled library by name and type of their values."""
     return {
         (step, dtype): _declared(getattr(library, f"{step}_{name}"), arguments, numbers)
         for steps, numbers in ((_ROW_STEPS, 2), (_PRODUCTS, 3), (_POOLING, 4), (_CONVOLUTIONS, 5), (_LAYERS, 7))
@@ -58,13 +58,13 @@ def find_steps(library: ctypes.CDLL) -> dict[tuple[str, torch.dtype], Callable[.
 
 
 def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
-    """Tell ctypes the types of a step's arguments, and that its size and a number of threads follow.
+    """Declare the types of a step's arguments to ctypes; its size and a number of threads come last.
 
     Args:
         step: of the library.
-        arguments: a letter for each: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a number, n a whole
-            one.
-        numbers: how many numbers its size is.
+        arguments: a letter for each: m a matrix (of pixels), k 3x3 kernels, v contiguous values, d a float, n an
+            integer.
+        numbers: how many integers describe its size.
     """
     address, number = ctypes.c_void_p, ctypes.c_int64
     kinds = {
@@ -92,7 +92,7 @@ def matrix_of(x: Tensor | None) -> tuple[int | None, int]:
 
 
 def pixels_of(x: Tensor | None) -> tuple[int | None, int]:
-    """Return address and pixel stride of (N, H, W, c), whose pixels follow one another at one distance."""
+    """Return address and pixel stride of (N, H, W, c), whose pixels must be equally far apart."""
     return matrix_of(None if x is None else flat(x))
 
 
@@ -108,5 +108,5 @@ def vector_of(x: Tensor | None) -> int | None:
 
 
 def size_of(x: Tensor) -> tuple[int, int, int]:
-    """Return rows, columns, and threads to share them."""
+    """Return rows, columns, and the number of threads."""
     return x.shape[0], x.shape[1], torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""When the stock modules compute a call instead of the fused steps, whatever the modules are."""
+"""Reasons to run the stock modules that lie in the call, not in the modules: its input, or tools watching PyTorch."""
 
 from typing import Any
 
@@ -30,16 +30,16 @@ class StepAside(Exception):  # noqa: N818 (no error: the stock modules take over
 
 
 class OtherInput(StepAside):
-    """Not the module but its input: the stock modules compute it, or say what is wrong with it."""
+    """The reason lies in the call, not in the module: the stock modules compute it, or raise their own error."""
 
 
 def is_plain(x: Any) -> bool:
-    """Whether a tensor is nothing but the numbers in its memory."""
+    """Whether a tensor is just numbers in memory: no subclass, and no view that is negated when it is read."""
     return type(x) in (Tensor, nn.Parameter) and torch._C._has_storage(x) and not x.is_neg()
 
 
 def check_call(x: Any) -> None:
-    """Raise `OtherInput` unless ``x`` is a plain batch of pictures or volumes, and no tool looks at every module."""
+    """Raise `OtherInput` unless ``x`` is a plain batch of pictures or volumes, and no tool watches every module."""
     if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
         raise OtherInput("the network is being traced")
     check_surroundings()
@@ -58,7 +58,7 @@ def check_call(x: Any) -> None:
 
 
 def check_surroundings() -> None:
-    """Raise `OtherInput` where PyTorch does more with operations than to compute them, as it would not see ours."""
+    """Raise `OtherInput` where PyTorch transforms or records its operations: it would not see the fused steps."""
     if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
     if torch._C._len_torch_dispatch_stack() > 0 and not all(map(_may_miss, _get_current_dispatch_mode_stack())):
@@ -68,7 +68,7 @@ def check_surroundings() -> None:
 
 
 def _may_miss(mode: Any) -> bool:
-    """Whether a mode need not see every operation: our own say so, and that of `torch.set_default_device`."""
+    """Whether a mode may miss operations: densekit's own say so, and `torch.set_default_device`'s may."""
     return getattr(mode, "may_miss_operations", False) or isinstance(mode, DeviceContext)
 
 

@@ -67,7 +67,7 @@ void densekit::bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matri
   });
 }
 
-// Whether work is shared by threads: not every compiler knows OpenMP.
+// Whether several threads share the work: not every compiler supports OpenMP.
 extern "C" int shares_work() {
 #ifdef _OPENMP
   return 1;

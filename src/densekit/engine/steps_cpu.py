@@ -12,7 +12,7 @@ from densekit.engine.step_arguments import find_steps, matrix_of, size_of, vecto
 
 
 class CompiledRowSteps(RowSteps):
-    """Steps that pass over the rows once. What the library lacks (float16, mixed types) runs as in `RowSteps`.
+    """The row steps, each one pass over the rows. What the library lacks (float16, mixed types) runs as in `RowSteps`.
 
     Args:
         library: the C++ files, compiled.
@@ -87,10 +87,10 @@ class CompiledRowSteps(RowSteps):
 
 
 class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
-    """Steps that pass over the lines of pictures once."""
+    """The pooling steps, each one pass over the lines of pictures."""
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """As `PoolSteps.bnrelu_avg_pool`; volumes slice by slice, so that half types are rounded once more."""
+        """As `PoolSteps.bnrelu_avg_pool`; volumes go slice by slice, which rounds half types once more."""
         if x.dim() == 5 and dtype == x.dtype:
             slices = self.bnrelu_avg_pool(x.flatten(0, 1), scale, shift, dtype).unflatten(0, x.shape[:2])
             pairs = slices[:, : x.shape[1] // 2 * 2]  # (N, 2 d, h, w, C)
@@ -108,7 +108,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     ) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_avg_pool_backward`."""
         if x.dim() == 5 and dpooled.dtype == x.dtype:
-            dslices = dpooled.new_zeros(*x.shape[:2], *dpooled.shape[2:])  # of an odd last slice nothing is wanted
+            dslices = dpooled.new_zeros(*x.shape[:2], *dpooled.shape[2:])  # an odd last slice gets no gradient
             dslices[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2)).copy_(dpooled[:, :, None] / 2)
             gradient, sums = self.bnrelu_avg_pool_backward(dslices.flatten(0, 1), x.flatten(0, 1), scale, shift, mean)
             return gradient.view_as(x), sums

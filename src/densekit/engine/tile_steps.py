@@ -1,6 +1,6 @@
 """The steps of the fused dense block: products and convolutions of normalised features, and their gradients.
 
-Work goes through in tiles, of rows or of pictures, that stay in the processor's cache from one operation to the next.
+They work on tiles of rows or pictures that stay in the processor's cache from one operation to the next.
 """
 
 import torch
@@ -29,7 +29,7 @@ class TileSteps(RowSteps):
             x: (P, c), rows may be strided.
             scale: (c,).
             shift: (c,).
-            weight: (m, c), of the type to multiply in.
+            weight: (m, c), in the type of the product.
             measure: whether the moments of the product are wanted.
 
         Returns:
@@ -56,7 +56,7 @@ class TileSteps(RowSteps):
         out: Tensor | None,
         wants_weight: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """Differentiate `bnrelu_product`, and add the gradient of ``x`` to what there is of it.
+        """Differentiate `bnrelu_product`, and add its part to the gradient of ``x``.
 
         Args:
             dz: (P, m) gradient of the product.
@@ -66,7 +66,7 @@ class TileSteps(RowSteps):
             shift: (c,), likewise.
             mean: (c,), what batch norm subtracted.
             source: (P, c) gradient of ``x`` so far.
-            out: (P, c), becomes ``source + scale * D``; may be ``source``; None where nobody wants it.
+            out: (P, c), becomes ``source + scale * D``; may be ``source``; None if it is not wanted.
             wants_weight: whether the weight's gradient is wanted.
 
         Returns:
@@ -97,7 +97,7 @@ class TileSteps(RowSteps):
             x: (N, H, W, c), pixels may be strided.
             scale: (c,).
             shift: (c,).
-            weight: (k, c, 3, 3), of the type to multiply in.
+            weight: (k, c, 3, 3), in the type of the convolution.
             out: (N, H, W, k), pixels may be strided.
             measure: whether the moments of the result are wanted.
 
@@ -127,14 +127,14 @@ class TileSteps(RowSteps):
         """Differentiate `bnrelu_convolve` up to batch norm.
 
         Args:
-            dy: (N, H, W, k), of the type to multiply in.
+            dy: (N, H, W, k), in the type of the convolution.
             x: (N, H, W, c), as in the forward pass.
             scale: (c,), likewise.
             shift: (c,), likewise.
             mean: (c,), what batch norm subtracted.
             weight: (k, c, 3, 3), likewise.
             source: (N, H, W, c), see `drelu_sums`.
-            out: (N, H, W, c), likewise; None where nobody wants the gradient of ``x``, nor the sums.
+            out: (N, H, W, c), likewise; None if neither the gradient of ``x`` nor the sums are wanted.
             wants_weight: whether the weight's gradient is wanted.
 
         Returns:
@@ -159,7 +159,7 @@ class TileSteps(RowSteps):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of the input (N, H, W, c) and the weight (k, c, 3, 3) of `convolve`, each if wanted."""
         if wants_weight and x.dim() == 5 and x.shape[1] == 2 and (x.device.type, x.dtype) == ("cpu", torch.bfloat16):
-            # over two slices PyTorch's gradient of the weight holds memory that nobody has written
+            # for two slices PyTorch's gradient of the weight contains uninitialised memory
             _, dweight = self.convolve_backward(dy.float(), x.float(), weight.float(), False, True)
             return self.convolve_backward(dy, x, weight, wants_x, False)[0], dweight
         one, mask = [1] * (weight.dim() - 2), [wants_x, wants_weight, False]
@@ -170,7 +170,7 @@ class TileSteps(RowSteps):
         return None if dx is None else dx.movedim(1, -1).contiguous(), dweight
 
     def _write(self, result: Tensor, out: Tensor, moments: "_Moments | None") -> None:
-        """Copy (N, H, W, k) to where it belongs, and measure it where its moments are wanted."""
+        """Copy (N, H, W, k) to ``out``, and measure it if its moments are wanted."""
         if moments is None:
             out.copy_(result)
         else:
@@ -209,7 +209,7 @@ def flat(x: Tensor) -> Tensor:
 
 
 def kernels_like(matrix: Tensor, weight: Tensor) -> Tensor:
-    """(m, c) -> (m, c, 1, 1), a view with the strides of ``weight``, which gradients shared by processes must have."""
+    """(m, c) -> (m, c, 1, 1), a view with the strides of ``weight``, which gradients that processes share must have."""
     kernels = matrix.contiguous().view_as(weight)
     return kernels.as_strided(weight.shape, weight.stride()) if weight.is_contiguous() else kernels
 
@@ -226,8 +226,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``x @ weight.T + bias`` of rows (P, c) and a weight (m, c), as the 1x1 convolution that it is.
+    """Return ``x @ weight.T + bias`` of rows (P, c) and a weight (m, c), computed as a 1x1 convolution like stock's.
 
-    PyTorch's settings of precision, as TF32's, are not the same for products and for convolutions.
+    PyTorch has separate settings of precision (TF32) for matrix products and convolutions.
     """
     return flat(convolve(x[None, :, None], kernels_of(weight), bias))

@@ -7,7 +7,7 @@
 #ifdef HAS_TILES
 namespace densekit {
 
-// The tiles of this thread while it lives, all of them whole.
+// Configures this thread's tile registers, all of full size, until it is destroyed.
 class Tiles {
  public:
   Tiles() {
@@ -65,7 +65,7 @@ void multiply_squares(From a, Matrix<const Pair> b, Matrix<float> out, int64_t m
   if (m > 0) multiply_square<1, columns, add>(a, b, out, depth);
 }
 
-// As the general one, for all rows of tiles, `whole_tiles(m)`, and a depth of whole tiles.
+// As the general `multiply`, but it computes whole_tiles(m) rows, and the depth must be whole tiles.
 template <bool add, class From>
 void multiply(const From& a, Panels<Pair> b, Matrix<float> out, int64_t m, int64_t n, int64_t depth) {
   const Tiles tiles;

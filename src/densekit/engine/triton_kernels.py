@@ -1,11 +1,10 @@
-"""Kernels of the fused dense block: one pass over the rows each, what other programs must sum is left per tile.
+"""Kernels of the fused dense block: each is one pass over the rows, and leaves its sums per tile to be added later.
 
 Every matrix (P, c) comes as a pointer and a row stride, every vector as (c,). A batch norm is four vectors and eps,
-from which each program makes scale and shift for itself; where there is no variance, the first two are scale and shift
-already. Arithmetic is in float32, also where values are of a half type; the moments of tiles are joined in float64. Row
-numbers fit into 32 bits, offsets are of 64. A program works on one tile of rows and columns; sums over the rows of a
-tile go to memory, one entry a tile, and are joined in a fixed order, without atomics: the same input gives the same
-bits.
+from which each program computes scale and shift; without a variance, the first two already are scale and shift.
+Arithmetic is in float32 for half types too; the moments of tiles are joined in float64. Row numbers fit into 32 bits,
+offsets have 64. A program works on one tile of rows and columns; sums over the rows of a tile go to memory, one entry a
+tile, and are added in a fixed order, without atomics: the same input gives the same bits.
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
@@ -17,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _tile(P, c, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Return the tile's number among those of its columns, its rows and columns, and which of them exist.
+    """Return the tile's number among those of the same columns, its rows and columns, and which values exist.
 
     Neighbouring programs take neighbouring columns, which are neighbours in memory as well.
     """
@@ -36,13 +35,13 @@ def _at(matrix, stride, rows, cols):
 
 @triton.jit
 def _load(matrix, stride, rows, cols, mask):
-    """Return a tile in float32, zero where it sticks out of the matrix."""
+    """Return a tile in float32, zero outside the matrix."""
     return tl.load(_at(matrix, stride, rows, cols), mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _row(vector, cols, c):
-    """Return part of a vector as a row (1, COLS) in float32, zero where it sticks out."""
+    """Return part of a vector as a row (1, COLS) in float32, zero outside the vector."""
     return tl.load(vector + cols, mask=cols < c, other=0.0).to(tl.float32)[None, :]
 
 
@@ -64,7 +63,7 @@ def _scale_and_shift(gamma, beta, mean, var, eps, cols, c):
 
 @triton.jit
 def _terms(sums0, sums1, scale, std, count):
-    """Return what the batch's moments take back from the gradient, from the sums of `drelu_sums`; all (1, COLS)."""
+    """Return the terms of `norms.moment_terms` from the sums of `drelu_sums`; all (1, COLS)."""
     return scale * sums0 / count, scale * sums1 / (std * std * count)
 
 
@@ -264,8 +263,7 @@ def product_backward(
 ):  # fmt: skip
     """Differentiate `bnrelu_product`: each tile of rows has its part of ``dweight`` (tiles, m, c) and of the sums.
 
-    The rows pass in steps, ``x`` and ``dz`` are read once for all that becomes of them; ``dweight`` and ``out`` are
-    written if given.
+    Each step of rows of ``x`` and ``dz`` is read once for all results; ``dweight`` and ``out`` are written if given.
     """
     tile, _, cols, _ = _tile(P, c, ROWS, COLS)
     outputs = tl.arange(0, DEPTH)
@@ -283,7 +281,7 @@ def product_backward(
         values = _load(x, x_stride, rows, cols, mask)
         before = _affine(values, scale, shift)
         if dweight is not None:
-            # where rows stick out the gradient is zero, but zero times what float16 cannot hold would be NaN
+            # past the last row the gradient is zero, but zero times what float16 cannot hold would be NaN
             activated = tl.where(mask, _where_on(before, before), 0.0).to(matrix.dtype)
             transposed = tl.dot(tl.trans(gradient), activated, transposed, input_precision=PRECISION)
         d = _where_on(before, tl.dot(gradient, matrix, input_precision=PRECISION))

@@ -1,10 +1,11 @@
-"""Launchers of `triton_kernels`: sizes of tiles, room for what has to be summed by other programs, and the sums.
+"""Launchers of `triton_kernels`: they choose tile sizes, allocate the sums per tile, and add these up.
 
 Block sizes are fixed: nothing is tuned at run time, so that the same input gives the same bits in every process. They
 follow from counting bytes and registers, for devices of compute capability 8.0 and above. So far the kernels have run
-in Triton's interpreter and been compiled for such devices, but not been timed on one: benchmarks/bench_kernels.py does.
+in Triton's interpreter and been compiled for such devices, but not timed on one, for which there is
+benchmarks/bench_kernels.py.
 
-Matrices (P, c) must be such as `fits` accepts, and vectors without gaps.
+Matrices (P, c) must pass `fits`, and vectors be contiguous.
 """
 
 from typing import Any
@@ -16,10 +17,10 @@ from densekit.engine import triton_kernels as kernels
 from densekit.engine.norms import Norm
 
 Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float] | Norm
-"""A batch norm for the kernels: as it is stored; or scale, shift and mean, where they are needed, and no variance."""
+"""A batch norm for the kernels: as stored, or as scale, shift and mean (those that are needed) without a variance."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MOST_ROWS = 1 << 30  # of which the kernels' row numbers, of 32 bits, are sure to hold twice as many
-_GROUP = 128  # tiles whose moments are joined at a time: the largest matrix there is takes three rounds
+_MOST_ROWS = 1 << 30  # half of what the kernels' 32-bit row numbers can count
+_GROUP = 128  # tiles whose moments are joined at a time: the largest possible matrix takes three rounds
 _STRIPE = 1024  # rows that share one part of a weight's gradient: 128 outputs add less than a fifth to the traffic
 
 
@@ -32,15 +33,14 @@ def fits(*matrices: Tensor | None) -> bool:
 def holds(gradient: Tensor, weight: Tensor) -> bool:
     """Return whether a program of `product_backward` can hold its part of the weight's gradient.
 
-    It cannot of more than 256 outputs, and in float32 without TF32, for which compilers need thousands of bytes a
-    thread beyond registers.
+    It cannot for more than 256 outputs, nor in float32 without TF32, where compilers spill thousands of bytes a thread.
     """
     types = gradient.dtype == weight.dtype and (weight.dtype != torch.float32 or precision() == "tf32")
     return types and len(weight) <= 256
 
 
 def stored(norm: Norm) -> Norm:
-    """Return a batch norm as the kernels can read it."""
+    """Return a batch norm in types and layouts that the kernels can read."""
     if all(vector.dtype in TYPES and vector.is_contiguous() for vector in norm[:4]):
         return norm
     weight, bias, mean, var = (vector.float().contiguous() for vector in norm[:4])
@@ -48,7 +48,7 @@ def stored(norm: Norm) -> Norm:
 
 
 def precision() -> str:
-    """Return what products of float32 are computed in: what PyTorch's convolutions are, "tf32" or "ieee"."""
+    """Return the precision of float32 products, that of PyTorch's convolutions: "tf32" or "ieee"."""
     convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
     return "tf32" if convolutions.fp32_precision == "tf32" else "ieee"
 
@@ -77,7 +77,7 @@ def drelu_sums(gradient: Tensor, x: Tensor, norm: Vectors, source: Tensor | None
 
 
 def bn_gradient(gradient: Tensor, x: Tensor, norm: Vectors, terms: Tensor | None, count: int, out: Tensor) -> None:
-    """As `RowSteps.bn_gradient`; of a stored norm the terms are the sums of ``count`` rows, or none: only the scale."""
+    """As `RowSteps.bn_gradient`; for a stored norm the terms are sums of ``count`` rows, or None to scale only."""
     scale, _, *rest = norm
     vectors = (scale, *rest, *((None, None) if terms is None else terms), count)
     matrices = (*_matrix(gradient), *_matrix(x), *vectors, *_matrix(out))
@@ -156,17 +156,17 @@ def _matrix(x: Tensor | None) -> tuple[Tensor | None, int]:
 
 
 def _tiles(length: int, size: int) -> int:
-    """Return how many tiles of a size there are, the last maybe cut off; Triton's own takes microseconds for it."""
+    """Return how many tiles of a size there are, counting a partial last one; `triton.cdiv` takes microseconds."""
     return -(-length // size)
 
 
 def _power(columns: int) -> int:
-    """Return the power of two from 16 on, the least that a product takes, that holds so many columns."""
+    """Return the smallest power of two that holds so many columns, at least 16, the least that a product takes."""
     return max(16, 1 << (columns - 1).bit_length())
 
 
 def _sizes(x: Tensor) -> dict[str, Any]:
-    """Return the tile of a step that passes over the rows: of 8192 values, 32 a thread.
+    """Return the tile of a step that passes over the rows: 8192 values, 32 a thread.
 
     A thread then has four loads of 16 bytes (of a half type) under way per matrix, and up to four matrices fit into its
     registers. 64 columns of a half type are one line of the cache; more would leave fewer rows to sum on the chip.
@@ -176,7 +176,7 @@ def _sizes(x: Tensor) -> dict[str, Any]:
 
 
 def _parts(x: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return room for two values per column of every ``rows`` rows of ``x``, (tiles, 2, c)."""
+    """Allocate two values per column for every ``rows`` rows of ``x``, (tiles, 2, c)."""
     return torch.empty(_tiles(len(x), rows), 2, x.shape[1], dtype=dtype, device=x.device)
 
 
@@ -199,5 +199,5 @@ def _launch(kernel: Any, shape: tuple[int, ...], *operands: Any, **sizes: Any) -
     """Start one program per tile of a matrix of this shape, on the device of the first operand."""
     programs = _tiles(shape[0], sizes["ROWS"]) * _tiles(shape[1], sizes["COLS"])
     with torch.cuda.device_of(operands[0]):
-        # said here because Triton is about to change what it does when nothing is said; exactness needs neither
+        # explicit because Triton's default is about to change; the results are exact with either
         kernel[(programs,)](*operands, **sizes, enable_fp_fusion=True)

@@ -2,11 +2,11 @@
 // multiplications where the definition has 36, or F(4x4, 3x3), with 36 for 144: Lavin and Gray, Fast Algorithms for
 // Convolutional Neural Networks, 2016, section 4.
 //
-// Every tile of the result comes from a patch of the input that is larger by a border of one. Patches, weights and tiles
-// each have as many transformed values ("frequencies") as a patch has pixels, and for each of these the convolution is a
-// matrix product over channels. A block of tiles goes through all of it while it is in the second-level cache: batch norm
-// and ReLU of its pixels, transforms, products, and what becomes of the result. Layouts: patches (frequencies, tiles,
-// channels in), weights (frequencies, in, out), results (frequencies, tiles, out).
+// Every tile of the result is computed from a patch of the input that is larger by a border of one. Patches, weights and
+// tiles each have as many transformed values ("frequencies") as a patch has pixels, and for each frequency the convolution
+// is a matrix product over channels. A block of tiles stays in the second-level cache from batch norm and ReLU of its pixels
+// over transforms and products to the steps on the result. Layouts: patches (frequencies, tiles, channels in), weights
+// (frequencies, in, out), results (frequencies, tiles, out).
 
 #pragma once
 
@@ -16,8 +16,8 @@
 
 namespace densekit::winograd {
 
-// Call body(side) with the pixels of a side of a tile. F(4x4, 3x3) rounds 5 times as much, of which nothing is left after
-// rounding to bfloat16; it has nothing to gain where a picture is one tile of F(2x2, 3x3).
+// Call body(side) with the side of a tile in pixels. F(4x4, 3x3) has a 5 times larger rounding error, which vanishes in the
+// rounding to bfloat16; it saves nothing where a picture is one tile of F(2x2, 3x3).
 template <class T, class Body>
 auto with_side(const ConvolutionSize& size, Body body) {
   if constexpr (std::is_same_v<T, bfloat16>)
@@ -26,14 +26,14 @@ auto with_side(const ConvolutionSize& size, Body body) {
 }
 
 template <int side>
-constexpr int kPatch = side + 2;  // pixels of a side of the patch that a tile comes from
+constexpr int kPatch = side + 2;  // side of the patch that a tile is computed from, in pixels
 template <int side>
 constexpr int kFrequencies = kPatch<side> * kPatch<side>;
-// Of patches or results of a block. The weights of F(4x4, 3x3) are larger, and want more to be done with them.
+// Bytes of the patches or results of a block: more for F(4x4, 3x3), whose weights are larger and should be reused more.
 template <int side>
 constexpr int64_t kBlockBytes = side == 2 ? 1 << 18 : 1 << 20;
 
-struct Block {  // lines of tiles, of all pictures one after the other, from tile `left` on
+struct Block {  // lines of tiles, numbered through all pictures, from tile `left` on
   int64_t first, lines, left, width;
   int64_t tiles() const { return lines * width; }
 };
@@ -51,7 +51,7 @@ struct Grid {
   int64_t lines, width;   // tiles of a block
   int64_t across, count;  // blocks in a line, and in all
 
-  // As many tiles as the cache holds patches and results of, and the same number of blocks for every thread.
+  // As many tiles as fit into the cache, as patches or results, so that every thread gets the same number of blocks.
   explicit Grid(const ConvolutionSize& size)
       : H((size.H + side - 1) / side), W((size.W + side - 1) / side), all(size.N * H) {
     const int64_t bytes = kFrequencies<side> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
@@ -81,7 +81,7 @@ struct Grid {
   }
 };
 
-// The input of one block: its pixels and a border of one, activated, with zeros outside of the picture; and its patches.
+// The input of one block: its activated pixels with a border of one, zero outside of the picture, and its patches.
 template <class T, int side>
 class Patches {
   using A = Acc<T>;
@@ -144,7 +144,7 @@ class Patches {
   Scratch<A> pixels_, patches_;
 };
 
-// The weights of a convolution; or `mirrored`, of the one that takes the gradient of its result back to its input.
+// The weights of a convolution; or, `mirrored`, of the convolution that turns its result's gradient into its input's.
 template <class T, int side>
 class Weights {
   using A = Acc<T>;
@@ -188,7 +188,7 @@ class Weights {
   Scratch<A> frequencies_;
 };
 
-// The convolution of one block: frequencies, and pixels in lines of as many as the tiles have.
+// The result of one block: frequencies, and pixels in lines as wide as its tiles.
 template <class T, int side>
 class Result {
   using A = Acc<T>;
@@ -234,13 +234,13 @@ class Result {
         Winograd<side>::result(line, values);
         for (int j = 0; j < side; ++j) {
           put(to + i * below + j * width_ + c, values[j]);
-          check += values[j] * A(0);  // NaN after what is not finite
+          check += values[j] * A(0);  // NaN if the value is not finite
         }
       }
     }
   }
 
-  // What is not finite, or too large for sums of it, stays in its own places only so.
+  // Direct convolution: NaN, infinity and overflow reach only the pixels whose receptive fields contain their cause.
   void compute_by_definition(const Patches<T, side>& patches, const Weights<T, side>& weights, Block block) {
     grid_.for_parts(block, [&](Part part) {
       for (int64_t i = 0; i < side * part.lines; ++i) {

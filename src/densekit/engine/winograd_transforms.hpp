@@ -1,6 +1,6 @@
-// The transforms of Winograd's F(2, 3) and F(4, 3), in one dimension, each a small constant matrix: of patches, weights and
-// results, to frequencies and back. V is a value or a vector of them. Lavin and Gray, Fast Algorithms for Convolutional
-// Neural Networks, 2016, section 4.
+// The one-dimensional transforms of Winograd's F(2, 3) and F(4, 3), each a small constant matrix: patches and weights to
+// frequencies, frequencies to results, and the transposes. V is a value or a vector of values. Lavin and Gray, Fast
+// Algorithms for Convolutional Neural Networks, 2016, section 4.
 
 #pragma once
 

@@ -6,7 +6,7 @@
 
 namespace densekit::winograd {
 
-// A tile of dy, from pixel (h, w) on, as frequencies: the transpose of what makes pixels of them.
+// A tile of dy, from pixel (h, w) on, as frequencies, by the transpose of the transform from frequencies to pixels.
 template <class T, int side>
 void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w,
                         const T* zeros, Acc<T>* to, int64_t plane) {
@@ -31,7 +31,7 @@ void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t
   }
 }
 
-// Sums of products of frequencies (.., out, in), back to weights, for one channel out; false if one is not finite.
+// Turn sums of products of frequencies (.., out, in) into weights, for one channel out; false if one is not finite.
 template <class T, int side>
 bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out,
                    Kernels<Acc<T>> weights) {
@@ -58,7 +58,7 @@ bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plan
   return check == 0;
 }
 
-// Channels of equal slices: the sums of products of so few stay in the cache.
+// The number of channels in each of equal slices, few enough that their sums of products stay in the cache.
 template <class T>
 int64_t slice(int64_t channels) {
   constexpr int64_t most = 192;
@@ -66,7 +66,7 @@ int64_t slice(int64_t channels) {
   return whole_vectors<Acc<T>>((channels + slices - 1) / slices);
 }
 
-// Returns false if it cannot be computed so, because something is not finite or too large for sums of it.
+// Returns false if a result is not finite, because a value was not or sums overflowed: then the definition has to be used.
 template <class T, int side>
 bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
                      Kernels<Acc<T>> weights) {
