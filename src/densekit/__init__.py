@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
     from densekit.prediction import Prediction
+    from densekit.profiling.profile import profile
     from densekit.report.write import write_report
     from densekit.serving.serve import serve
-    from densekit.studies.profile import profile
     from densekit.studies.search import search
     from densekit.studies.study import study
     from densekit.training.settings import list_recipes
@@ -48,7 +48,7 @@ _HOMES = {
     "load": "densekit.loading:load_classifier",
     "load_weights": "densekit.models.pretrained:load_weights",
     "overlay": "densekit.explain.overlay:overlay",
-    "profile": "densekit.studies.profile:profile",
+    "profile": "densekit.profiling.profile:profile",
     "push": "densekit.export.push:push",
     "search": "densekit.studies.search:search",
     "serve": "densekit.serving.serve:serve",

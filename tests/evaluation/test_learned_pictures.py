@@ -118,7 +118,8 @@ def test_groups_that_were_learned_from(colours, tmp_path, screen):
     assert 0 < len(learned) < 10
     others = table("others.csv", range(10, 20), lambda i: f"p{i - 5}" if i < 18 else "")  # p5 to p12, and nobody's
     both = sorted(set(learned) & {f"p{i}" for i in range(5, 13)})
-    told = f"{2 * len(both)} pictures are of groups (by their names) that %s was trained on too, which flatters"
+    counted = f"{2 * len(both)} pictures are of groups (by their names) that %s was trained on too"
+    told = counted + ", which flatters the figures"
     evaluate(run, others, screen=screen)
     assert told % "the run" in screen.console.export_text(clear=True)
     evaluate(run, screen=screen)

@@ -57,9 +57,9 @@ def profile(
     """
     from densekit.console import Screen
     from densekit.errors import SettingsError
-    from densekit.studies import profile_report as report
-    from densekit.studies.profile import profile as run_profile
-    from densekit.studies.profile_plot import check_plot, draw_profiles
+    from densekit.profiling import report
+    from densekit.profiling.plot import check_plot, draw_profiles
+    from densekit.profiling.profile import profile as run_profile
 
     if gpus:
         _print_gpus()

@@ -1,1 +1,1 @@
-"""Studies: what a network costs, and which setting is best."""
+"""Studies: which setting is best."""

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densekit.studies.profile_stages import UPDATE, Direction, marked, share_out
-from densekit.studies.profile_step import Steps
+from densekit.profiling.stages import UPDATE, Direction, marked, share_out
+from densekit.profiling.step import Steps
 
 
 def time_training(steps: Steps, pictures: Tensor) -> dict[str, float]:

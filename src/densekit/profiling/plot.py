@@ -7,8 +7,8 @@ from typing import Any
 
 from densekit.errors import SettingsError
 from densekit.files import write_atomically
-from densekit.studies.profile import Profile
-from densekit.studies.profile_report import count, seconds, size, stages
+from densekit.profiling.profile import Profile
+from densekit.profiling.report import count, seconds, size, stages
 
 _COLOURS = ("#5b7fb5", "#d1603d", "#6a9a5b", "#8d6cab", "#c9a227", "#5f6b76", "#c26d97", "#3f9aa3")
 FORMATS = (".png", ".svg", ".pdf")

@@ -14,12 +14,12 @@ from densekit.console import Screen
 from densekit.errors import SettingsError
 from densekit.hardware import choose_device, choose_precision, free_memory
 from densekit.models.catalogue import count_parameters
-from densekit.studies.profile_memory import Prediction, predict_memory
-from densekit.studies.profile_process import Usage, measure_memory
-from densekit.studies.profile_stages import UPDATE, Direction, marked, share_out
-from densekit.studies.profile_step import Steps
-from densekit.studies.profile_subject import Size, Subject, can_fuse, find_subject
-from densekit.studies.profile_time import time_inference, time_training
+from densekit.profiling.memory import Prediction, predict_memory
+from densekit.profiling.process import Usage, measure_memory
+from densekit.profiling.stages import UPDATE, Direction, marked, share_out
+from densekit.profiling.step import Steps
+from densekit.profiling.subject import Size, Subject, can_fuse, find_subject
+from densekit.profiling.timing import time_inference, time_training
 
 MARGIN = 0.15
 """What a prediction of memory may be wrong by: so much is left free by `Profile.largest_batch`."""
@@ -53,7 +53,7 @@ class Profile:
         device: where it was measured.
         precision: "fp32" or "bf16".
         batch: pictures in a measured step.
-        parameters: of each stage (see `densekit.studies.profile_stages`).
+        parameters: of each stage (see `densekit.profiling.stages`).
         macs: multiply-adds of each stage for one picture.
         predictions: of memory, for each picture size; the first size is the one that was measured.
         measured: memory of a training step; None where the platform does not tell.

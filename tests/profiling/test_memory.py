@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from densekit.errors import SettingsError
-from densekit.studies.profile_memory import LiveBytes, Prediction, predict_memory
-from densekit.studies.profile_process import measure_memory
-from densekit.studies.profile_step import Steps
-from densekit.studies.profile_subject import find_subject
+from densekit.profiling.memory import LiveBytes, Prediction, predict_memory
+from densekit.profiling.process import measure_memory
+from densekit.profiling.step import Steps
+from densekit.profiling.subject import find_subject
 
 CPU = torch.device("cpu")
 KILO = 1024 * 4  # bytes of 1024 float32

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from densekit.engine.swap import fuse
 from densekit.errors import DensekitError, SettingsError
-from densekit.studies.profile_subject import Size, Subject
+from densekit.profiling.subject import Size, Subject
 
 
 class Steps:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from densekit.studies.profile_stages import UPDATE, Direction, marked, share_out
-from densekit.studies.profile_step import Steps
-from densekit.studies.profile_subject import Size
+from densekit.profiling.stages import UPDATE, Direction, marked, share_out
+from densekit.profiling.step import Steps
+from densekit.profiling.subject import Size
 
 SMALL, LARGER = 2, 4  # pictures; batch norm cannot train on one value a channel
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from densekit.errors import SettingsError
-from densekit.studies.profile_step import Steps
-from densekit.studies.profile_subject import Size, Subject, find_subject
+from densekit.profiling.step import Steps
+from densekit.profiling.subject import Size, Subject, find_subject
 
 
 class Usage(NamedTuple):
@@ -39,7 +39,7 @@ def measure_memory(subject: Subject, batch: int, size: Size, device: torch.devic
     task = json.dumps([subject.name, subject.fused, batch, size, str(device), precision])
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     # -P: a file in the user's folder must not pass for a module
-    command = [sys.executable, "-P", "-m", "densekit.studies.profile_process", task]
+    command = [sys.executable, "-P", "-m", "densekit.profiling.process", task]
     done = run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         height, width = size

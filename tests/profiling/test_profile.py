@@ -7,8 +7,8 @@ from densekit.console import Screen
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 from densekit.hardware import _nvidia_loads
 from densekit.models.catalogue import count_parameters
-from densekit.studies.profile import MARGIN
-from densekit.studies.profile_subject import find_subject
+from densekit.profiling.profile import MARGIN
+from densekit.profiling.subject import find_subject
 
 QUIET = Screen(quiet=True)
 

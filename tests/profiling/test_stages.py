@@ -10,11 +10,11 @@ from torch import nn
 from densekit.engine.choose_ops import choose_ops
 from densekit.engine.swap import fuse
 from densekit.models.catalogue import create_model
-from densekit.studies.profile import count_by_stage
-from densekit.studies.profile_stages import HEAD, UPDATE, marked, parts, share_out
-from densekit.studies.profile_step import Steps
-from densekit.studies.profile_subject import find_subject
-from densekit.studies.profile_time import time_training
+from densekit.profiling.profile import count_by_stage
+from densekit.profiling.stages import HEAD, UPDATE, marked, parts, share_out
+from densekit.profiling.step import Steps
+from densekit.profiling.subject import find_subject
+from densekit.profiling.timing import time_training
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from densekit.studies.profile import Profile, Timing
-from densekit.studies.profile_memory import Prediction
-from densekit.studies.profile_stages import HEAD, UPDATE
+from densekit.profiling.memory import Prediction
+from densekit.profiling.profile import Profile, Timing
+from densekit.profiling.stages import HEAD, UPDATE
 
 
 def profile_table(profiles: Sequence[Profile], batches: Sequence[int], memory: int | None) -> str:
