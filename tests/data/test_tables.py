@@ -72,10 +72,10 @@ BAD_TABLES = {
     "other_labels": ("path,labels\na.png,x|y\na.png,x\n", r"line 3: .*a\.png was already given another label"),
     "two_columns": ("path,cat,cat\na.png,1,0\n", "two columns are named 'cat'"),
     "nothing_of_several": ("path,labels\n", "no lines"),
-    "parted_by_commas": ("path,labels\na.png,cat,dog\n", "line 2: has more cells than the first line names"),
+    "separated_by_commas": ("path,labels\na.png,cat,dog\n", "line 2: has more cells than the first line names"),
     "cut_short": ("path,labels,split\na.png\n", "line 2: ends before its labels"),
     "a_label_is_missing": ("path,cat,dog\na.png,1\n", "line 2: ends before its labels"),
-    "separator_in_a_name": ("path,cat|dog\na.png,1\n", r"a column is named 'cat\|dog', but \| parts labels"),
+    "separator_in_a_name": ("path,cat|dog\na.png,1\n", r"a column is named 'cat\|dog', but \| separates labels"),
 }
 
 

@@ -35,7 +35,7 @@ DOUBTS = {
     "semicolons": ("path,labels\na,cat; dog\nb,cat|dog\n", "warning: 'cat; dog' is taken for one label: if"),
     "spaces": (
         "path,labels\na,cat x\nb,x\nc,cat\n",
-        "warning: 'cat x' is taken for one label: if these are several, p",
+        "warning: 'cat x' is taken for one label: if these are several, s",
     ),
     "spaces_planet": (f"image_name,tags\n{PLANET}", "warning: 'clear primary' is taken for one label: if these"),
     "names_of_two_words": ("path,labels\na,red car|blue car\nb,red bus|blue bus\nc,red van|blue van\n", ""),

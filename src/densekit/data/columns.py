@@ -101,8 +101,8 @@ def columns_without_names(table: Path, first: list[str]) -> Columns:
     """
     if Path(first[0]).suffix.lower() not in PICTURE_SUFFIXES and not is_file(table.parent / first[0]):
         raise DataError(
-            f"{table}: its first line, {','.join(first)!r}, neither begins with a picture nor names columns that are "
-            "known: call that of the pictures path, that of a class each label, that of several labels|parted|so labels"
+            f"{table}: its first line, {','.join(first)!r}, neither begins with a picture nor names known columns: "
+            "call them path and label, or path and labels if a picture has several, as in cat|dog"
         )
     unused = tuple(f"number {number}" for number in range(4, len(first) + 1))
     return Columns(0, label=1, split=2 if len(first) > 2 else None, unused=unused)
@@ -127,5 +127,5 @@ def _label_columns(table: Path, names: Sequence[str], places: Sequence[int], ski
     if twice := [name for name, count in counts.items() if count > 1]:
         raise DataError(f"{table}: two columns are named {twice[0]!r}")
     if several := [name for name in counts if LABEL_SEPARATOR in name]:
-        raise DataError(f"{table}: a column is named {several[0]!r}, but {LABEL_SEPARATOR} parts labels: rename it")
+        raise DataError(f"{table}: a column is named {several[0]!r}, but {LABEL_SEPARATOR} separates labels: rename it")
     return dict(named)

@@ -121,7 +121,7 @@ def _read_entry(where: str, folder: Path, cells: list[str], columns: Columns) ->
     if not path:
         raise DataError(f"{where}: expected path,label[,split], got {','.join(cells)!r}")
     if columns.width is not None and any(cells[columns.width :]):
-        raise DataError(f"{where}: has more cells than the first line names ({','.join(cells)!r}); | parts labels")
+        raise DataError(f"{where}: has more cells than the first line names ({','.join(cells)!r}); | separates labels")
     last = max([columns.labels or 0, *columns.yes_or_no.values()])
     if columns.label is None and len(cells) <= last:
         raise DataError(f"{where}: ends before its labels ({','.join(cells)!r}); an empty cell means none of them")
@@ -133,7 +133,7 @@ def _read_entry(where: str, folder: Path, cells: list[str], columns: Columns) ->
     if columns.label is not None:
         labels = [cell(columns.label)]
     elif columns.labels is not None:
-        labels = _parted(where, cell(columns.labels))
+        labels = _separated(where, cell(columns.labels))
     else:
         labels = [name for name, place in columns.yes_or_no.items() if _is_yes(where, name, cell(place))]
     if columns.exclusive and len(labels) > 1:
@@ -146,8 +146,8 @@ def _read_entry(where: str, folder: Path, cells: list[str], columns: Columns) ->
     return Entry(folder / path, tuple(sorted(named)), None if split is None else columns.splits[split], group)
 
 
-def _parted(where: str, cell: str) -> list[str]:
-    """Return the labels of one cell: parted by |, or a list as pandas writes it."""
+def _separated(where: str, cell: str) -> list[str]:
+    """Return the labels of one cell: separated by |, or a list as pandas writes it."""
     if _LIST.fullmatch(cell):
         items = re.findall(_ITEM, cell)
         return [str(ast.literal_eval(item)) if item[0] in "'\"" else item for item in items]
@@ -168,7 +168,7 @@ def _doubts(entries: Sequence[Entry], columns: Columns) -> Iterator[str]:
         single = all(len(entry.labels) <= 1 for entry in entries)
         several = _several_in_one(found, r"\s*[,;]\s*", single) or (single and _several_in_one(found, r"\s+", True))
         if several:
-            yield f"{several!r} is taken for one label: if these are several, part them by {LABEL_SEPARATOR}"
+            yield f"{several!r} is taken for one label: if these are several, separate them with {LABEL_SEPARATOR}"
     else:
         several = next((name for name in sorted(found) if _LIST.fullmatch(name)), None)
         several = several or _several_in_one(found, r"\s*[\s|,;]\s*", False)
@@ -185,15 +185,15 @@ def _doubts(entries: Sequence[Entry], columns: Columns) -> Iterator[str]:
             )
 
 
-def _several_in_one(names: set[str], separator: str, unparted: bool) -> str | None:
-    """Return a name that may be several: its parts are names too, or where none is parted, few parts make many names.
+def _several_in_one(names: set[str], separator: str, single: bool) -> str | None:
+    """Return a name that may be several: its parts are names too, or, of single labels, few parts make many names.
 
     >>> _several_in_one({"hot tea", "hot milk", "hot rice", "cold tea", "cold milk", "cold rice"}, " ", True)
     'cold milk'
     """
     parts = {name: set(re.split(separator, name)) for name in sorted(names)}
     joined = [name for name in parts if len(parts[name]) > 1]
-    if unparted and joined and len(set().union(*parts.values())) < len(names):
+    if single and joined and len(set().union(*parts.values())) < len(names):
         return joined[0]
     return next((name for name in joined if parts[name] <= names), None)
 
@@ -205,6 +205,6 @@ def _is_yes(where: str, name: str, value: str) -> bool:
         return False
     raise DataError(
         f"{where}: {name} is {value!r}, but a column for each label holds 1 or 0; "
-        "if it holds names of classes, call it label (of several a picture, parted by |, labels), if it says which "
-        "pictures belong together, group, and if it is none of these, leave it out"
+        "call a column of class names label (labels, if they are several per picture, as in cat|dog), one that says "
+        "which pictures belong together group, and leave out what is neither"
     )
