@@ -6,6 +6,8 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
+from densekit.engine.tile_steps import multiply, multiply_backward
+
 
 def matrix(rows: int, columns: int) -> Tensor:
     """Columns of a wider matrix: their rows are strided, as the features of a block are."""
@@ -236,3 +238,14 @@ def test_any_number_of_threads_computes_the_same(ops, threads):
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("wants_weight", [True, False])
+def test_products_are_what_a_gpu_computes_as_convolutions(wants_weight, monkeypatch):
+    """There they take another way, which a CPU can go as well."""
+    x, weight, bias, dy = (torch.randn(*shape, dtype=torch.float64) for shape in ((7, 5), (3, 5), (3,), (7, 3)))
+    product = multiply(x, weight, bias), *multiply_backward(dy, x, weight, wants_weight=wants_weight)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    convolution = multiply(x, weight, bias), *multiply_backward(dy, x, weight, wants_weight=wants_weight)
+    for one, other in zip(product, convolution, strict=True):
+        torch.testing.assert_close(one, other)

@@ -179,13 +179,14 @@ inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> 
       begun = true;
     }
     if (!begun) std::fill_n(own, 9 * plane, 0.f);
+    const int team = omp_get_num_threads();
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t out = 0; out < size.out; ++out)
       for (int tap = 0; tap < 9; ++tap)
         for (int64_t in = 0; in < size.in; ++in) {
           float sum = 0;
-          for (int thread = 0; thread < omp_get_num_threads(); ++thread)
+          for (int thread = 0; thread < team; ++thread)
             sum += sums[(9 * thread + tap) * plane + out * width + in];
           weights.at(out, in, tap) = sum;
           if (!(sum * 0 == 0)) finite = false;

@@ -19,7 +19,7 @@ from densekit.engine.fused_function import Passes
 from densekit.engine.norms import Affine, affine, moment_terms, norm_gradients
 from densekit.engine.parts import NormState, Pair
 from densekit.engine.row_steps import accumulation_dtype
-from densekit.engine.tile_steps import flat, kernels_like
+from densekit.engine.tile_steps import flat, kernels_like, multiply, multiply_backward
 
 
 def _transition_forward(call: Call[Pair], x: Tensor, *, keep: bool) -> tuple[Tensor, list[Tensor]]:
@@ -27,7 +27,8 @@ def _transition_forward(call: Call[Pair], x: Tensor, *, keep: bool) -> tuple[Ten
     features = pixels(x)
     norm, moments = _normalise(call, call.parts.norm, features, keep=keep)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
-    out = convolve(pooled.movedim(-1, 1), call.parts.weight, call.dtype).contiguous(memory_format=channels_last(x))
+    rows = multiply(flat(pooled), call.parts.weight.to(call.dtype).flatten(1))
+    out = rows.view(*pooled.shape[:-1], -1).movedim(-1, 1)
     return out, [x, *call.parts.parameters, *moments]
 
 
@@ -40,9 +41,10 @@ def _transition_backward(
     norm = affine(gamma, beta, mean, var, call.parts.norm.stored.eps)
     dout = dout.movedim(1, -1)  # (N, h, w, D)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, dout.dtype)
-    dpooled, dweight = call.ops.convolve_backward(dout, pooled, weight.to(dout.dtype), True, wanted[3])
-    assert dpooled is not None
-    dweight = None if dweight is None else kernels_like(dweight.flatten(1).to(weight.dtype), weight)
+    matrix = weight.to(dout.dtype).flatten(1)
+    rows, dmatrix = multiply_backward(dout.flatten(0, -2), flat(pooled), matrix, wants_weight=wanted[3])
+    dpooled = rows.view(pooled.shape)
+    dweight = None if dmatrix is None else kernels_like(dmatrix.to(weight.dtype), weight)
     mean = mean.to(norm.scale.dtype)
     gradient, sums = call.ops.bnrelu_avg_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
     return [*_norm_backward(call, call.parts.norm, norm, mean, features, gradient, sums), dweight]

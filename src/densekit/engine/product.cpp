@@ -85,7 +85,7 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
   // the buffer holds activated values first, then their gradient
   in_parallel(size.threads, make, [&](const Scratch<Value<T>>& dz_rows, const Scratch<T>& unwanted,
                                       const Scratch<Operand<T>>& dz_pairs, const Scratch<A>& buffer) {
-    const int thread = omp_get_thread_num();
+    const int thread = omp_get_thread_num(), team = omp_get_num_threads();
     auto* const activated = reinterpret_cast<Operand<T>*>(buffer.data());
     const Strided<Operand<T>> dz_along_rows = along_rows<T>(dz_rows, dz_width);
     const Strided<Operand<T>> dz_over_rows =
@@ -138,8 +138,11 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
     for (int64_t row = 0; row < (dweights ? size.out : 0); ++row) {
       A* to = dweights + row * size.in;
       std::copy_n(&products[row * own_width], size.in, to);
-      for (int other = 1; other < omp_get_num_threads(); ++other)
-        for (int64_t in = 0; in < size.in; ++in) to[in] += products[(other * own_rows + row) * own_width + in];
+      for (int other = 1; other < team; ++other) {
+        const A* from = &products[(other * own_rows + row) * own_width];
+#pragma omp simd
+        for (int64_t in = 0; in < size.in; ++in) to[in] += from[in];
+      }
     }
   });
   totals.write(sums);

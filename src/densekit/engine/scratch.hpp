@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "rows.hpp"
+
 namespace densekit {
 
 struct Free {
@@ -82,6 +84,23 @@ void in_parallel(int threads, Make make, Body body) {
     if (enough) std::apply(body, *own);
   }
   if (!enough) throw std::bad_alloc();
+}
+
+// Add, to the values of the first thread of a team, those of the others, which follow one after the other; all threads call
+// it, once every value is there.
+template <class T>
+void add_threads(T* values, int64_t length) {
+  const int team = omp_get_num_threads();
+  constexpr int64_t kPiece = 1024;
+#pragma omp for schedule(static)
+  for (int64_t first = 0; first < length; first += kPiece) {
+    T* to = values + first;
+    for (int other = 1; other < team; ++other) {
+      const T* from = to + other * length;
+#pragma omp simd
+      for (int64_t i = 0; i < std::min(kPiece, length - first); ++i) to[i] += from[i];
+    }
+  }
 }
 
 // What an exported step returns: 1 if memory ran out, otherwise 0.

@@ -100,9 +100,7 @@ bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<con
     }
     if (!begun) std::fill_n(own, length, A(0));
 #pragma omp barrier
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < length; ++i)
-      for (int thread = 1; thread < omp_get_num_threads(); ++thread) sums[i] += sums[thread * length + i];
+    add_threads(sums.data(), length);
 #pragma omp for schedule(static)
     for (int64_t out = 0; out < size.out; ++out)
       if (!write_weights<T, side>(size, sums.data(), sums_plane, width, out, weights)) finite = false;
