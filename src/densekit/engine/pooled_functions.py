@@ -27,8 +27,9 @@ def _transition_forward(call: Call[Pair], x: Tensor, *, keep: bool) -> tuple[Ten
     features = pixels(x)
     norm, moments = _normalise(call, call.parts.norm, features, keep=keep)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
-    rows = multiply(flat(pooled), call.parts.weight.to(call.dtype).flatten(1))
-    out = rows.view(*pooled.shape[:-1], -1).movedim(-1, 1)
+    (N, *size, _), weight = pooled.shape, call.parts.weight.to(call.dtype).flatten(1)
+    out = torch.empty(N, len(weight), *size, dtype=pooled.dtype, device=x.device, memory_format=channels_last(x))
+    multiply(flat(pooled), weight, out=flat(out.movedim(1, -1)))
     return out, [x, *call.parts.parameters, *moments]
 
 

@@ -38,7 +38,7 @@ class TileSteps(RowSteps):
         product, moments = weight.new_empty(len(x), len(weight)), _Moments()
         for rows in self.tiles(x):
             activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
-            product[rows] = multiply(activated, weight)
+            multiply(activated, weight, out=product[rows])
             if measure:
                 moments.add(self.tile_moments(product[rows]), len(activated))
         return product, moments.joined(scale.dtype) if measure else None
@@ -216,15 +216,16 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     return convolution(x.movedim(-1, 1), weight, padding=1).movedim(1, -1).contiguous()
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``x @ weight.T + bias`` of rows (P, c) and a weight (m, c).
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight.T + bias`` of rows (P, c) and a weight (m, c), in ``out`` (P, m) if it is given.
 
     On a GPU it is computed as the 1x1 convolution that it is in the stock network, because PyTorch allows TF32 for
     convolutions and products separately. On a CPU the product is the faster of the two.
     """
     if not x.is_cuda:
-        return F.linear(x, weight, bias)
-    return flat(F.conv2d(_as_picture(x), _as_kernels(weight), bias).movedim(1, -1))
+        return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+    product = flat(F.conv2d(_as_picture(x), _as_kernels(weight), bias).movedim(1, -1))
+    return product if out is None else out.copy_(product)
 
 
 def multiply_backward(dy: Tensor, x: Tensor, weight: Tensor, *, wants_weight: bool) -> tuple[Tensor, Tensor | None]:
