@@ -36,7 +36,8 @@ def training_transform(preprocessing: Preprocessing, augmentation: Augmentation)
     if augmentation.vertical_flip:
         steps.append(v2.RandomVerticalFlip())
     if augmentation.rotation:
-        steps.append(v2.RandomRotation(augmentation.rotation, InterpolationMode.BILINEAR))
+        most = augmentation.rotation
+        steps.append(v2.RandomRotation([-most, most], InterpolationMode.BILINEAR))
     if augmentation.trivial_augment:
         steps.append(v2.TrivialAugmentWide())
     steps.append(preprocessing.normalise)

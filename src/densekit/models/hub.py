@@ -37,7 +37,7 @@ def fetch_hub(repository: str, screen: Screen) -> Path:
     name, _, revision = repository.partition("@")
     if not _REPOSITORY.fullmatch(name):
         raise CheckpointError(f"{HUB}{repository} does not name a repository: write {HUB}OWNER/NAME")
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import tqdm
 
@@ -59,11 +59,8 @@ def fetch_hub(repository: str, screen: Screen) -> Path:
     except RevisionNotFoundError:
         raise CheckpointError(f"{name} on the hub has no revision {revision!r}") from None
     except Exception as error:  # of whichever HTTP library the Hub's client uses
-        known = (
-            try_to_load_from_cache(name, file, revision=revision or None) for file in (*WEIGHT_FILES, "model.json")
-        )
-        if path := next((path for path in known if isinstance(path, str)), None):
-            return Path(path).parent
+        if folder := _downloaded_before(name, revision or None):
+            return folder
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         told = "put its files into a folder and name that"
         raise CheckpointError(f"cannot download {repository} ({reason}): {told}") from None
@@ -72,6 +69,14 @@ def fetch_hub(repository: str, screen: Screen) -> Path:
     for path in paths:
         _check(path)
     return paths[0].parent
+
+
+def _downloaded_before(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a repository in the cache, or None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    known = (try_to_load_from_cache(name, file, revision=revision) for file in (*WEIGHT_FILES, "model.json"))
+    return next((Path(path).parent for path in known if isinstance(path, str)), None)
 
 
 def _wanted(files: "Iterable[str]") -> list[str]:

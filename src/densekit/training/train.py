@@ -229,9 +229,10 @@ def open_to_resume(out: str | Path | None, given: dict[str, Any]) -> tuple[RunFo
         same = before == now or (name == "size" and before == (now, now))
         moved = name == "data" and run.splits.exists() and not Path(stored.data).exists()
         if name not in _MAY_CHANGE and not same and not moved:
+            further = f" from it, --weights {run.path}" if name == "epochs" else ""
             raise SettingsError(
                 f"resume goes on with {name}={before!r} of {run.settings}, not {now!r}: "
-                "leave it out, or start a new run"
+                f"leave it out, or start a new run{further}"
             )
     return run, wanted
 
