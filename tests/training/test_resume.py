@@ -190,7 +190,11 @@ def test_finished_run_has_nothing_left_to_do(finished, forwards):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        pytest.param({"epochs": 5}, "resume goes on with epochs=1 of .*settings.yaml, not 5: .*start a new run from it, --weights ", id="epochs"),
+        pytest.param(
+            {"epochs": 5},
+            "resume goes on with epochs=1 of .*settings.yaml, not 5: .*start a new run from it, --weights ",
+            id="epochs",
+        ),
         pytest.param({"lr": 0.5}, "resume goes on with lr=0.1", id="rate"),
         pytest.param({"data": "cifar10"}, "resume goes on with data='digits'", id="data"),
         pytest.param({"recipe": "finetune"}, "resume goes on with ", id="recipe"),
