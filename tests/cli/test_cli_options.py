@@ -32,6 +32,7 @@ VERBS = {
             "data_root": "d",
             "batch_size": 7,
             "device": "cpu",
+            "precision": "bf16",
             "workers": 3,
             "strict": True,
         },

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from densekit.cli.options import DataRoot, Device, Quiet, Strict, Workers
+from densekit.cli.options import DataRoot, Device, Precision, Quiet, Strict, Workers
 
 Out = Annotated[
     Path | None,
@@ -26,6 +26,7 @@ def report(
     data_root: DataRoot = None,
     batch_size: int = 128,
     device: Device = "auto",
+    precision: Precision = "fp32",
     workers: Workers = "auto",
     strict: Strict = False,
     quiet: Quiet = False,
@@ -54,6 +55,7 @@ def report(
         data_root=data_root,
         batch_size=batch_size,
         device=device,
+        precision=precision,
         workers=workers,
         strict=strict,
         screen=Screen(quiet=quiet),

@@ -23,6 +23,7 @@ def write_report(
     data_root: str | None = None,
     batch_size: int = 128,
     device: str | torch.device = "auto",
+    precision: str = "fp32",
     workers: Workers = "auto",
     strict: bool = False,
     screen: Screen | None = None,
@@ -39,6 +40,7 @@ def write_report(
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
+        precision: what to compute in, as `densekit.evaluate` takes it.
         workers: processes that load pictures.
         strict: a picture that cannot be read is an error.
         screen: where progress goes.
@@ -60,6 +62,7 @@ def write_report(
         data_root=data_root,
         batch_size=batch_size,
         device=device,
+        precision=precision,
         workers=workers,
         strict=strict,
         screen=screen,
