@@ -99,7 +99,7 @@ def test_after_an_interruption_no_answer_is_another_pictures(channel_means, monk
 
 @pytest.mark.parametrize("target", ["keras", "mxnet"])
 def test_other_networks_are_refused(target, make, tmp_path):
-    message = f"^{target} takes DenseNets of pictures, not this {{}}: export it to onnx, openvino or torch$"
+    message = f"^{target} takes densekit's DenseNets of pictures, not this {{}}: export it to onnx, openvino or torch$"
     with pytest.raises(SettingsError, match=message.format("resnet14_cifar")):
         TARGETS[target].write(make("resnet14_cifar"), tmp_path, Options())
     with pytest.raises(SettingsError, match=message.format("densenet121")):
