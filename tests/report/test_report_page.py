@@ -250,6 +250,7 @@ def test_what_is_asked_for_reaches_the_evaluation(monkeypatch):
         "data_root": "d",
         "batch_size": 7,
         "device": "cpu",
+        "precision": "bf16",
         "workers": 3,
         "strict": True,
         "screen": QUIET,
