@@ -13,8 +13,8 @@ import torch
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
-from densekit.data.doubles import Pictures, find_doubles
 from densekit.data.downloads import NAMED_SETS
+from densekit.data.duplicates import Pictures, find_duplicates
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.split_record import SplitRecord, tell_learned_groups
@@ -146,10 +146,10 @@ def evaluate(
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
     if own is not None and split != "train":
         before = learned_before(own.weights)
-        _tell_doubles(before.pictures, pictures, screen, f"what {own.weights} was trained on")
+        _tell_duplicates(before.pictures, pictures, screen, f"what {own.weights} was trained on")
         tell_learned_groups(str(own.weights), before.groups, pictures, screen)
     if dataset is not None and split != "train":
-        _tell_doubles(dataset.train.pictures, pictures, screen)
+        _tell_duplicates(dataset.train.pictures, pictures, screen)
     elif dataset is None and own is not None and own.record is not None:
         _tell_learned(run, own.name, SplitRecord(own.record), Path(source), pictures, screen)
     return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
@@ -161,7 +161,7 @@ def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested:
     learned = record.learned(Path(name) if there else data)
     tell_learned_groups("the run", learned.groups, tested, screen)
     if there:
-        _tell_doubles(learned.pictures, tested, screen)
+        _tell_duplicates(learned.pictures, tested, screen)
     elif moved := sum(path.exists() for path in learned.pictures):
         which = counted(moved, "picture in it has", "pictures in it have")
         screen.warn(
@@ -171,10 +171,12 @@ def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested:
         )
 
 
-def _tell_doubles(learned: Pictures, tested: PictureSet, screen: Screen, what: str = "the training pictures") -> None:
-    if doubles := find_doubles(learned, tested.pictures):
-        which = counted(len(doubles), "picture is", "pictures are")
-        one, other = doubles[0]
+def _tell_duplicates(
+    learned: Pictures, tested: PictureSet, screen: Screen, what: str = "the training pictures"
+) -> None:
+    if duplicates := find_duplicates(learned, tested.pictures):
+        which = counted(len(duplicates), "picture is", "pictures are")
+        one, other = duplicates[0]
         screen.warn(
             f"{which} among {what} too, byte for byte, which flatters these figures; first "
             f"{tested.name(other)} = {f'train/{one}' if isinstance(learned, np.ndarray) else learned[one]}"

@@ -9,7 +9,7 @@ import numpy as np
 Pictures = Sequence[Path] | np.ndarray
 
 
-def find_doubles(one: Pictures, other: Pictures) -> list[tuple[int, int]]:
+def find_duplicates(one: Pictures, other: Pictures) -> list[tuple[int, int]]:
     """Return (place in ``one``, place in ``other``) of every picture of ``other`` that is in ``one`` too.
 
     Files are compared by their bytes, and only those of one length are read; a file that is gone is no double.
