@@ -57,7 +57,7 @@ def show_pictures(evaluation: Evaluation, places: Sequence[int], *, side: int, s
 
     Args:
         evaluation: where they were looked at.
-        places: which, as places in its outcomes; duplicates are made once.
+        places: which, as places in its outcomes; a repeated one is made once.
         side: pixels of the longer side; smaller pictures stay as they are.
         screen: where progress goes.
     """

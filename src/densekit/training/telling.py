@@ -36,8 +36,8 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
     for part in filter(None, (dataset.val, dataset.test)):
         if duplicates := find_duplicates(learned.pictures, part.pictures):
             screen.warn(
-                f"{len(duplicates)} of the {len(part)} {part.split} pictures are among those that {settings.weights} was "
-                "trained on, which flatters their figures: take its --seed and limits, or other pictures"
+                f"{len(duplicates)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
+                "was trained on, which flatters their figures: take its --seed and limits, or other pictures"
             )
         tell_learned_groups(str(settings.weights), learned.groups, part, screen)
 
