@@ -26,6 +26,17 @@ Paint = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
+def one_thread():
+    """Let PyTorch compute in one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
 def paint() -> Paint:
     """Write noisy 12x12 pictures of one colour: ``paint(folder, "red", 20)``; the folder is returned."""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from shutil import rmtree
 
 import pytest
-import torch
 from rich.console import Console
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -17,11 +16,8 @@ from densekit.console import Screen
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def always_one_thread(one_thread):
+    """For all tests of this folder."""
 
 
 @pytest.fixture

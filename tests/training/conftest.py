@@ -25,12 +25,8 @@ from densekit.training.train import train
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
+def always_one_thread(one_thread):
     """The order of sums depends on the number of threads; here and in the runs of `start_python` it is one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -29,10 +29,11 @@ def models(
     from densekit.errors import UnknownNameError
     from densekit.models.catalogue import list_models, picture_size
     from densekit.models.published import published_names
+    from densekit.models.timm_networks import PREFIX, is_timm
 
     names = list_models(pattern)
     if not names:
-        raise UnknownNameError("model", pattern, list_models("timm:" if pattern.startswith("timm:") else "*"))
+        raise UnknownNameError("model", pattern, list_models(PREFIX if is_timm(pattern) else "*"))
     for name in names:
         size = picture_size(name)
         count = classes if classes is not None else (10 if size == 32 else 1000)
