@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from densekit.loading import load_classifier as load
     from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
-    from densekit.prediction import Prediction
+    from densekit.prediction import Embeddings, Prediction
     from densekit.profiling.profile import profile
     from densekit.report.write import write_report
     from densekit.serving.serve import serve
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Classifier": "densekit.classifier:Classifier",
+    "Embeddings": "densekit.prediction:Embeddings",
     "Explanations": "densekit.explain.explain_pictures:Explanations",
     "Prediction": "densekit.prediction:Prediction",
     "Run": "densekit.training.train:Run",
@@ -60,6 +61,7 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "Embeddings",
     "Explanations",
     "Prediction",
     "Run",

@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from densekit.console import Bar
 from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError
 from densekit.hardware import autocast, choose_device
 from densekit.models.answers import answered, check_thresholds, to_probabilities
+from densekit.models.ending import embed
 from densekit.models.weights import save_model, save_record
-from densekit.prediction import Prediction
+from densekit.prediction import Embeddings, Prediction
 from densekit.runtimes.exported import ExportedNetwork
 
 
@@ -124,6 +126,22 @@ class Classifier:
         self.check_logits(logits)
         return to_probabilities(logits / self.temperature, multilabel=self.multilabel).cpu()
 
+    @torch.inference_mode()
+    def embeddings(self, pictures: Tensor) -> Tensor:
+        """What the last layer reads of preprocessed (N, C, H, W), float32 (N, D): alike for pictures that look alike.
+
+        Raises:
+            SettingsError: the network is exported, so that only its answers are to be had.
+        """
+        self._check_open()
+        self.network.eval()
+        with self.autocast():
+            return embed(self.network, pictures.to(self.device)).float().cpu()
+
+    def _check_open(self) -> None:
+        if isinstance(self.network, ExportedNetwork):
+            raise SettingsError("an exported network gives its answers and nothing else: embed pictures with its run")
+
     def predict(
         self, pictures: str | Path | Iterable[str | Path], *, top: int = 5, batch_size: int = 32
     ) -> list[Prediction]:
@@ -141,9 +159,7 @@ class Classifier:
             DataError: a folder or pattern that matches no picture.
             TypeError: no name of a file.
         """
-        if isinstance(pictures, str) or not isinstance(pictures, Iterable):
-            pictures = [pictures]
-        return list(self.predict_each(find_pictures(pictures), top=top, batch_size=batch_size))
+        return list(self.predict_each(find_pictures(_as_sources(pictures)), top=top, batch_size=batch_size))
 
     def predict_images(
         self,
@@ -180,6 +196,43 @@ class Classifier:
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Like `predict`, for files only, and as an iterator that keeps no more than two batches in memory."""
         _check_positive(top, batch_size)
+        for batch in self._read_ahead(files, batch_size):
+            yield from self._predict_batch(*batch, top)
+
+    def embed(
+        self, pictures: str | Path | Iterable[str | Path], *, batch_size: int = 32, bar: Bar | None = None
+    ) -> Embeddings:
+        """Embed picture files, folders and patterns, see `embeddings`: to find similar ones, to cluster, to plot.
+
+        Args:
+            pictures: as `predict` takes them.
+            batch_size: pictures at a time.
+            bar: moved on by each picture.
+
+        Raises:
+            DataError: a folder or pattern that matches no picture.
+            SettingsError: the network is exported, so that only its answers are to be had.
+            TypeError: no name of a file.
+        """
+        _check_positive(1, batch_size)
+        self._check_open()
+        paths, vectors, unreadable = [], [], {}
+        for files, pixels in self._read_ahead(find_pictures(_as_sources(pictures)), batch_size):
+            for path, item in zip(files, pixels, strict=True):
+                if isinstance(item, PictureError):
+                    unreadable[str(path)] = str(item).removeprefix(f"{path}: ")
+                else:
+                    paths.append(str(path))
+            if good := [item for item in pixels if isinstance(item, Tensor)]:
+                vectors.append(self.embeddings(torch.stack(good)))
+            if bar:
+                bar.advance(len(files))
+        return Embeddings(tuple(paths), torch.cat(vectors) if vectors else torch.empty(0, 0), unreadable)
+
+    def _read_ahead(
+        self, files: Iterable[Path], batch_size: int
+    ) -> Iterator[tuple[list[Path], list[Tensor | PictureError]]]:
+        """Yield batches of files with their prepared pictures; the next is read while the network computes."""
         remaining, batch_size = iter(files), self.batch_size(batch_size)
         with ThreadPoolExecutor() as pool:
 
@@ -190,8 +243,8 @@ class Classifier:
             chunk, pixels = begin_next()
             while chunk:
                 ready = chunk, list(pixels)
-                chunk, pixels = begin_next()  # is read while the network computes
-                yield from self._predict_batch(*ready, top)
+                chunk, pixels = begin_next()
+                yield ready
 
     def _prepared(self, read: Callable[[], Image.Image]) -> Tensor | PictureError:
         try:
@@ -221,6 +274,10 @@ class Classifier:
         ranks: list[int] = found.nonzero()[:, 0].tolist()
         count = max([top, *(rank + 1 for rank in ranks)])
         return Prediction(path, ranked[:count], labels=tuple(ranked[rank][0] for rank in ranks))
+
+
+def _as_sources(pictures: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
+    return [pictures] if isinstance(pictures, str) or not isinstance(pictures, Iterable) else pictures
 
 
 def _check_positive(top: int, batch_size: int) -> None:

@@ -1,7 +1,10 @@
-"""Prediction: what a classifier answers about one picture."""
+"""Prediction, what a classifier answers about one picture, and Embeddings, how it sees several."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,18 @@ class Prediction:
         if self.labels is not None:
             return {"path": self.path, "labels": list(self.labels), "top": top}
         return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors of pictures, near each other where a classifier sees the pictures alike.
+
+    Args:
+        paths: files of the pictures, in order.
+        vectors: float32 (N, D), a row for each of them.
+        unreadable: files that could not be read -> why; they have no row.
+    """
+
+    paths: tuple[str, ...]
+    vectors: "Tensor"
+    unreadable: dict[str, str]

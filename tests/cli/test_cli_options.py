@@ -120,6 +120,7 @@ def test_every_option_arrives(verb, densekit, monkeypatch):
     ("verb", "work", "options"),
     [
         ("predict", "densekit.classifier.Classifier.predict_each", {"top": 2, "batch_size": 3}),
+        ("embed", "densekit.classifier.Classifier.embed", {"batch_size": 3}),
         (
             "explain",
             "densekit.explain.explain_pictures.explain_pictures",
@@ -142,8 +143,9 @@ def test_every_option_about_pictures_arrives(verb, work, options, densekit, colo
 
     monkeypatch.setattr("densekit.loading.load_classifier", note_load)
     monkeypatch.setattr(work, note)
-    about_run = {"device": "cpu", **({"precision": "bf16"} if verb == "predict" else {})}
-    answer = densekit(verb, colour_run, colours / "test", *typed({**options, **about_run}))
+    about_run = {"device": "cpu", **({"precision": "bf16"} if verb != "explain" else {})}
+    out = ["--out", "o.npz"] if verb == "embed" else []
+    answer = densekit(verb, colour_run, colours / "test", *typed({**options, **about_run}), *out)
     assert answer.err.endswith("densekit: seen\n")
     assert loaded == about_run
     assert {name: seen[name] for name in options} == options

@@ -7,9 +7,9 @@ from densekit.console import Screen
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import SettingsError, ShapeError
 from densekit.explain.cam import cam, grad_cam
-from densekit.explain.ending import run_to_ending
 from densekit.explain.heat_maps import METHODS, choose_method, heat_maps
 from densekit.models.catalogue import create_model
+from densekit.models.ending import run_to_ending
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,6 +21,7 @@ TABLE = {
     "serve": ("densekit.cli.serve:serve", "Answer over HTTP: a page for people, JSON for programs."),
     "push": ("densekit.cli.push:push", "Upload a classifier to the Hugging Face Hub, with a model card."),
     "explain": ("densekit.cli.explain:explain", "Show where on pictures the evidence for a class lies."),
+    "embed": ("densekit.cli.embed:embed", "Write the vectors in which a classifier sees pictures, to compare them."),
     "profile": ("densekit.cli.profile:profile", "Measure what networks cost before they are trained, side by side."),
     "report": ("densekit.cli.report:report", "Show all there is to know about a trained classifier on one HTML page."),
     "study": ("densekit.cli.study:app", "Train variants of a network, several seeds each, and compare them."),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from densekit.prediction import Prediction
 
 Format = Literal["table", "csv", "json"]
-_MANY = 100  # pictures, for which it pays to compile the fused steps if that was never done here
+MANY_PICTURES = 100  # for so many it pays to compile the fused steps if that was never done here
 
 
 def predict(
@@ -55,7 +55,7 @@ def predict(
         raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")
     classifier = load_classifier(run, device=device, precision=precision)
     screen, files, failed = Screen(quiet=quiet), find_pictures(images), 0
-    if len(files) > _MANY:
+    if len(files) > MANY_PICTURES:
         fuse_where_faster(classifier.network)
 
     def answers() -> "Iterator[Prediction]":

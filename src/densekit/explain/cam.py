@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.errors import SettingsError
-from densekit.explain.ending import run_to_ending
+from densekit.models.ending import run_to_ending
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How a network ends: its last feature map, and the linear layer behind it."""
+"""How a network ends: its last feature map, and the linear layer behind it, found by watching it compute."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,28 @@ def run_to_ending(network: nn.Module, pictures: Tensor) -> Ending:
     if seen.features is None:
         raise SettingsError(f"{type(network).__name__} shows no feature map: use occlusion")
     return Ending(seen.features, logits, _weight_on(seen.features, seen.linear) if seen.logits is logits else None)
+
+
+def embed(network: nn.Module, pictures: Tensor) -> Tensor:
+    """Run a network and return what its last linear layer reads; without such a layer, its last feature map pooled.
+
+    Args:
+        network: (N, C, H, W) -> logits (N, K), in evaluation mode.
+        pictures: (N, C, H, W), on the network's device.
+
+    Returns:
+        (N, D). Where the logits come from one linear layer, they are its weights times this, plus its bias.
+
+    Raises:
+        SettingsError: the network has neither.
+    """
+    with _Watch(pictures) as seen:
+        logits = network(pictures)
+    if seen.logits is not None and seen.logits.shape == logits.shape:
+        return seen.linear[0]
+    if seen.features is not None:
+        return seen.features.mean((2, 3))
+    raise SettingsError(f"{type(network).__name__} has neither a linear layer at its end nor a feature map")
 
 
 # they read four dimensions of which the last two are tokens and channels
