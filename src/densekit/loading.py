@@ -22,8 +22,8 @@ def load_classifier(
 ) -> Classifier:
     """Load a classifier: from a run folder, any folder with model.json and model.safetensors, an export, or the Hub.
 
-    An export to torch is a .pt2 file, which can run code when it is opened: load only one that you trust. Nothing in
-    the others is run.
+    Opening an export to torch or Keras can run code that somebody put into its file: load only one that you trust.
+    From the Hub they are not opened. Nothing in the others is run.
 
     Args:
         source: the folder, a file in it, or ``hf-hub:owner/name`` (as `push` uploads it), which is downloaded once.
@@ -38,7 +38,7 @@ def load_classifier(
     folder = classifier_folder(source)
     record = read_record(folder)
     if "export" in record:
-        network = open_exported(folder, record["export"])
+        network = open_exported(folder, record["export"], trusted=_on_hub(source) is None)
     else:
         network, record = load_model(folder)
     try:

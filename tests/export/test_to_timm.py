@@ -1,5 +1,6 @@
 """The folder for timm, opened and used by timm itself."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from densekit.data.preprocessing import Preprocessing
-from densekit.errors import SettingsError
+from densekit.errors import CheckpointError, SettingsError
 from densekit.export.targets import Options
 from densekit.export.to_timm import write_timm
 from densekit.runtimes.exported import open_exported
@@ -46,6 +47,24 @@ def test_a_network_of_timms_own(make, tmp_path):
     torch.testing.assert_close(theirs(pictures), ours.network(pictures), atol=1e-5, rtol=1e-5)
     assert list(theirs.pretrained_cfg["classifier"]) == ["head", "head_dist"]
     assert theirs.pretrained_cfg["fixed_input_size"]
+
+
+def test_no_other_file_of_the_folder_is_read(make, tmp_path):
+    """timm would take pytorch_model.bin, a pickle, which some of its versions let run code."""
+    file = write_timm(make("densenet121", **SMALL), tmp_path, Options())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
+        open_exported(tmp_path, {"target": "timm", "file": "model.safetensors"})
+
+
+def test_a_configuration_cannot_make_timm_read_files(make, tmp_path):
+    file = write_timm(make("densenet121", **SMALL), tmp_path, Options())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["model_args"]["checkpoint_path"] = "weights.bin"
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="timm:densenet121 has no option 'checkpoint_path'"):
+        open_exported(tmp_path, {"target": "timm", "file": file.name})
 
 
 @torch.no_grad()

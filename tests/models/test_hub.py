@@ -68,9 +68,8 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused_and_not_kept(hub, timm_
 
 
 def test_no_file_that_runs_code_is_downloaded(hub, screen):
-    hub(
-        "me/mine", {"model.json": b"{}", "model.pt2": b"code", "train.py": b"code", "model-00001-of-9.safetensors": b""}
-    )
+    code = dict.fromkeys(("model.pt2", "model.keras", "train.py"), b"code")
+    hub("me/mine", {"model.json": b"{}", **code, "model-00001-of-9.safetensors": b""})
     assert [path.name for path in fetch_hub("me/mine", screen).iterdir()] == ["model.json"]
 
 

@@ -21,20 +21,29 @@ def test_network_stays_in_evaluation_mode_on_the_cpu():
     [
         ({"target": "onx", "file": "a"}, UnknownNameError, "unknown export target 'onx'; did you mean: onnx"),
         ({"file": "a"}, UnknownNameError, "unknown export target 'None'"),
-        ({"target": "onnx"}, CheckpointError, "file is None, should be a name"),
-        ({"target": "onnx", "file": "../model.onnx"}, CheckpointError, "should be a name"),
+        ({"target": "onnx"}, CheckpointError, "file is None, should be 'model.onnx'"),
+        ({"target": "onnx", "file": "../model.onnx"}, CheckpointError, "should be 'model.onnx'"),
+        ({"target": "torch", "file": "model.bin"}, CheckpointError, "should be 'model.pt2'"),
         ({"target": "onnx", "file": "model.onnx"}, CheckpointError, "model.onnx: No such file"),
     ],
-    ids=["typo", "no_target", "no_file", "outside", "missing"],
+    ids=["typo", "no_target", "no_file", "outside", "disguised", "missing"],
 )
 def test_record_that_makes_no_sense(tmp_path, record, error, says):
     with pytest.raises(error, match=says):
         open_exported(tmp_path, record)
 
 
-@pytest.mark.parametrize(("target", "name"), [("onnx", "a.onnx"), ("openvino", "a.xml"), ("torch", "a.pt2")])
-def test_damaged_file_is_named(tmp_path, target, name):
-    assert target in RUNTIMES
+@pytest.mark.parametrize("target", ["torch", "keras"])
+def test_what_could_run_code_is_not_opened_untrusted(tmp_path, target):
+    file = RUNTIMES[target].file
+    (tmp_path / file).write_bytes(b"code")
+    with pytest.raises(CheckpointError, match=rf"opening {file} can run code, so it is not taken from the hub"):
+        open_exported(tmp_path, {"target": target, "file": file}, trusted=False)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
+def test_damaged_file_is_named(tmp_path, target):
+    name = RUNTIMES[target].file
     (tmp_path / name).write_bytes(b"no network")
     with pytest.raises(CheckpointError, match=f"{name} cannot be opened by"):
         open_exported(tmp_path, {"target": target, "file": name})

@@ -17,7 +17,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _READ = ("config.json", "model.*", "model-symbol.json", "model-*.params")  # densekit's and timm's, and of exports
-_RUNS_CODE = ("*.pt2",)
+_RUNS_CODE = ("*.pt2", "*.keras")
 _SHA256 = 64  # hexadecimal digits; what the Hub knows of small text files is git's and shorter
 
 

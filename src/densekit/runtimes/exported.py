@@ -1,6 +1,7 @@
-"""An exported network as a network like any other: one table from target to the function that opens its file."""
+"""An exported network as a network like any other: one table from target to its file and the function that opens it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,31 @@ from torch import Tensor, nn
 
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 
+
+@dataclass(frozen=True)
+class Runtime:
+    """What opens the exports to one target.
+
+    Args:
+        file: the only name that the file may have; so what a name promises is what is opened.
+        opener: ``"module:function"``; the function is ``(path) -> ExportedNetwork``.
+        runs_code: whether opening such a file can run code that somebody put into it.
+    """
+
+    file: str
+    opener: str
+    runs_code: bool = False
+
+
 RUNTIMES = {
-    "onnx": "densekit.runtimes.run_onnx:open_onnx",
-    "openvino": "densekit.runtimes.run_openvino:open_openvino",
-    "torch": "densekit.runtimes.run_torch:open_torch",
-    "keras": "densekit.runtimes.frameworks:open_keras",
-    "mxnet": "densekit.runtimes.frameworks:open_mxnet",
-    "timm": "densekit.runtimes.run_timm:open_timm",
+    "onnx": Runtime("model.onnx", "densekit.runtimes.run_onnx:open_onnx"),
+    "openvino": Runtime("model.xml", "densekit.runtimes.run_openvino:open_openvino"),
+    "torch": Runtime("model.pt2", "densekit.runtimes.run_torch:open_torch", runs_code=True),
+    "keras": Runtime("model.keras", "densekit.runtimes.frameworks:open_keras", runs_code=True),
+    "mxnet": Runtime("model-symbol.json", "densekit.runtimes.frameworks:open_mxnet"),
+    "timm": Runtime("model.safetensors", "densekit.runtimes.run_timm:open_timm"),
 }
-"""Target of an export -> function that opens its file: ``(path) -> ExportedNetwork``."""
+"""Target of an export -> what opens it."""
 
 
 class ExportedNetwork(nn.Module):
@@ -58,24 +75,31 @@ class ExportedNetwork(nn.Module):
         return self
 
 
-def open_exported(folder: Path, record: dict[str, Any]) -> ExportedNetwork:
+def open_exported(folder: Path, record: dict[str, Any], *, trusted: bool = True) -> ExportedNetwork:
     """Open the network of an exported folder.
 
     Args:
         folder: where its files are.
         record: the entry "export" of its model.json: ``target``, ``file`` and more.
+        trusted: whether somebody chose these very files; else none is opened that could run code.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or the record makes no sense.
+        CheckpointError: the file is missing, damaged or not to be trusted, or the record makes no sense.
         MissingPartError: the runtime is not installed.
     """
     target, name = record.get("target"), record.get("file")
     if target not in RUNTIMES:
         raise UnknownNameError("export target", str(target), list(RUNTIMES))
-    if not isinstance(name, str) or Path(name).name != name:
-        raise CheckpointError(f"{folder / 'model.json'}: the export's file is {name!r}, should be a name")
+    runtime = RUNTIMES[target]
+    if name != runtime.file:
+        raise CheckpointError(f"{folder / 'model.json'}: the export's file is {name!r}, should be {runtime.file!r}")
+    if runtime.runs_code and not trusted:
+        raise CheckpointError(
+            f"opening {name} can run code, so it is not taken from the hub: download it, and name its folder if you "
+            "trust it"
+        )
     path = folder / name
     if not path.exists():
         raise CheckpointError(f"cannot read {path}: No such file or directory")
-    module, _, function = RUNTIMES[target].partition(":")
+    module, _, function = runtime.opener.partition(":")
     return getattr(import_module(module), function)(path)
