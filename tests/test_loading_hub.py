@@ -30,14 +30,15 @@ def test_results_go_into_a_folder_of_its_name(uploaded, colours, tmp_path, monke
     with pytest.raises(DataError, match="does not say what it was trained with: name the pictures"):
         evaluate(NAME)
     assert evaluate(NAME, colours).metrics.accuracy == 24 / 25
-    assert (tmp_path / f"colours/evaluation-{colours.name}/metrics.json").exists()
+    assert (tmp_path / f"runs/me--colours/evaluation-{colours.name}/metrics.json").exists()
     assert write_report(NAME, colours).exists()
     export = export_run(NAME, to="torch", data=colours)
-    assert export.folder.resolve() == tmp_path / "colours/exports/torch"
+    assert export.folder.resolve() == tmp_path / "runs/me--colours/exports/torch"
 
 
 def test_an_export_that_runs_code_is_not_taken_from_the_hub(colour_run, colours, hub, tmp_path):
     export = export_run(colour_run, to="torch", data=colours, out=tmp_path / "export")
     hub("me/export", {path.name: path.read_bytes() for path in export.folder.iterdir()})
-    with pytest.raises(CheckpointError, match=r"opening model\.pt2 can run code, so it is not taken from the hub"):
-        load_classifier("hf-hub:me/export")
+    for work in (load_classifier, evaluate, write_report):
+        with pytest.raises(CheckpointError, match=r"opening model\.pt2 can run code, so it is not taken from the hub"):
+            work("hf-hub:me/export")

@@ -14,15 +14,17 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Return the device of a name: "auto" takes a GPU if there is one.
+    """Return the device of a name: "auto" takes a GPU if there is one; of several processes each its own.
 
     Raises:
         SettingsError: no such device on this machine.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda"
+    if str(name) == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -14,11 +14,15 @@ from densekit.errors import CheckpointError, SettingsError
 from densekit.hardware import choose_precision
 from densekit.models.hub import HUB, fetch_hub
 from densekit.models.weights import load_model, read_record
-from densekit.runtimes.exported import ExportedNetwork, open_exported
+from densekit.runtimes.exported import ExportedNetwork, find_runtime, open_exported
 
 
 def load_classifier(
-    source: str | os.PathLike[str], *, device: str | torch.device = "auto", precision: str = "fp32"
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    screen: Screen | None = None,
 ) -> Classifier:
     """Load a classifier: from a run folder, any folder with model.json and model.safetensors, an export, or the Hub.
 
@@ -29,16 +33,17 @@ def load_classifier(
         source: the folder, a file in it, or ``hf-hub:owner/name`` (as `push` uploads it), which is downloaded once.
         device: where to compute.
         precision: what to compute in: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
+        screen: where the progress of a download goes.
 
     Raises:
         CheckpointError: a file is missing or damaged, or holds a network without classes.
         SettingsError: no such device, no such precision there, or another than its own for an exported network.
         MissingPartError: it was exported for a runtime that is not installed.
     """
-    folder = classifier_folder(source)
+    folder = classifier_folder(source, screen)
     record = read_record(folder)
     if "export" in record:
-        network = open_exported(folder, record["export"], trusted=_on_hub(source) is None)
+        network = open_exported(folder, record["export"])
     else:
         network, record = load_model(folder)
     try:
@@ -72,26 +77,38 @@ def load_classifier(
     return replace(classifier, precision="own")
 
 
-def classifier_folder(source: str | os.PathLike[str]) -> Path:
+def classifier_folder(source: str | os.PathLike[str], screen: Screen | None = None) -> Path:
     """Return the folder of a classifier that is named by that, by a file in it such as model.onnx, or on the Hub.
 
     Raises:
-        CheckpointError: a repository of the Hub that cannot be downloaded.
+        CheckpointError: a repository of the Hub that cannot be downloaded, or an export that could run code there.
     """
     if repository := _on_hub(source):
-        return fetch_hub(repository, Screen())
+        folder = fetch_hub(repository, screen or Screen())
+        _refuse_code(folder)
+        return folder
     path = Path(source).expanduser()
     return path.parent if path.is_file() and (path.parent / "model.json").exists() else path
 
 
+def _refuse_code(folder: Path) -> None:
+    """Raise CheckpointError where a stranger's model.json names a file that can run code when it is opened."""
+    export = read_record(folder).get("export")
+    if export and find_runtime(export).runs_code:
+        raise CheckpointError(
+            f"opening {find_runtime(export).file} can run code, so it is not taken from the hub: download it, and name "
+            "its folder if you trust it"
+        )
+
+
 def results_folder(source: str | os.PathLike[str]) -> Path:
-    """Return where results about a classifier go: its folder, or for one of the Hub a folder of its name here.
+    """Return where results about a classifier go: its folder, or for one of the Hub a folder of its name below runs.
 
     >>> results_folder("hf-hub:me/cats@v2")
-    PosixPath('cats')
+    PosixPath('runs/me--cats')
     """
     if repository := _on_hub(source):
-        return Path(repository.partition("@")[0].rpartition("/")[2])
+        return Path("runs", repository.partition("@")[0].replace("/", "--"))
     return classifier_folder(source)
 
 

@@ -39,7 +39,7 @@ def test_each_file_once_in_the_order_given(photos):
 
 def test_file_is_taken_whatever_its_name(photos):
     shutil.copy(photos / "red" / "0.png", photos / "a[1] picture")
-    named = [photos / "red" / "notes.txt", photos / "a[1] picture", photos / "missing.png"]
+    named = [photos / "red" / "notes.txt", photos / "a[1] picture", photos / "missing.png", photos / ("a" * 300)]
     assert find_pictures(map(str, named)) == named
 
 

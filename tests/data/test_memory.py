@@ -7,7 +7,8 @@ from PIL import Image
 
 from densekit.data.loaders import evaluation_loader
 from densekit.data.memory import load_into_memory
-from densekit.data.picture_set import PictureSet
+from densekit.data.normalisation import normalisation_for
+from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.preprocessing import Preprocessing
 
 
@@ -33,6 +34,13 @@ def test_shrunk_in_memory_gives_the_bits_of_the_files(photographs, channels, res
     (mine,), (files,) = (list(evaluation_loader(part, preprocessing, 4, workers=0)) for part in (kept, photographs))
     torch.testing.assert_close(mine.pictures, files.pictures, atol=0, rtol=0)
     assert kept.shapes is photographs.shapes  # what the files hold
+
+
+def test_colours_measured_in_memory_are_those_of_the_files(photographs, screen):
+    preprocessing = Preprocessing(channels=3, size=(20, 24))
+    kept, _ = load_into_memory(photographs, preprocessing=preprocessing, screen=screen)
+    mine, files = (normalisation_for(DataSet("x", ("a",), part), preprocessing) for part in (kept, photographs))
+    assert mine == files
 
 
 def test_what_would_grow_is_kept_as_it_is(photographs, screen):

@@ -103,6 +103,11 @@ def test_what_is_no_list_of_names(read, cell):
         assert read(f'path,labels\na,"{cell}"\n')[0].entries[0].labels == (cell,)
 
 
+def test_a_label_that_the_separator_would_cut(read):
+    with pytest.raises(DataError, match=r"line 3: a label is 'x\|y', but \| separates labels: rename it"):
+        read("""path,labels\na,"['x']"\nb,"['z', 'x|y']"\n""")
+
+
 def test_classes_in_a_column_each(make_folder, screen):
     root = make_folder({"a": 6, "b": 6})
     lines = [f"{'ab'[i % 2]}/{i // 2}.png,{1 - i % 2}.0,{i % 2}.0,0.0,{i}" for i in range(12)]

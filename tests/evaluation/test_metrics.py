@@ -4,11 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from densekit.evaluation.metrics import compute_metrics
-from densekit.evaluation.outcomes import Outcomes, accuracy_interval
+from densekit.evaluation.outcomes import Outcomes
 
 # number of classes, classes that occur, classes that may be predicted, pictures
 CASES = {
@@ -96,9 +95,3 @@ def test_survives_json(case):
     assert again["split"] == "test"
     assert again["confusion"] == [list(row) for row in found.confusion]
     assert again["classes"][0] == vars(found.classes[0])
-
-
-@pytest.mark.parametrize(("correct", "total"), [(0, 7), (1, 2), (6, 6), (33, 40), (9912, 10000)])
-def test_accuracy_interval_equals_scipy(correct, total):
-    expected = binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(accuracy_interval(correct, total), expected, rtol=1e-12, atol=1e-12)

@@ -33,14 +33,6 @@ def test_record_that_makes_no_sense(tmp_path, record, error, says):
         open_exported(tmp_path, record)
 
 
-@pytest.mark.parametrize("target", ["torch", "keras"])
-def test_what_could_run_code_is_not_opened_untrusted(tmp_path, target):
-    file = RUNTIMES[target].file
-    (tmp_path / file).write_bytes(b"code")
-    with pytest.raises(CheckpointError, match=rf"opening {file} can run code, so it is not taken from the hub"):
-        open_exported(tmp_path, {"target": target, "file": file}, trusted=False)
-
-
 @pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
 def test_damaged_file_is_named(tmp_path, target):
     name = RUNTIMES[target].file

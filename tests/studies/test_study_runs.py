@@ -1,6 +1,8 @@
 import csv
 import json
+import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,19 @@ def test_finished_study_can_be_given_more_seeds_and_be_tested(tiny, tmp_path, tr
     again = study(out=first.folder, resume=True)
     assert again.results == more.results
     assert training_passes.count == 4 * 2
+
+
+def test_a_trained_classifier_that_the_table_does_not_know_stays(tiny, tmp_path):
+    """Somebody has deleted its checkpoint to make room, and the table's line got lost."""
+    first = study(choices=CHOICES, seeds=1, out=tmp_path / "s", **tiny)
+    run = first.folder / "runs" / Path(first.results[0].run).name
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "model.safetensors").read_bytes()
+    lines = (first.folder / "results.csv").read_text().splitlines(keepends=True)
+    (first.folder / "results.csv").write_text(lines[0] + lines[2])
+    with pytest.raises(SettingsError, match=rf"{run.name} holds a trained classifier without its checkpoint"):
+        study(out=first.folder, resume=True)
+    assert (run / "model.safetensors").read_bytes() == before
 
 
 def test_a_plan_that_was_edited_does_not_get_the_figures_of_the_old_one(tiny, tmp_path, screen):

@@ -18,7 +18,7 @@ from densekit.models.densenet import DenseNet
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.reporting import Reporter
-from densekit.training.resolve import new_classifier, resolve
+from densekit.training.resolve import new_classifier, normalise, resolve
 from densekit.training.run_folder import new_run_folder
 from densekit.training.settings import make_settings
 from densekit.training.train import train
@@ -72,7 +72,7 @@ def make_job(tiny, tmp_path, screen):
         dataset = open_data(
             chosen.data, limit_per_class=chosen.limit_per_class, val_fraction=chosen.val_fraction, screen=screen
         )
-        resolved, preprocessing = resolve(chosen, dataset)
+        resolved, preprocessing = normalise(*resolve(chosen, dataset), dataset)
         classifier = new_classifier(resolved, preprocessing, dataset)
         accelerator = make_accelerator(torch.device("cpu"), resolved.precision)
         state = new_state(classifier, resolved, accelerator)

@@ -19,6 +19,12 @@ def test_auto_takes_a_gpu_if_there_is_one():
     assert choose_device("auto").type == expected
 
 
+def test_each_of_several_processes_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "97")
+    with pytest.raises(SettingsError, match="device 'cuda:97' cannot be used"):
+        choose_device("cuda")
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu cpu"], ids=["no_such_kind", "no_such_gpu", "empty", "two"])
 def test_device_that_is_not_there_is_told_in_one_line(name, train_tiny, tmp_path):
     with pytest.raises(SettingsError, match=f"device '{name}' cannot be used .*: try auto or cpu") as caught:

@@ -87,9 +87,25 @@ def test_curves_are_drawn(epochs, val, tmp_path):
     assert (blue, orange) == (True, val)
 
 
-def test_the_time_that_is_left_is_that_of_an_epoch_on_average(make_job, screen):
-    job = make_job(epochs=4)
-    row = {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "pictures_per_s": 9.0}
-    history = [{**row, "epoch": 1, "seconds": 2.0}, {**row, "seconds": 4.0}]
-    job.reporter.report_epoch(history[-1], history)
-    assert "4.0 s  9 pictures/s  6 s left" in screen.console.export_text()
+def test_the_time_that_is_left_is_that_of_an_epoch_on_average(make_job, screen, monkeypatch):
+    """With its validation, which is no part of the seconds that are told."""
+    job, clock = make_job(epochs=4), iter([100.0, 105.0, 108.0])
+    monkeypatch.setattr("densekit.training.reporting.time.monotonic", lambda: next(clock))
+    row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "pictures_per_s": 9.0, "seconds": 2.0}
+    job.reporter.begin()
+    job.reporter.report_epoch({**row, "epoch": 1})
+    job.reporter.report_epoch({**row, "epoch": 2})
+    text = screen.console.export_text()
+    assert "1/4  train loss 1.0000 acc 50.00%  2.0 s  9 pictures/s  15 s left" in text
+    assert "9 pictures/s  8 s left" in text
+
+
+def test_steps_are_told_as_often_where_results_are_read_less_often(make_job, screen):
+    """As on a GPU, every tenth step: of every 25 steps, the next one that is read is told."""
+    job = make_job(log_every=25)
+    progress = job.state.progress
+    with screen.bar("epoch", 100, lines=False) as bar:
+        for progress.step in range(10, 101, 10):
+            job.reporter.report_step(progress, 100, bar)
+    lines = screen.console.export_text().splitlines()
+    assert [line.split("step ")[1].split("/")[0] for line in lines if "step " in line] == ["30", "50", "80"]

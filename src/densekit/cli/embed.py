@@ -48,8 +48,9 @@ def embed(
         why = "exists already" if out.exists() else "is no .npz file"
         raise SettingsError(f"{out} {why}: choose another --out")
     check_writable(out.parent)
-    classifier = load_classifier(run, device=device, precision=precision)
-    screen, files = Screen(quiet=quiet), find_pictures(images)
+    screen = Screen(quiet=quiet)
+    classifier = load_classifier(run, device=device, precision=precision, screen=screen)
+    files = find_pictures(images)
     if len(files) > MANY_PICTURES:
         fuse_where_faster(classifier.network)
     with screen.bar("embedding", len(files)) as bar:

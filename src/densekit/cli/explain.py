@@ -67,7 +67,7 @@ def explain(
     if not images and not feature_reuse:
         raise DataError("no pictures named: densekit explain RUN IMAGE... takes files, folders and patterns")
     screen = Screen(quiet=quiet)
-    classifier = load_classifier(run, device=device)
+    classifier = load_classifier(run, device=device, screen=screen)
     blocks = measure_reuse(classifier.network) if feature_reuse else []
     folder = new_folder(out, results_folder(run) / "explained")
     answers = ()

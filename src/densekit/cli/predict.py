@@ -53,8 +53,9 @@ def predict(
 
     if not images:
         raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")
-    classifier = load_classifier(run, device=device, precision=precision)
-    screen, files, failed = Screen(quiet=quiet), find_pictures(images), 0
+    screen = Screen(quiet=quiet)
+    classifier = load_classifier(run, device=device, precision=precision, screen=screen)
+    files, failed = find_pictures(images), 0
     if len(files) > MANY_PICTURES:
         fuse_where_faster(classifier.network)
 

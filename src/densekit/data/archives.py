@@ -69,6 +69,7 @@ def read_cifar(archive: Path) -> Arrays:
             for member in tar
             if member.name.endswith((".bin", ".txt")) and (handle := tar.extractfile(member)) is not None
         }
+        names = {name: raw.decode().split() for name, raw in files.items() if name.endswith(".txt")}
     meta, label_bytes = ("fine_label_names.txt", 2) if "fine_label_names.txt" in files else ("batches.meta.txt", 1)
     train = b"".join(files[name] for name in sorted(files) if name.endswith(".bin") and "test" not in name)
     test = b"".join(files[name] for name in sorted(files) if name.endswith(".bin") and "test" in name)
@@ -76,7 +77,7 @@ def read_cifar(archive: Path) -> Arrays:
         raise DataError(
             f"{archive}: not the binary version of CIFAR (it holds {', '.join(sorted(files)) or 'nothing'})"
         )
-    classes = tuple(files[meta].decode().split())
+    classes = tuple(names[meta])
     result = Arrays(classes, *_records(archive, train, label_bytes), *_records(archive, test, label_bytes))
     _check(archive, classes, result.train_pictures, result.train_labels)
     _check(archive, classes, result.test_pictures, result.test_labels)

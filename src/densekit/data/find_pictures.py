@@ -32,9 +32,9 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
         if not str(source):
             raise DataError("a picture or folder with an empty name: no pictures found")
         path = Path(source).expanduser()
-        if path.is_dir():
+        if _is_dir(path):
             matches = [file for file in files_below(path) if _is_picture(file)]
-        elif path.exists() or not glob.has_magic(str(source)):
+        elif is_file(path) or not glob.has_magic(str(source)):
             matches = [path]  # if it does not exist, its prediction says so
         else:
             matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)

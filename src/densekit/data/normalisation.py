@@ -1,9 +1,12 @@
 """Mean and standard deviation of pictures, for networks that want them near 0 and 1."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
+from densekit.console import Screen
 from densekit.data.picture_set import DataSet
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import DataError, PictureError
@@ -26,7 +29,12 @@ KNOWN_NORMALISATIONS = {
 
 
 def normalisation_for(
-    dataset: DataSet, preprocessing: Preprocessing, *, sample: int = 2000, seed: int = 0
+    dataset: DataSet,
+    preprocessing: Preprocessing,
+    *,
+    sample: int = 2000,
+    seed: int = 0,
+    screen: Screen | None = None,
 ) -> Normalisation:
     """The usual mean and standard deviation of a named set, or those measured on training pictures.
 
@@ -35,6 +43,7 @@ def normalisation_for(
         preprocessing: gives channels and size; its own mean and std play no part.
         sample: most pictures to measure on.
         seed: decides which.
+        screen: where progress goes.
 
     Returns:
         What ``preprocessing.model_copy(update=normalisation._asdict())`` takes.
@@ -46,20 +55,28 @@ def normalisation_for(
     if known is not None and len(known.mean) == preprocessing.channels:
         return known
     order = np.random.default_rng(seed).permutation(len(dataset.train))[:sample]
-    count, total, squares = 0, 0, 0  # sums of bytes are whole numbers, so nothing is rounded on the way
-    for i in order:
+
+    def sums(i: int) -> tuple[int, Tensor, Tensor] | None:
+        """Whole numbers, as sums of bytes are: nothing is rounded on the way."""
         try:
-            picture = dataset.train.read(int(i))
+            picture = dataset.train.read(i)
         except PictureError:
-            continue  # the loader names it
+            return None  # the loader names it
         pixels = preprocessing.to_size(preprocessing.to_bytes(picture)).flatten(1).long()  # (C, H * W)
-        count += pixels.shape[1]
-        total = total + pixels.sum(1)
-        squares = squares + pixels.square().sum(1)
-    if count == 0:
+        return pixels.shape[1], pixels.sum(1), pixels.square().sum(1)
+
+    found = []
+    with ThreadPoolExecutor(8) as pool, (screen or Screen()).bar("measuring colours", len(order), "pictures") as bar:
+        for each in pool.map(sums, order.tolist()):
+            bar.advance()
+            if each is not None:
+                found.append(each)
+    if not found:
         raise DataError(f"{dataset.name}: none of {len(order)} training pictures can be read")
-    mean = np.asarray(total) / count
-    variance = np.asarray(squares) / count - mean**2
+    counts, totals, squares = zip(*found, strict=True)
+    count = sum(counts)
+    mean = np.asarray(sum(totals)) / count
+    variance = np.asarray(sum(squares)) / count - mean**2
     std = np.sqrt(np.maximum(variance, 0))
     std[std == 0] = 255  # a channel that never changes is left as it is
     return Normalisation(tuple((mean / 255).tolist()), tuple((std / 255).tolist()))

@@ -66,7 +66,7 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011).
     """
     has = labels[:, None] == np.unique(labels) if labels.ndim == 1 else _with_none(labels)  # (N, L)
-    group = np.arange(len(labels)) if groups is None else _numbers(groups)  # (N,)
+    group = np.arange(len(labels)) if groups is None else number_groups(groups)  # (N,)
     sizes = np.zeros((group.max() + 1, has.shape[1]), np.int64)  # (G, L) pictures of each group with each label
     np.add.at(sizes, group, has)
     total = sizes.sum(0)
@@ -96,7 +96,7 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
     return np.flatnonzero(np.isin(group, chosen))
 
 
-def _numbers(groups: np.ndarray) -> np.ndarray:
+def number_groups(groups: np.ndarray) -> np.ndarray:
     """Number groups by their names, int64 (N,); a picture of no group is one by itself."""
     keys = [(place, None) if name is None else (-1, name) for place, name in enumerate(groups)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}

@@ -150,7 +150,10 @@ def _separated(where: str, cell: str) -> list[str]:
     """Return the labels of one cell: separated by |, or a list as pandas writes it."""
     if _LIST.fullmatch(cell):
         items = re.findall(_ITEM, cell)
-        return [str(ast.literal_eval(item)) if item[0] in "'\"" else item for item in items]
+        labels = [str(ast.literal_eval(item)) if item[0] in "'\"" else item for item in items]
+        if joined := next((label for label in labels if LABEL_SEPARATOR in label), None):
+            raise DataError(f"{where}: a label is {joined!r}, but {LABEL_SEPARATOR} separates labels: rename it")
+        return labels
     if cell.startswith("[") and cell.endswith("]"):
         raise DataError(f"{where}: {cell} is not a list of quoted names: write ['cat', 'dog'], or cat|dog")
     return [label.strip() for label in cell.split(LABEL_SEPARATOR)]

@@ -18,6 +18,7 @@ from densekit.data.duplicates import Pictures, find_duplicates
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.split_record import SplitRecord, tell_learned_groups
+from densekit.data.splits import number_groups
 from densekit.engine.swap import fuse_where_faster
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.metrics import Metrics, compute_metrics
@@ -91,7 +92,7 @@ def evaluate(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
-    results, run = results_folder(run), classifier_folder(run)
+    results, run = results_folder(run), classifier_folder(run, screen)
     classifier = load_classifier(run, device=device, precision=precision)
     own = own_data(run)
     dataset = None
@@ -138,7 +139,8 @@ def evaluate(
     if not len(outcomes):
         raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
     compute = compute_multilabel_metrics if classifier.multilabel else compute_metrics
-    metrics = compute(outcomes, classifier.classes, split=split)
+    groups = None if pictures.groups is None else number_groups(pictures.groups[outcomes.index.numpy()])
+    metrics = compute(outcomes, classifier.classes, split=split, groups=groups)
     write_evaluation(folder, metrics, about)
     write_predictions(folder / "predictions.csv", outcomes, pictures, classifier.classes)
     if outcomes.unreadable:

@@ -4,10 +4,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 
 from densekit.evaluation.calibration import calibration_error, confidence_bins
-from densekit.evaluation.outcomes import Outcomes, accuracy_interval
+from densekit.evaluation.intervals import accuracy_interval, effective_size
+from densekit.evaluation.outcomes import Outcomes
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,14 @@ class ClassMetrics:
 class SplitMetrics:
     """Figures that pictures of every kind have; shares are in 0..1.
 
-    ``unreadable`` pictures are in none of the figures. ``accuracy`` is the share of pictures that are answered rightly.
+    ``unreadable`` pictures are in none of the figures. ``accuracy`` is the share of pictures that are answered
+    correctly; its interval takes the pictures of one of the ``groups`` for no more than they tell together. ``groups``
+    is None where every picture stands for itself.
     """
 
     split: str
     pictures: int
+    groups: int | None
     unreadable: int
     loss: float
     accuracy: float
@@ -64,13 +69,16 @@ class Metrics(SplitMetrics):
         return self.accuracy
 
 
-def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str) -> Metrics:
+def compute_metrics(
+    outcomes: Outcomes, classes: tuple[str, ...], *, split: str, groups: np.ndarray | None = None
+) -> Metrics:
     """Compute all figures.
 
     Args:
         outcomes: at least one picture.
         classes: name of each label.
         split: what the pictures are, e.g. "test"; stands beside every figure.
+        groups: number of what each picture is one of, such as a patient, int64 (N,), 0 and up.
     """
     count = len(classes)
     predicted = outcomes.logits.argmax(1)
@@ -79,23 +87,31 @@ def compute_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str)
         classes, confusion.diagonal().tolist(), confusion.sum(0).tolist(), confusion.sum(1).tolist(), strict=True
     )
     per_class = tuple(class_metrics(*column) for column in columns)
-    correct = int(confusion.trace())
     present = [metrics for metrics in per_class if metrics.pictures]
     return Metrics(
-        split=split,
-        pictures=len(outcomes),
-        unreadable=len(outcomes.unreadable),
-        loss=outcomes.loss,
-        accuracy=correct / len(outcomes),
-        accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
+        **common_figures(outcomes, split, groups),
         top5=outcomes.top_accuracy(5) if count > 5 else None,
         auroc=_auroc(outcomes) if count == 2 and len(present) == 2 else None,
         balanced_accuracy=fmean(metrics.recall or 0.0 for metrics in present),
         macro_f1=fmean(metrics.f1 or 0.0 for metrics in present),
-        calibration_error=calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
         classes=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
     )
+
+
+def common_figures(outcomes: Outcomes, split: str, groups: np.ndarray | None) -> dict[str, Any]:
+    """Compute the figures of `SplitMetrics`."""
+    independent = len(outcomes) if groups is None else effective_size(outcomes.correct.numpy(), groups)
+    return {
+        "split": split,
+        "pictures": len(outcomes),
+        "groups": None if groups is None else len(np.unique(groups)),
+        "unreadable": len(outcomes.unreadable),
+        "loss": outcomes.loss,
+        "accuracy": outcomes.accuracy,
+        "accuracy_interval_95": accuracy_interval(outcomes.accuracy, independent),
+        "calibration_error": calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
+    }
 
 
 def _auroc(outcomes: Outcomes) -> float:

@@ -6,9 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
-from densekit.evaluation.calibration import calibration_error, confidence_bins
-from densekit.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics
-from densekit.evaluation.outcomes import Outcomes, accuracy_interval
+from densekit.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics, common_figures
+from densekit.evaluation.outcomes import Outcomes
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,16 @@ class MultilabelMetrics(SplitMetrics):
         return self.mean_average_precision
 
 
-def compute_multilabel_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, split: str) -> MultilabelMetrics:
+def compute_multilabel_metrics(
+    outcomes: Outcomes, classes: tuple[str, ...], *, split: str, groups: np.ndarray | None = None
+) -> MultilabelMetrics:
     """Compute all figures.
 
     Args:
         outcomes: at least one picture, with labels (N, K).
         classes: name of each label.
         split: what the pictures are, e.g. "test"; stands beside every figure.
+        groups: number of what each picture is one of, such as a patient, int64 (N,), 0 and up.
     """
     labels, answered = outcomes.labels.bool(), outcomes.answers
     counts = ((labels & answered).sum(0), answered.sum(0), labels.sum(0))  # (K,) each
@@ -62,19 +64,12 @@ def compute_multilabel_metrics(outcomes: Outcomes, classes: tuple[str, ...], *, 
     per_class = tuple(
         LabelMetrics(**vars(basic), threshold=t, average_precision=p, auroc=a) for basic, t, p, a in columns
     )
-    correct = round(outcomes.accuracy * len(outcomes))
     return MultilabelMetrics(
-        split=split,
-        pictures=len(outcomes),
-        unreadable=len(outcomes.unreadable),
-        loss=outcomes.loss,
-        accuracy=outcomes.accuracy,
-        accuracy_interval_95=accuracy_interval(correct, len(outcomes)),
+        **common_figures(outcomes, split, groups),
         mean_average_precision=_mean(row.average_precision for row in per_class),
         mean_auroc=_mean(row.auroc for row in per_class),
         macro_f1=_mean(row.f1 for row in per_class if row.pictures),
         micro_f1=class_metrics("", *(int(count.sum()) for count in counts)).f1,
-        calibration_error=calibration_error(confidence_bins(outcomes.logits, outcomes.labels)),
         classes=per_class,
     )
 

@@ -1,6 +1,5 @@
 """Outcomes: what a network said about labelled pictures, and the figures that follow from it."""
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -54,9 +53,14 @@ class Outcomes:
         return cross_entropy(self.logits, self.labels, multilabel=self.multilabel).item()
 
     @property
+    def correct(self) -> Tensor:
+        """Whether the likeliest class of each picture is the right one, of several labels every one, bool (N,)."""
+        return right(self.logits, self.labels, self.thresholds)
+
+    @property
     def accuracy(self) -> float:
-        """Share of pictures whose likeliest class is the right one; of several labels, with every one right."""
-        return right(self.logits, self.labels, self.thresholds).double().mean().item()
+        """Share of the pictures that are answered correctly."""
+        return self.correct.double().mean().item()
 
     def top_accuracy(self, k: int) -> float:
         """Share of pictures whose right class is among the ``k`` likeliest."""
@@ -109,19 +113,3 @@ def collect_outcomes(
         nothing = torch.empty(0, dtype=torch.int64)
         return Outcomes(torch.empty(0, 0), nothing, nothing, tuple(unreadable))
     return Outcomes(torch.cat(logits), torch.cat(labels), torch.cat(index), tuple(unreadable))
-
-
-def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of an accuracy (Wilson, Probable inference, the law of succession, ..., 1927).
-
-    A bootstrap would say "exactly 100 %" of six right answers in six; this does not.
-
-    >>> low, high = accuracy_interval(6, 6)
-    >>> round(low, 2), round(high, 2)
-    (0.61, 1.0)
-    """
-    z = 1.959963984540054  # of the normal distribution, two-sided 5 %
-    share, shrink = correct / total, 1 + z * z / total
-    middle = (share + z * z / (2 * total)) / shrink
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / shrink
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from densekit.data.columns import LABEL_SEPARATOR
 from densekit.data.picture_set import PictureSet, before_pictures
 from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics
 from densekit.evaluation.multilabel import MultilabelMetrics
 from densekit.evaluation.outcomes import Outcomes
 from densekit.files import write_atomically, write_csv, write_json, write_text
+from densekit.units import counted
 
 _MOST_LABELS = 40  # more class names than this cannot be read beside a matrix
 _MOST_NUMBERS = 20
@@ -58,7 +60,7 @@ def write_predictions(path: Path, outcomes: Outcomes, pictures: PictureSet, clas
     if not outcomes.multilabel:
         truths = torch.nn.functional.one_hot(truths, len(classes))
     truths = truths.bool()
-    correct = (answers == truths).all(1).int().tolist()
+    correct = outcomes.correct.int().tolist()
     shown = classes if len(classes) <= _MOST_COLUMNS else ()
     probabilities = outcomes.probabilities[:, : len(shown)].tolist()
     columns = ["path", "label", "answer", "correct", *(f"p({name})" for name in shown)]
@@ -73,7 +75,7 @@ def write_predictions(path: Path, outcomes: Outcomes, pictures: PictureSet, clas
 
 def _named(classes: Sequence[str], *rows: Tensor) -> list[str]:
     places: list[list[int]] = [row.nonzero()[:, 0].tolist() for row in rows]
-    return ["|".join(classes[place] for place in found) for found in places]
+    return [LABEL_SEPARATOR.join(classes[place] for place in found) for found in places]
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
@@ -173,6 +175,7 @@ def metrics_table(metrics: Metrics | MultilabelMetrics) -> Table:
     low, high = metrics.accuracy_interval_95
     accuracy = f"{metrics.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%})"
     of, rest = before_pictures(metrics.split), f"loss {metrics.loss:.4f}, {metrics.pictures} pictures"
+    rest += "" if metrics.groups is None else f" of {counted(metrics.groups, 'group', 'groups')}"
     columns = {"precision": "precision", "recall": "recall", "F1": "f1"}
     if isinstance(metrics, MultilabelMetrics):
         if any(row.threshold != 0.5 for row in metrics.classes):

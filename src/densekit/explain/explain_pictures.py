@@ -72,7 +72,7 @@ def explain_pictures(
         MissingPartError: the method needs captum, which is not installed.
     """
     if not isinstance(classifier, Classifier):
-        classifier = load_classifier(classifier)
+        classifier = load_classifier(classifier, screen=screen)
     check_explainable(classifier, method)
     files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
     if top < 1 or batch_size < 1:

@@ -68,7 +68,7 @@ def export_run(
     """
     screen = screen or Screen()
     target = find_target(to, int8=int8, bake_preprocessing=bake_preprocessing)
-    results, run = results_folder(run), classifier_folder(run)
+    results, run = results_folder(run), classifier_folder(run, screen)
     classifier = load_classifier(run, device="cpu")
     if isinstance(classifier.network, ExportedNetwork):
         raise CheckpointError(f"{run} is an export already: export the run that it was made of")

@@ -53,7 +53,8 @@ def push(
     )
 
     screen = screen or Screen()
-    classifier, folder, api = load_classifier(folder, device="cpu"), classifier_folder(folder), HfApi()
+    folder, api = classifier_folder(folder, screen), HfApi()
+    classifier = load_classifier(folder, device="cpu")
     files = sorted(path for path in folder.iterdir() if path.is_file() and _travels(path.name))
     operations = [CommitOperationAdd(path.name, path) for path in files]
     card, metrics = folder / "README.md", folder / "metrics.json"

@@ -68,5 +68,5 @@ def write_report(
         screen=screen,
     )
     path = evaluation.folder / "report.html"
-    write_text(path, render_page(evaluation, RunFolder(classifier_folder(run)), screen))
+    write_text(path, render_page(evaluation, RunFolder(classifier_folder(run, screen)), screen))
     return path

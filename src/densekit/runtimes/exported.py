@@ -75,31 +75,39 @@ class ExportedNetwork(nn.Module):
         return self
 
 
-def open_exported(folder: Path, record: dict[str, Any], *, trusted: bool = True) -> ExportedNetwork:
+def open_exported(folder: Path, record: dict[str, Any]) -> ExportedNetwork:
     """Open the network of an exported folder.
 
     Args:
         folder: where its files are.
         record: the entry "export" of its model.json: ``target``, ``file`` and more.
-        trusted: whether somebody chose these very files; else none is opened that could run code.
 
     Raises:
-        CheckpointError: the file is missing, damaged or not to be trusted, or the record makes no sense.
+        CheckpointError: the file is missing or damaged, or the record makes no sense.
         MissingPartError: the runtime is not installed.
     """
-    target, name = record.get("target"), record.get("file")
-    if target not in RUNTIMES:
-        raise UnknownNameError("export target", str(target), list(RUNTIMES))
-    runtime = RUNTIMES[target]
-    if name != runtime.file:
-        raise CheckpointError(f"{folder / 'model.json'}: the export's file is {name!r}, should be {runtime.file!r}")
-    if runtime.runs_code and not trusted:
+    runtime = find_runtime(record)
+    if record.get("file") != runtime.file:
         raise CheckpointError(
-            f"opening {name} can run code, so it is not taken from the hub: download it, and name its folder if you "
-            "trust it"
+            f"{folder / 'model.json'}: the export's file is {record.get('file')!r}, should be {runtime.file!r}"
         )
-    path = folder / name
+    path = folder / runtime.file
     if not path.exists():
         raise CheckpointError(f"cannot read {path}: No such file or directory")
     module, _, function = runtime.opener.partition(":")
     return getattr(import_module(module), function)(path)
+
+
+def find_runtime(record: dict[str, Any]) -> Runtime:
+    """Return what opens an export.
+
+    Args:
+        record: the entry "export" of its model.json.
+
+    Raises:
+        UnknownNameError: it names no target.
+    """
+    target = record.get("target")
+    if target not in RUNTIMES:
+        raise UnknownNameError("export target", str(target), list(RUNTIMES))
+    return RUNTIMES[target]

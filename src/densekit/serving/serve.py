@@ -59,7 +59,7 @@ def serve(
 
     screen = screen or Screen()
     with _listen(host, port) as listening:  # first: a port in use is told at once
-        source = classifier_folder(source)
+        source = classifier_folder(source, screen)
         classifier = load_classifier(source, device=device, precision=precision)
         fuses = fused and fuse_where_faster(classifier.network)
         metrics = read_metrics(source)

@@ -135,9 +135,18 @@ def _train_one(folder: StudyFolder, run: PlannedRun, cost: dict[str, int], scree
 
 
 def train_or_resume(path: Path, settings: TrainSettings, screen: Screen, on_epoch: OnEpoch | None = None) -> Run:
-    """Train into a folder of the study's own, or go on with the run that was stopped there."""
+    """Train into a folder of the study's own, or go on with the run that was stopped there.
+
+    Raises:
+        SettingsError: a trained classifier is there that cannot be gone on with.
+    """
     begun = RunFolder(path).checkpoint.exists()
     if path.exists() and not begun:
+        if (path / "model.safetensors").exists():
+            raise SettingsError(
+                f"{path} holds a trained classifier without its checkpoint, and the study's table has no line for it: "
+                "move it away, or bring the line back"
+            )
         shutil.rmtree(path)  # stopped before its first checkpoint: there is nothing in it to go on with
     values = settings.model_dump()
     return train(values.pop("data"), out=path, resume=begun, screen=screen, on_epoch=on_epoch, **values)

@@ -37,6 +37,7 @@ def run_epochs(job: Job) -> None:
         DivergenceError: the loss is no longer a number; the last checkpoint is from before.
     """
     settings, progress = job.settings, job.state.progress
+    job.reporter.begin()
     if not progress.epoch and not progress.step:
         _checkpoint(job)  # whatever happens in the first epoch, there is something to resume from
     with Interruption() as interruption:
@@ -109,7 +110,7 @@ def finish_epoch(job: Job) -> None:
             job.classifier.record["trained"] |= figures
             classifier = replace(job.classifier, **_fitted(outcomes, settings)) if outcomes else job.classifier
             classifier.save(job.run.path)
-        job.reporter.report_epoch(row, progress.history)
+        job.reporter.report_epoch(row)
     _checkpoint(job)
 
 

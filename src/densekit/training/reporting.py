@@ -1,5 +1,6 @@
 """What a run tells while it goes on: lines, bar, history.csv, curves.png, TensorBoard."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,14 @@ class Reporter:
 
     def __init__(self, run: RunFolder, settings: TrainSettings, skipped: Sequence[Skipped], screen: Screen, epoch: int):
         self.run, self.settings, self.skipped, self.screen = run, settings, skipped, screen
+        self._steps_told = 0  # a GPU's results are looked at every few steps only
+        self._began, self._epochs = 0.0, 0
         self._purged = epoch + 1 if epoch else None  # what an interrupted run wrote of later epochs
         self._writer: Any = None
+
+    def begin(self) -> None:
+        """Begin to count the time that epochs take, with all that belongs to them."""
+        self._began = time.monotonic()
 
     def report_step(self, progress: Progress, steps: int, bar: Bar) -> None:
         """Tell how the current epoch goes: in the bar, or every ``log_every`` steps as a line."""
@@ -39,19 +46,23 @@ class Reporter:
             f"loss {progress.loss_sum / pictures:.3f}  acc {progress.correct / pictures:.1%}  {speed:.0f} pictures/s"
         )
         bar.advance(0, figures)
-        if not self.screen.draws_bars and progress.step % self.settings.log_every == 0 and progress.step < steps:
+        told, every = self._steps_told, self.settings.log_every
+        if not self.screen.draws_bars and progress.step // every != told // every and progress.step < steps:
+            self._steps_told = progress.step
             left = (steps - progress.step) * progress.seconds / max(progress.step, 1)
             epochs = f"{progress.epoch + 1}/{self.settings.epochs}"
             self.screen.say(f"epoch {epochs}  step {progress.step}/{steps}  {figures}  {left:.0f} s left in this epoch")
 
-    def report_epoch(self, row: dict[str, Any], history: Sequence[dict[str, Any]]) -> None:
+    def report_epoch(self, row: dict[str, Any]) -> None:
         """Tell one finished epoch."""
         val = ""
         if row["val_loss"] is not None:
             val = f"  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:6.2%}"
             if row.get(MEAN_PRECISION) is not None:
                 val += f" mAP {row[MEAN_PRECISION]:6.2%}"
-        left = (self.settings.epochs - row["epoch"]) * sum(r["seconds"] for r in history) / len(history)
+        self._steps_told = 0
+        self._epochs += 1
+        left = (self.settings.epochs - row["epoch"]) * (time.monotonic() - self._began) / self._epochs
         self.screen.say(
             f"epoch {row['epoch']:>{len(str(self.settings.epochs))}}/{self.settings.epochs}"
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:6.2%}{val}"

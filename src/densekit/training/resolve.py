@@ -1,4 +1,4 @@
-"""What is left open in the settings follows from the data: network, size, channels, normalisation."""
+"""What is left open in the settings follows from the data: network, size, channels; then the normalisation."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from densekit.classifier import Classifier
+from densekit.console import Screen
 from densekit.data.normalisation import normalisation_for
 from densekit.data.picture_set import DataSet
 from densekit.data.preprocessing import Preprocessing
@@ -23,17 +24,40 @@ _SMALL = 64  # pixels; larger pictures get a network that shrinks them first
 def resolve(
     chosen: TrainSettings, dataset: DataSet, weights: Weights | None = None
 ) -> tuple[TrainSettings, Preprocessing]:
-    """Fill in what the settings leave to the weights and the data.
+    """Fill in what the settings leave to the weights and the data, all but the normalisation.
 
     Returns:
-        Settings with nothing left open, and the preprocessing they amount to.
+        The settings, and the preprocessing they amount to, which does not normalise yet.
     """
     chosen = resolve_network(chosen.with_optimizer_defaults(), dataset, weights)
     assert isinstance(chosen.size, tuple)
     assert chosen.channels is not None
-    preprocessing = Preprocessing(channels=chosen.channels, size=chosen.size, resize=chosen.resize)
-    normalisation = _normalisation(chosen, dataset, preprocessing, weights)
-    return chosen.model_copy(update=normalisation), preprocessing.model_copy(update=normalisation)
+    return chosen, Preprocessing(channels=chosen.channels, size=chosen.size, resize=chosen.resize)
+
+
+def normalise(
+    resolved: TrainSettings,
+    preprocessing: Preprocessing,
+    dataset: DataSet,
+    weights: Weights | None = None,
+    *,
+    screen: Screen | None = None,
+) -> tuple[TrainSettings, Preprocessing]:
+    """Fill in mean and standard deviation as given, as of the weights, or as of the training pictures.
+
+    Those may all be read for it: load them into memory first.
+
+    Returns:
+        Settings with nothing left open, and the preprocessing they amount to.
+    """
+    if resolved.mean is not None and resolved.std is not None:
+        found = {"mean": resolved.mean, "std": resolved.std}
+    elif weights is not None and weights.mean is not None and weights.std is not None:
+        known = {"mean": weights.mean, "std": weights.std}
+        found = {name: _for_channels(values, preprocessing.channels) for name, values in known.items()}
+    else:
+        found = normalisation_for(dataset, preprocessing, seed=resolved.seed, screen=screen)._asdict()
+    return resolved.model_copy(update=found), preprocessing.model_copy(update=found)
 
 
 def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | None = None) -> TrainSettings:
@@ -53,24 +77,10 @@ def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | 
     for option in {"image_size", "img_size"}.intersection(model_options(model)):  # densekit's name and timm's
         options.setdefault(option, list(size))
     channels = chosen.channels or dataset.channels
+    for name, values in (("mean", chosen.mean), ("std", chosen.std)):
+        if values is not None and len(values) not in {1, channels}:
+            raise SettingsError(f"{name}={values}: give one number, or one for each of {channels} channels")
     return chosen.model_copy(update={"model": model, "model_options": options, "size": size, "channels": channels})
-
-
-def _normalisation(
-    chosen: TrainSettings, dataset: DataSet, preprocessing: Preprocessing, weights: Weights | None
-) -> dict[str, tuple[float, ...]]:
-    """Return mean and standard deviation as given, as of the weights, or as of the pictures."""
-    if chosen.mean is not None and chosen.std is not None:
-        for name, values in (("mean", chosen.mean), ("std", chosen.std)):
-            if len(values) not in {1, preprocessing.channels}:
-                raise SettingsError(
-                    f"{name}={values}: give one number, or one for each of {preprocessing.channels} channels"
-                )
-        return {"mean": chosen.mean, "std": chosen.std}
-    if weights is not None and weights.mean is not None and weights.std is not None:
-        known = {"mean": weights.mean, "std": weights.std}
-        return {name: _for_channels(values, preprocessing.channels) for name, values in known.items()}
-    return normalisation_for(dataset, preprocessing, seed=chosen.seed)._asdict()
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -34,7 +34,7 @@ from densekit.training.job import OnEpoch
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import run_epochs
 from densekit.training.reporting import Reporter
-from densekit.training.resolve import new_classifier, resolve
+from densekit.training.resolve import new_classifier, normalise, resolve
 from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
 from densekit.training.telling import (
@@ -137,6 +137,8 @@ def _train(
     classifier = new_classifier(resolved, preprocessing, dataset)
     taken = weights and load_weights(classifier.network, weights, classes=dataset.classes, screen=screen)
     train_set, val_set, damaged = _load(dataset, resolved, preprocessing, screen)
+    measured = replace(dataset, train=train_set)
+    resolved, preprocessing = normalise(resolved, preprocessing, measured, weights, screen=screen)
     folder = run or _new_run(out, resolved, accelerator)
     with _at_work_in(folder, new=run is None) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process and run is None:
@@ -150,7 +152,7 @@ def _train(
         if accelerator.num_processes > 1:  # else all would drop the same activations
             place = (accelerator.process_index, state.progress.epoch, state.progress.step)
             torch.manual_seed(seed_from(resolved.seed, *place))
-        classifier = replace(classifier, network=state.result)
+        classifier = replace(classifier, network=state.result, preprocessing=preprocessing)
         state.progress.unreadable |= {str(picture.path): picture.reason for picture in damaged}
         reporter = Reporter(folder, resolved, dataset.skipped, screen, state.progress.epoch)
         job = new_job(resolved, state, classifier, train_set, val_set, accelerator, folder, reporter, screen)
