@@ -5,13 +5,17 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from densekit.errors import SettingsError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -52,6 +56,13 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str])
         write_atomically(path, lambda temporary: save_file(own, temporary, metadata=metadata))
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from None
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure of matplotlib atomically, in the format of the path's suffix."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a script that the font lacks is drawn as boxes
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:].lower()))
 
 
 def check_writable(folder: Path) -> None:

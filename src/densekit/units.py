@@ -65,3 +65,21 @@ def on_one_line(name: str) -> str:
     'a\\\\nb'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def shorten(name: str) -> str:
+    """Cut the middle out of a long name: beginning and end tell names apart.
+
+    >>> shorten("a photograph of a cat")
+    'a photogr…of a cat'
+    """
+    return name if len(name) <= 18 else f"{name[:9]}…{name[-8:]}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share.
+
+    >>> percent(0.1234), percent(None)
+    ('12.3%', '-')
+    """
+    return "-" if share is None else f"{share:.{digits}%}"

@@ -11,7 +11,7 @@ from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.intervals import accuracy_interval, effective_size
 from densekit.evaluation.metrics import compute_metrics
 from densekit.evaluation.outcomes import Outcomes
-from densekit.evaluation.report import metrics_table
+from densekit.evaluation.table import metrics_table
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 7), (1, 2), (6, 6), (33, 40), (9912, 10000)])

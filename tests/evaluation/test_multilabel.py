@@ -14,7 +14,8 @@ from densekit.evaluation.calibration import calibration_error, confidence_bins, 
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics, mean_average_precision
 from densekit.evaluation.outcomes import Outcomes
-from densekit.evaluation.report import draw_labels, metrics_table
+from densekit.evaluation.plots import draw_labels
+from densekit.evaluation.table import metrics_table
 from densekit.loading import load_classifier
 
 NAMES = ("cat", "dög", "$rare$", "all", "never")

@@ -10,7 +10,7 @@ import torch
 from densekit.data.picture_set import PictureSet
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.outcomes import Outcomes
-from densekit.evaluation.report import write_predictions
+from densekit.evaluation.results import write_predictions
 from densekit.loading import load_classifier
 
 

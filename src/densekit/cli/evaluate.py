@@ -46,7 +46,7 @@ def evaluate(
     """
     from densekit.console import Screen, print_table
     from densekit.evaluation.evaluate import evaluate as run_evaluation
-    from densekit.evaluation.report import metrics_table
+    from densekit.evaluation.table import metrics_table
 
     evaluation = run_evaluation(
         run,

@@ -25,7 +25,7 @@ from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, learned_before, open_own_data, own_data
-from densekit.evaluation.report import write_evaluation, write_predictions
+from densekit.evaluation.results import write_evaluation, write_predictions
 from densekit.files import check_writable, whole_path
 from densekit.loading import classifier_folder, load_classifier, results_folder
 from densekit.units import counted, in_shell

@@ -14,7 +14,7 @@ from densekit.classifier import Classifier
 from densekit.engine.fused_block import FusedDenseBlock
 from densekit.engine.parts import BLOCKS, qualified_name
 from densekit.errors import SettingsError
-from densekit.files import write_atomically, write_text
+from densekit.files import save_figure, write_text
 
 _Reader = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -108,7 +108,7 @@ def write_feature_reuse(folder: Path, blocks: list[BlockReuse]) -> None:
             cells = zip(block.readers, row, strict=True)
             writer.writerows([block.name, source, reader, f"{value:.6g}"] for reader, value in cells if value == value)
     write_text(folder / "feature-reuse.csv", text.getvalue())
-    write_atomically(folder / "feature-reuse.png", lambda path: draw_feature_reuse(path, blocks))
+    draw_feature_reuse(folder / "feature-reuse.png", blocks)
 
 
 def draw_feature_reuse(path: Path, blocks: list[BlockReuse]) -> None:
@@ -131,7 +131,7 @@ def draw_feature_reuse(path: Path, blocks: list[BlockReuse]) -> None:
     label = "mean absolute weight, as a share of the reading layer's largest"
     scale = ScalarMappable(cmap="inferno")  # from 0 to 1
     figure.colorbar(scale, ax=list(grid[: len(blocks)]), label=label, location="bottom", aspect=50)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
 def _ticks(names: tuple[str, ...]) -> tuple[list[int], list[str]]:

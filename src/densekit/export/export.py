@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.errors import CheckpointError, ExportError
-from densekit.evaluation.report import read_metrics
+from densekit.evaluation.results import read_metrics
 from densekit.export.card import model_card
 from densekit.export.compare import Comparison, compare
 from densekit.export.real_pictures import real_pictures, samples

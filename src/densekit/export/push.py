@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from densekit.console import Screen
 from densekit.errors import ExportError, SettingsError
-from densekit.evaluation.report import read_metrics
+from densekit.evaluation.results import read_metrics
 from densekit.export.card import model_card
 from densekit.loading import classifier_folder, load_classifier
 

@@ -1,12 +1,11 @@
 """Profiles as a picture: where the parameters are, and where arithmetic, time and memory go."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from densekit.errors import SettingsError
-from densekit.files import write_atomically
+from densekit.files import save_figure
 from densekit.profiling.profile import Profile
 from densekit.profiling.report import count, seconds, size, stages
 
@@ -50,10 +49,7 @@ def draw_profiles(path: Path, profiles: Sequence[Profile]) -> None:
     legend = figure.legend(axes[0, 0].containers, names, loc="outside upper left", frameon=False, ncols=1)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a folder's name may hold dollar signs
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a script the font lacks is drawn as boxes
-        kind = path.suffix[1:].lower()
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind))
+    save_figure(figure, path)
 
 
 def _draw_panel(panel: Any, rows: list[str], values: list[Mapping[str, float]], write: Any) -> None:

@@ -1,16 +1,15 @@
 """How the report writes numbers."""
 
-from densekit.evaluation.report import shorten
-from densekit.units import duration, short
+from densekit.units import duration, percent, short, shorten
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    r"""Write a share; number and sign stay on one line.
+def percent_on_one_line(share: float | None, digits: int = 1) -> str:
+    r"""Write a share whose number and sign a browser keeps on one line.
 
-    >>> percent(0.1234), percent(None)
-    ('12.3\xa0%', '-')
+    >>> percent_on_one_line(0.1234)
+    '12.3\xa0%'
     """
-    return "-" if share is None else f"{share:.{digits}%}".replace("%", "\xa0%")
+    return percent(share, digits).replace("%", "\xa0%")
 
 
 def count(number: float) -> str:
@@ -22,4 +21,4 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-FILTERS = {"shorten": shorten, "percent": percent, "count": count, "short": short, "duration": duration}
+FILTERS = {"shorten": shorten, "percent": percent_on_one_line, "count": count, "short": short, "duration": duration}

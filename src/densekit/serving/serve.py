@@ -11,7 +11,7 @@ from typing import Any
 from densekit.console import Screen
 from densekit.engine.swap import fuse_where_faster
 from densekit.errors import SettingsError
-from densekit.evaluation.report import read_metrics
+from densekit.evaluation.results import read_metrics
 from densekit.loading import classifier_folder, load_classifier
 from densekit.optional import require
 from densekit.units import counted

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from densekit.files import save_figure
 from densekit.studies.results import Spread, Summary, measure_of
 
 _LONGEST = 28  # characters of a variant's name
@@ -41,7 +42,7 @@ def draw_study(path: Path, summaries: Sequence[Summary]) -> None:
         axes.set(xlabel=title, ylabel=f"validation {measure_of(summaries)}")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(alpha=0.25)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
 def _draw_variants(axes: Any, summaries: Sequence[Summary], colours: Sequence[Any]) -> None:

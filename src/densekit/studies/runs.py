@@ -11,7 +11,6 @@ from densekit.console import Screen
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.errors import SettingsError, ShapeError, TrainingError
 from densekit.evaluation.evaluate import evaluate
-from densekit.files import write_atomically
 from densekit.models.catalogue import count_parameters, create_model
 from densekit.models.flops import count_flops
 from densekit.models.pretrained import find_weights
@@ -99,8 +98,7 @@ def train_missing(folder: StudyFolder, plan: Plan, costs: Mapping[str, dict[str,
         if result is not done.get(place):
             done[place] = result
             write_results(folder.results, done.values())
-            summaries = summarise(done.values(), plan.variants)
-            write_atomically(folder.plot, lambda path, summaries=summaries: draw_study(path, summaries))
+            draw_study(folder.plot, summarise(done.values(), plan.variants))
     return [done[run.variant, run.seed] for run in runs]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from densekit.console import Screen
 from densekit.errors import SettingsError, TrainingError
-from densekit.files import write_atomically, write_text
+from densekit.files import write_text
 from densekit.optional import require
 from densekit.studies.runs import train_or_resume
 from densekit.studies.search_space import Space
@@ -69,7 +69,7 @@ class Worker:
         trials = self.trials.get_trials(deepcopy=False)
         write_trials(self.folder.results, trials)
         if best := ranked(trials):
-            write_atomically(self.folder.plot, lambda path: draw_trials(path, trials))
+            draw_trials(self.folder.plot, trials)
             write_text(self.folder.best, self._settings(optuna.trial.FixedTrial(best[0].params)).to_yaml())
 
     def _take_trial(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from densekit.files import write_csv
+from densekit.files import save_figure, write_csv
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -109,7 +109,7 @@ def draw_trials(path: Path, trials: "Sequence[FrozenTrial]") -> None:
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for line in grid:
         line[0].set(ylabel=f"validation {measure_of(trials)}")
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
 def _draw_circles(axes: Any, trials: "Sequence[FrozenTrial]", values: Sequence[Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from densekit.files import save_figure
 from densekit.training.history import drawn, title
 
 
@@ -36,4 +37,4 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: in
         axes.legend(frameon=False, loc="upper right" if kind == "loss" else "lower right")
         if kind != "loss":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.savefig(path, format="png")
+    save_figure(figure, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from densekit.data.seeding import kept_random_numbers
 from densekit.errors import TrainingError
-from densekit.files import write_atomically
+from densekit.files import save_figure
 from densekit.training.freezing import begin_epoch
 from densekit.training.job import Job
 from densekit.training.processes import fill_up, summed
@@ -51,7 +51,7 @@ def find_learning_rate(job: Job) -> float:
         raise TrainingError("no learning rate makes the loss fall clearly in the first steps: give one, e.g. --lr 0.01")
     chosen = rates[losses.index(min(losses))] / 10
     if job.accelerator.is_main_process:
-        write_atomically(job.run.path / "learning_rate.png", lambda path: _draw(path, rates, losses, chosen))
+        _draw(job.run.path / "learning_rate.png", rates, losses, chosen)
     return chosen
 
 
@@ -77,4 +77,4 @@ def _draw(path: Path, rates: list[float], losses: list[float], chosen: float) ->
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)

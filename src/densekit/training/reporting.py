@@ -7,7 +7,6 @@ from typing import Any
 
 from densekit.console import Bar, Screen
 from densekit.data.pictures import Skipped
-from densekit.files import write_atomically
 from densekit.training.checkpoint import Progress
 from densekit.training.curves import draw_curves
 from densekit.training.history import MEAN_PRECISION
@@ -85,7 +84,7 @@ class Reporter:
         """Write history.csv, curves.png and skipped.csv as they stand."""
         self.run.write_history(progress.history)
         if progress.history:
-            write_atomically(self.run.curves, lambda path: draw_curves(path, progress.history, progress.best_epoch))
+            draw_curves(self.run.curves, progress.history, progress.best_epoch)
         self.run.write_skipped(
             [*self.skipped, *(Skipped(Path(path), reason) for path, reason in progress.unreadable.items())]
         )

@@ -12,7 +12,9 @@ from sklearn.metrics import confusion_matrix
 from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes
-from densekit.evaluation.report import draw_confusion, metrics_table, read_metrics, write_evaluation
+from densekit.evaluation.plots import draw_confusion
+from densekit.evaluation.results import read_metrics, write_evaluation
+from densekit.evaluation.table import metrics_table
 
 MESSY = ("$\\frac$", "10$_x$", "[bold]dog", ":smile:", "日本", 'a,b "c"', "x" * 80)
 
