@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 FRAMEWORKS := tensorflow jax mxnet
 
-.PHONY: demo test test-frameworks bench clean
+.PHONY: demo test test-amx test-sanitized test-frameworks bench clean
 
 demo: $(INSTALLED)  ## train on the embedded digits, test, show where the results are
 	$(BIN)/densekit demo
@@ -14,6 +14,17 @@ test: $(INSTALLED)  ## lint, types, import contract, all tests
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest  # small tensors: threads would only wait for each other
+
+STEPS := tests/engine/test_engine_ops.py tests/engine/test_layers.py tests/engine/test_ops_bfloat16.py tests/engine/test_pool_steps.py
+
+test-amx: $(INSTALLED)  ## the steps for AMX, emulated by AVX-512 with bfloat16
+	CXX="c++ -include $(CURDIR)/tests/engine/amx_emulation.hpp" XDG_CACHE_HOME=$$(mktemp -d) OMP_NUM_THREADS=1 \
+		$(BIN)/pytest -k bfloat16 $(STEPS) tests/engine/test_fused_precision.py
+
+test-sanitized: $(INSTALLED)  ## the compiled steps under the address and undefined-behaviour sanitizers
+	CXX="c++ -g -DSANITIZED -fsanitize=address,undefined -fno-sanitize-recover=undefined" XDG_CACHE_HOME=$$(mktemp -d) \
+		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		OMP_NUM_THREADS=2 $(BIN)/pytest $(STEPS)
 
 test-frameworks: $(INSTALLED) $(FRAMEWORKS:%=.venv-frameworks/%/installed)  ## exports to Keras and MXNet, computed there
 	DENSEKIT_FRAMEWORKS=$(CURDIR)/.venv-frameworks OMP_NUM_THREADS=1 $(BIN)/pytest tests/export/test_frameworks.py

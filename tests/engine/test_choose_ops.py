@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from densekit.engine.choose_ops import choose_ops, log_once
-from densekit.engine.compile_steps import CannotCompile, load_steps
+from densekit.engine.compile_steps import CannotCompile, _key, load_steps
 from densekit.engine.ops_cpu import CompiledOps
 from densekit.engine.swap import fuse, fuse_where_faster
 from densekit.errors import SettingsError
@@ -103,7 +103,9 @@ def test_the_library_is_kept_for_the_next_process(write_compiler, tmp_path, writ
     write_compiler()
     cache = tmp_path / "cache"
     cache.mkdir() if writable else cache.write_text("a file in the way")
-    script = "from densekit.engine.compile_steps import load_steps; print(load_steps().bnrelu_float32 is not None)"
+    script = (
+        "from densekit.engine.compile_steps import _key, load_steps; print(load_steps().bnrelu_float32 is not None)"
+    )
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert ran.stdout == "True\n", ran.stderr
@@ -112,7 +114,7 @@ def test_the_library_is_kept_for_the_next_process(write_compiler, tmp_path, writ
 
 def test_a_library_that_cannot_be_loaded_is_told(monkeypatch, tmp_path, forget):
     compiler = tmp_path / "c++"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nfor last; do :; done\necho useless > "$last"\n')
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-dM*) exit;; esac\nfor last; do :; done\necho useless > "$last"\n')
     compiler.chmod(0o755)
     compiler_is(monkeypatch, f"{tmp_path}:{os.environ['PATH']}", forget)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -233,6 +235,17 @@ def test_a_compiler_that_is_no_program(monkeypatch, tmp_path, forget):
     assert choose_ops("auto", "cpu").name == "torch"
     with pytest.raises(CannotCompile, match="compiler cannot be run: "):
         load_steps()
+
+
+def test_another_processor_has_a_library_of_its_own(monkeypatch, tmp_path):
+    """As the compiler tells what it compiles for."""
+    compiler, keys = tmp_path / "c++", set()
+    compiler.write_text('#!/bin/sh\necho "#define $SET 1"\n')
+    compiler.chmod(0o755)
+    for instructions in ("__AVX2__", "__AVX512F__", "__AVX2__"):
+        monkeypatch.setenv("SET", instructions)
+        keys.add(_key([str(compiler)]))
+    assert len(keys) == 2
 
 
 def test_without_threads_it_is_only_taken_when_asked_for(write_compiler, monkeypatch):

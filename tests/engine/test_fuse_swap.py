@@ -298,5 +298,5 @@ def test_twenty_training_steps_go_the_same_way(assert_ran):
 
 @pytest.mark.parametrize("nothing", [None, "densenet121"])
 def test_what_is_no_module(nothing):
-    with pytest.raises(SettingsError, match=r"nothing to fuse in .*: it is no torch\.nn\.Module"):
+    with pytest.raises(SettingsError, match=r"nothing to fuse in .*: it is not a torch\.nn\.Module"):
         fuse(nothing)

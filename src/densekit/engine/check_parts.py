@@ -64,6 +64,6 @@ def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) ->
 def _check_tensors(tensors: Sequence[Tensor], device: torch.device) -> None:
     for tensor in tensors:
         if not is_plain(tensor):
-            raise OtherInput("weights that are no plain dense tensors")
+            raise OtherInput("weights that are not plain dense tensors")
         if tensor.device != device:
             raise OtherInput("input and weights on different devices")

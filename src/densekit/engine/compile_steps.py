@@ -64,10 +64,7 @@ def load_steps() -> ctypes.CDLL:
         raise CannotCompile("no C++ compiler found (c++, g++, clang++, or CXX)")
     if named and compiler is not named:
         logger.warning(f"the compiler {named[0]}, which CXX names, is not found: {compiler[0]} is taken")
-    try:
-        name, folder = f"{_key(compiler)}.so", user_cache_path("densekit") / "steps"
-    except OSError as error:
-        raise CannotCompile(f"{compiler[0]} cannot be run: {error}") from None
+    name, folder = f"{_key(compiler)}.so", user_cache_path("densekit") / "steps"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if _is_mine(folder) and (not (folder / name).exists() or _is_mine(folder / name)):
@@ -108,14 +105,27 @@ def _sha256(file: Path) -> str:
 
 
 def _key(compiler: list[str]) -> str:
-    """Return a name for the library of these sources, compiler and processor."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    processor = sorted({line for line in lines if line.startswith(("flags", "Features", "CPU "))})
+    """Return a name for the library of these sources, compiler and processor.
+
+    The compiler's predefined macros tell its own version and every set of instructions that it uses here.
+
+    Raises:
+        CannotCompile: the compiler cannot be run, or does not know the flags.
+    """
+    command = [*compiler, *_flags(), "-dM", "-E", "-x", "c++", "-"]
+    try:
+        told = subprocess.run(command, input="", capture_output=True, text=True)
+    except OSError as error:
+        raise CannotCompile(f"{compiler[0]} cannot be run: {error}") from None
+    if told.returncode:
+        raise _failed(compiler, told)
     texts = [source.read_text() for source in (*_HEADERS, *_SOURCES)]
-    parts = [*texts, *compiler, version, platform.machine(), platform.processor(), *_flags(), *processor]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return hashlib.sha256("\n".join([*texts, *command, told.stdout]).encode()).hexdigest()[:24]
+
+
+def _failed(compiler: list[str], result: subprocess.CompletedProcess[str]) -> CannotCompile:
+    first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
+    return CannotCompile(f"{compiler[0]} cannot compile the steps: {first or f'exit status {result.returncode}'}")
 
 
 def _flags() -> tuple[str, ...]:
@@ -135,9 +145,7 @@ def _compile(compiler: list[str], path: Path) -> None:
         if not knows_openmp:  # like Apple's; else it was stopped or the disk was full: a later try may succeed
             result = _make_library(command, _SOURCES, path)
     if result.returncode:
-        first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
-        first = first or f"exit status {result.returncode}"
-        raise CannotCompile(f"{compiler[0]} cannot compile the steps: {first}")
+        raise _failed(compiler, result)
 
 
 def _make_library(command: list[str], sources: list[Path], path: Path) -> subprocess.CompletedProcess[str]:

@@ -34,6 +34,8 @@ _LAYERS = {
 }
 _NORM_AND_ACT = "timm.layers.norm_act.BatchNormAct2d"
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+# of a Sequential, which calls them one after the other
+_ORDER = ("norm", "relu", "conv", "pool", "norm1", "relu1", "conv1", "norm2", "relu2", "conv2", "dropout")
 # of layers and their parts: each must be the one that its class defines
 _METHODS = frozenset({"forward", "_conv_forward", "_first_convolution", "bn_function", "bottleneck_fn"})
 
@@ -101,7 +103,7 @@ def check_classes(*modules: nn.Module) -> None:
     """Raise StepAside where a method of a module's class was replaced."""
     for kind in {type(module) for module in modules}:
         if _is_patched(kind):
-            raise StepAside(f"{kind.__name__}, of which a method was replaced")
+            raise StepAside(f"a method of {kind.__name__} was replaced")
 
 
 def _is_patched(kind: type) -> bool:
@@ -112,12 +114,14 @@ def _is_patched(kind: type) -> bool:
 
 def _read_layer(layer: nn.Module) -> Layer:
     if qualified_name(layer) not in _LAYERS:
-        raise Unsupported(f"{type(layer).__name__} is no dense layer that it knows")
+        raise Unsupported(f"{type(layer).__name__} is not a known dense layer")
     _check_untouched(layer)
     children = _children(layer)
     if "layers" in children:  # MONAI keeps a layer's modules in a Sequential
-        _check_untouched(children["layers"])
-        children = _children(children["layers"])
+        inner = _take(children, "layers", nn.Sequential)
+        if children:
+            raise Unsupported(f"a dense layer with {', '.join(children)}")
+        children = _children_in_order(inner)
     drop_rate: Any = getattr(layer, "drop_rate", 0.0)
     # MONAI's layers have a module for it, the others a rate
     dropout = _take(children, "dropout", *_DROPOUTS, NoneType, otherwise="another module in the place of dropout")
@@ -140,7 +144,7 @@ def read_transition(transition: nn.Module) -> Pair:
         StepAside: it contains something that the fused transition does not compute.
     """
     check_classes(transition)
-    children = _children(transition)
+    children = _children_in_order(transition) if isinstance(transition, nn.Sequential) else _children(transition)
     pair = _read_pair(children, "", size=1)
     kind = nn.AvgPool2d if pair.weight.dim() == 4 else nn.AvgPool3d
     other = "a transition that does not end in plain average pooling"
@@ -194,7 +198,7 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
     if act not in children and found is not None and qualified_name(found) == _NORM_AND_ACT:
         check_classes(found)
         kinds, inner, act = (type(found),), _children(found), "act"  # its activation is inside
-        _take(inner, "drop", nn.Identity, otherwise="a norm that drops")
+        _take(inner, "drop", nn.Identity, otherwise="a norm with dropout")
     norm = _take(children, f"norm{number}", *kinds)
     _take(inner, act, nn.ReLU)
     mean, var = norm.running_mean, norm.running_var
@@ -227,12 +231,19 @@ def _children(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module._modules.items() if child is not None}
 
 
+def _children_in_order(sequential: nn.Sequential) -> dict[str, nn.Module]:
+    """Return the children of a Sequential by name, if those that are known come in their usual order."""
+    children = _children(sequential)
+    known = [_ORDER.index(name) for name in children if name in _ORDER]
+    if known != sorted(known):
+        raise Unsupported("modules in another order")
+    return children
+
+
 def _check_untouched(module: nn.Module) -> None:
     own = module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         raise StepAside("hooks on its inner modules")
-    if "parametrizations" in own["_modules"]:
-        raise StepAside("parametrised weights")
     if not _METHODS.isdisjoint(own):
         raise StepAside("an inner module whose forward was replaced")
 

@@ -3,7 +3,7 @@
 A matrix (P, c) has one row per pixel of the batch and one column per channel; rows may be strided, so that the features
 of all layers so far are the first columns of one wide matrix. Vectors of one value per channel (means, scales, sums)
 are of the accumulation type: float64 for float64, otherwise float32. Every sum runs in a fixed order: the same input
-gives the same bits.
+gives the same bits, on the same number of threads.
 """
 
 from collections.abc import Iterator

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
@@ -34,6 +35,14 @@ inline thread_local std::vector<Piece> unused;
 template <class T>
 class Scratch {
  public:
+#ifdef SANITIZED  // exactly as much as is asked for, never used twice, and NaN, so that sanitizers and tests see mistakes
+  explicit Scratch(int64_t values) {
+    void* memory;
+    const int64_t bytes = std::max<int64_t>(1, values * sizeof(T));
+    if (posix_memalign(&memory, 64, bytes)) throw std::bad_alloc();
+    piece_ = {std::unique_ptr<void, Free>(std::memset(memory, 0xff, bytes)), 0};
+  }
+#else
   explicit Scratch(int64_t values) {
     const int64_t bytes = (values * int64_t(sizeof(T)) / 64 + 1) * 64;
     const auto better = [bytes](const Piece& one, const Piece& other) {  // the smallest that is enough, or the largest
@@ -50,9 +59,10 @@ class Scratch {
     piece_ = {std::unique_ptr<void, Free>(std::aligned_alloc(64, bytes)), bytes};
     if (!piece_.memory) throw std::bad_alloc();
   }
+#endif
   Scratch(Scratch&&) = default;
   ~Scratch() {
-    if (!piece_.memory) return;  // it was moved from
+    if (!piece_.memory || !piece_.bytes) return;  // it was moved from, or is never used again
     try {
       unused.push_back(std::move(piece_));
     } catch (const std::bad_alloc&) {  // no room in the list: then it is freed
@@ -103,7 +113,7 @@ void add_threads(T* values, int64_t length) {
   }
 }
 
-// What an exported step returns: 1 if memory ran out, otherwise 0.
+// What an exported step returns: 1 if memory ran out, 2 after another exception, otherwise 0.
 template <class Step>
 int status(Step step) noexcept {
   try {
@@ -111,6 +121,8 @@ int status(Step step) noexcept {
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
+  } catch (...) {
+    return 2;
   }
 }
 

@@ -82,8 +82,10 @@ def _declared(step: Any, arguments: str, numbers: int) -> Callable[..., None]:
 
 
 def _check_status(status: int, step: Any, arguments: Any) -> None:
-    if status:
+    if status == 1:
         raise StepMemoryError(f"the fused step {step.__name__} ran out of memory.")
+    if status:
+        raise RuntimeError(f"the fused step {step.__name__} failed")
 
 
 def matrix_of(x: Tensor | None) -> tuple[int | None, int]:
@@ -102,9 +104,16 @@ def kernels_of(weight: Tensor | None) -> tuple[int | None, ...]:
 
 
 def vector_of(x: Tensor | None) -> int | None:
-    """Return the address of values without gaps."""
-    assert x is None or x.is_contiguous()
-    return None if x is None else x.data_ptr()
+    """Return the address of values without gaps.
+
+    Raises:
+        ValueError: there are gaps between them.
+    """
+    if x is None:
+        return None
+    if not x.is_contiguous():
+        raise ValueError(f"a compiled step takes contiguous values, given strides {x.stride()}")
+    return x.data_ptr()
 
 
 def size_of(x: Tensor) -> tuple[int, int, int]:

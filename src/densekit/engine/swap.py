@@ -42,9 +42,11 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     except in the last fused module of a non-reentrant checkpoint. In evaluation without gradients nothing is kept, and
     a layer is a single step.
 
-    Two things differ. Outputs are channels-last (use ``reshape`` instead of ``view``), so dropout behind them draws
-    other values from the same seed. And a block's output is kept for the backward pass and must not be changed in
-    place before it, as ``F.relu(features, inplace=True)`` right behind a block would.
+    Some things differ. Outputs are channels-last (use ``reshape`` instead of ``view``), so dropout behind them draws
+    other values from the same seed. A block's output is kept for the backward pass and must not be changed in place
+    before it, as ``F.relu(features, inplace=True)`` right behind a block would. On a CPU without AMX, bfloat16
+    activations that are more than ten thousand times smaller than their neighbours lose digits, and pictures with NaN
+    or infinity in them take many times as long. docs/performance.md, "What is fused", has the whole list.
 
     Calls that the fused path does not support (hooks inside a block, dropout in training, `torch.compile`, ...) run the
     stock modules; ``repr(model)`` and the log "densekit.engine" say so (except for compiled calls). Derivatives of
@@ -69,7 +71,7 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     'auto'
     """
     if not isinstance(model, nn.Module):
-        raise SettingsError(f"nothing to fuse in {model!r}: it is no torch.nn.Module")
+        raise SettingsError(f"nothing to fuse in {model!r}: it is not a torch.nn.Module")
     found, refused = _find(model)
     if not found:  # before a choice is made, for which a compiler may run
         why = refused[0] if refused else "it has no dense block of densekit, torchvision, timm or MONAI"
