@@ -38,13 +38,13 @@ def steps(ops: TorchOps, batch: int, side: int, c: int, channels: int) -> Iterat
     weight = torch.randn(m, c, dtype=TYPE, device="cuda")
     of_x, of_z, of_all = ([torch.ones(n, device="cuda") for _ in range(3)] for n in (c, m, channels))
     terms = torch.zeros(2, m, device="cuda")
-    onto = {"source": g, "out": g, "wants_weight": True}
+    onto = {"source": g, "out": g, "needs_dweight": True}
     yield "tile_moments", 2 * P * GROWTH * size, lambda: ops.batch_moments(new, features[:, -GROWTH:])
-    yield "bnrelu_product", P * (c + m) * size, lambda: ops.bnrelu_product(x, *of_x[:2], weight, measure=True)
+    yield "bnrelu_conv1x1", P * (c + m) * size, lambda: ops.bnrelu_conv1x1(x, *of_x[:2], weight, with_moments=True)
     yield "bnrelu", 2 * P * m * size, lambda: ops.bnrelu(z, *of_z[:2], out=dz)
     yield "drelu_sums", 3 * P * m * size, lambda: ops.drelu_sums(dz, z, *of_z, out=dz)
     yield "bn_gradient", 3 * P * m * size, lambda: ops.bn_gradient(dz, z, *of_z[:2], terms, out=dz)
-    yield "product_backward", P * (3 * c + m) * size, lambda: ops.product_backward(dz, weight, x, *of_x, **onto)
+    yield "conv1x1_backward", P * (3 * c + m) * size, lambda: ops.conv1x1_backward(dz, weight, x, *of_x, **onto)
     if side > 7:  # no transition behind the last block
         pictures = features.view(shape)
         pooled = ops.bnrelu_avg_pool(pictures, *of_all[:2], TYPE)

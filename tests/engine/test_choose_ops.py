@@ -267,6 +267,6 @@ def test_tiles_are_left_alone_where_the_system_forbids_them(write_compiler, monk
     assert "MAY_USE_TILES" not in log.read_text()
     x, weight, one = torch.rand(2, 3, 3, 8).bfloat16(), torch.rand(8, 8, 3, 3).bfloat16(), torch.ones(8)
     out = torch.empty_like(x)
-    ops.bnrelu_convolve(x, one, one * 0, weight, out, measure=False)
+    ops.bnrelu_conv3x3(x, one, one * 0, weight, out, with_moments=False)
     expected = torch.conv2d(x.permute(0, 3, 1, 2).double(), weight.double(), padding=1).permute(0, 2, 3, 1)
     torch.testing.assert_close(out, expected.bfloat16())

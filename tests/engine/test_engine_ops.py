@@ -61,9 +61,9 @@ def test_equal_values_have_no_variance(ops):
     assert_allclose(var, 0, atol=1e-15)
 
 
-@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
+@pytest.mark.parametrize("with_moments", [True, False], ids=["measured", "not_measured"])
 @PRODUCTS
-def test_bnrelu_and_products_are_numpys(ops, size, measure):
+def test_bnrelu_and_products_are_numpys(ops, size, with_moments):
     rows, c, m = size
     x, scale, shift = matrix(rows, c), vector(c), vector(c)
     weight = torch.randn(m, c, dtype=torch.float64)
@@ -71,9 +71,9 @@ def test_bnrelu_and_products_are_numpys(ops, size, measure):
     product = activated @ weight.numpy().T
     seen = ops.bnrelu(x, scale, shift, out=torch.empty(rows, c, dtype=torch.float64))
     assert_allclose(seen, activated, rtol=1e-13, atol=1e-15)
-    seen, moments = ops.bnrelu_product(x, scale, shift, weight, measure=measure)
+    seen, moments = ops.bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
     assert_allclose(seen, product, rtol=1e-12, atol=1e-14)
-    if measure:
+    if with_moments:
         assert_allclose(moments, [product.mean(0), product.var(0)], rtol=1e-12, atol=1e-14)
     else:
         assert moments is None
@@ -116,7 +116,7 @@ def test_bn_gradient_is_its_formula(ops):
 @pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
 @pytest.mark.parametrize("weighed", ["weighed", "not_weighed"])
 @PRODUCTS
-def test_product_backward_is_autograds(ops, size, onto, weighed):
+def test_conv1x1_backward_is_autograds(ops, size, onto, weighed):
     rows, c, m = size
     x, scale, shift, mean, source = matrix(rows, c), vector(c), vector(c), vector(c), matrix(rows, c)
     weight, dz = torch.randn(m, c, dtype=torch.float64), matrix(rows, m)
@@ -124,9 +124,9 @@ def test_product_backward_is_autograds(ops, size, onto, weighed):
     (normalised.relu() @ w.t()).backward(dz)
     before = source.clone()
     out = {"in_place": source, "into_another": torch.empty_like(source), "nowhere": None}[onto]
-    onto, wants_weight = {"source": source, "out": out}, weighed == "weighed"
-    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
-    assert (dweight is not None) == wants_weight
+    onto, needs_dweight = {"source": source, "out": out}, weighed == "weighed"
+    dweight, sums = ops.conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
+    assert (dweight is not None) == needs_dweight
     if dweight is not None:
         assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
     assert_allclose(sums[0], normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
@@ -143,8 +143,8 @@ SIZES = pytest.mark.parametrize(
 
 
 @SIZES
-@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
-def test_convolutions_are_autograds(ops, size, measure):
+@pytest.mark.parametrize("with_moments", [True, False], ids=["measured", "not_measured"])
+def test_convolutions_are_autograds(ops, size, with_moments):
     """Forward, and all ways to ask for the gradient."""
     *pixels, c, k = size
     x, out, dy, source = images(*pixels, c), images(*pixels, k), images(*pixels, k), images(*pixels, c)
@@ -153,24 +153,24 @@ def test_convolutions_are_autograds(ops, size, measure):
     normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
     y = torch.nn.functional.conv2d(nchw(normalised.relu()), w, padding=1)
     y.backward(nchw(dy))
-    moments = ops.bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
+    moments = ops.bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=with_moments)
     assert_allclose(nchw(out), y.detach(), rtol=1e-12, atol=1e-12)
-    if measure:
+    if with_moments:
         y = y.detach().transpose(0, 1).flatten(1).numpy()
         assert_allclose(moments, [y.mean(1), y.var(1)], rtol=1e-12, atol=1e-12)
     vectors = (scale, shift, mean)
-    for onto, wants_weight in ((None, True), (source, True), (None, False)):
+    for onto, needs_dweight in ((None, True), (source, True), (None, False)):
         d = torch.empty(*pixels, c, dtype=torch.float64)
-        kinds = {"wants_weight": wants_weight, "source": onto, "out": d}
-        sums, dweight = ops.bnrelu_convolve_backward(dy, x, *vectors, weight, **kinds)
+        kinds = {"needs_dweight": needs_dweight, "source": onto, "out": d}
+        sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, *vectors, weight, **kinds)
         expected = normalised.grad if onto is None else source + scale * normalised.grad
         assert_allclose(d, expected, rtol=1e-12, atol=1e-12)
         assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-12)
         assert_allclose(sums[1], (normalised.grad * (x - mean)).sum((0, 1, 2)), rtol=1e-12, atol=1e-12)
-        assert (dweight is not None) == wants_weight
+        assert (dweight is not None) == needs_dweight
         if dweight is not None:
             assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
-    sums, dweight = ops.bnrelu_convolve_backward(dy, x, *vectors, weight, out=None, wants_weight=True)
+    sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, *vectors, weight, out=None, needs_dweight=True)
     assert sums is None
     assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
 
@@ -186,12 +186,12 @@ def test_one_bad_pixel_spoils_what_sees_it_only(ops, value, dtype):
     weight, one, zero = (torch.rand(5, 12, 3, 3) / 9).to(dtype), torch.ones(12), torch.zeros(12)
     x[1, 3, 4, 2] = value
     out, d = torch.empty_like(dy), torch.empty_like(x)
-    ops.bnrelu_convolve(x, one, zero, weight, out, measure=False)
+    ops.bnrelu_conv3x3(x, one, zero, weight, out, with_moments=False)
     exact = dtype if ops.name == "torch" else torch.float32  # PyTorch's own spoils a line of bfloat16 with AMX
     expected = torch.nn.functional.conv2d(nchw(x).relu().to(exact), weight.to(exact), padding=1)
     torch.testing.assert_close(nchw(out), expected.to(dtype), equal_nan=True)
     dy[1, 3, 4, 2] = value
-    ops.bnrelu_convolve_backward(dy, torch.ones_like(x), one, zero, zero, weight, out=d, wants_weight=False)
+    ops.bnrelu_conv3x3_backward(dy, torch.ones_like(x), one, zero, zero, weight, out=d, needs_dweight=False)
     expected = torch.nn.functional.conv_transpose2d(nchw(dy).to(exact), weight.to(exact), padding=1)
     torch.testing.assert_close(nchw(d), expected.to(dtype), equal_nan=True)
 
@@ -203,8 +203,8 @@ def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, c, bad, value, dtype
     x, dy = torch.randn(2, 8, 9, c).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
     weight, one, zero = torch.empty(5, c, 3, 3, dtype=dtype), torch.ones(c), torch.zeros(c)
     x[1, 0, 0, bad] = value
-    onto = {"out": None, "wants_weight": True}
-    _, dweight = ops.bnrelu_convolve_backward(dy, x, one, zero, zero, weight, **onto)
+    onto = {"out": None, "needs_dweight": True}
+    _, dweight = ops.bnrelu_conv3x3_backward(dy, x, one, zero, zero, weight, **onto)
     doubles = nchw(x).relu().double(), weight.shape, nchw(dy).double()
     expected = torch.nn.grad.conv2d_weight(*doubles, padding=1).to(dweight.dtype)
     finite = expected.isfinite()
@@ -218,7 +218,7 @@ def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, c, bad, value, dtype
 def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
     x, weight = torch.full((1, 6, 6, 12), 2e38, dtype=dtype), torch.full((4, 12, 3, 3), 0.01, dtype=dtype)
     out = torch.empty(1, 6, 6, 4, dtype=dtype)
-    ops.bnrelu_convolve(x, torch.ones(12), torch.zeros(12), weight, out, measure=False)
+    ops.bnrelu_conv3x3(x, torch.ones(12), torch.zeros(12), weight, out, with_moments=False)
     expected = torch.nn.functional.conv2d(nchw(x).float(), weight.float(), padding=1)
     torch.testing.assert_close(nchw(out), expected.to(dtype))
 
@@ -227,25 +227,25 @@ def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
 def test_any_number_of_threads_computes_the_same(ops, threads):
     x, scale, shift, weight = images(2, 9, 7, 6), vector(6), vector(6), torch.randn(4, 6, 3, 3, dtype=torch.float64)
     dy, before = images(2, 9, 7, 4), torch.get_num_threads()
-    expected = ops.bnrelu_convolve_backward(
-        dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), wants_weight=True
+    expected = ops.bnrelu_conv3x3_backward(
+        dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), needs_dweight=True
     )
     torch.set_num_threads(threads)
     try:
-        seen = ops.bnrelu_convolve_backward(
-            dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), wants_weight=True
+        seen = ops.bnrelu_conv3x3_backward(
+            dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), needs_dweight=True
         )
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("wants_weight", [True, False])
-def test_products_are_what_a_gpu_computes_as_convolutions(wants_weight, monkeypatch):
+@pytest.mark.parametrize("needs_dweight", [True, False])
+def test_products_are_what_a_gpu_computes_as_convolutions(needs_dweight, monkeypatch):
     """There they take another way, which a CPU can go as well."""
     x, weight, bias, dy = (torch.randn(*shape, dtype=torch.float64) for shape in ((7, 5), (3, 5), (3,), (7, 3)))
-    product = multiply(x, weight, bias), *multiply_backward(dy, x, weight, wants_weight=wants_weight)
+    product = multiply(x, weight, bias), *multiply_backward(dy, x, weight, needs_dweight=needs_dweight)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    convolution = multiply(x, weight, bias), *multiply_backward(dy, x, weight, wants_weight=wants_weight)
+    convolution = multiply(x, weight, bias), *multiply_backward(dy, x, weight, needs_dweight=needs_dweight)
     for one, other in zip(product, convolution, strict=True):
         torch.testing.assert_close(one, other)

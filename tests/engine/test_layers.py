@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densekit.engine.norms import Norm
+from densekit.engine.batch_norm import StoredNorm
 from densekit.engine.ops import Bottleneck, TorchOps
 
 HALF = torch.float16 if os.environ.get("TRITON_INTERPRET") == "1" else torch.bfloat16
 C, M, K = 6, 5, 3
 SIZES = pytest.mark.parametrize("size", [(3, 4, 5), (1, 1, 2), (2, 9, 7)], ids=["small", "two_pixels", "odd"])
 WIDE = 149, 33, 17  # a slice of columns and more, whole vectors and more
-ALL = {"wants_weight": True, "wants_weight2": True}
+ALL = {"needs_dweight": True, "needs_dweight2": True}
 TYPES = pytest.mark.parametrize(
     ("dtype", "stored"),
     [
@@ -42,9 +42,11 @@ def bottleneck(
 ) -> Bottleneck:
     """Parameters of a layer, with stored moments that are far from those of a batch."""
 
-    def norm(channels: int) -> Norm:
+    def norm(channels: int) -> StoredNorm:
         moments = torch.randn(channels), 3 + torch.rand(channels)
-        return Norm(*(v.to(stored) for v in (1 + torch.randn(channels) / 4, torch.randn(channels), *moments)), 1e-3)
+        return StoredNorm(
+            *(v.to(stored) for v in (1 + torch.randn(channels) / 4, torch.randn(channels), *moments)), 1e-3
+        )
 
     c, m, k = widths
     weights = torch.randn(m, c, 1, 1) / c**0.5, torch.randn(k, m, 3, 3) / (2 * m**0.5)
@@ -61,7 +63,7 @@ class Reference:
         self.parameters = [tensor.detach().double().requires_grad_() for tensor in tensors]
         scale, shift, weight, scale2, shift2, weight2 = self.parameters
 
-        def activated(x: Tensor, norm: Norm, scale: Tensor, shift: Tensor, trains: bool) -> Tensor:
+        def activated(x: Tensor, norm: StoredNorm, scale: Tensor, shift: Tensor, trains: bool) -> Tensor:
             moments = (None, None) if trains else (norm.mean.double(), norm.var.double())
             return F.batch_norm(x, *moments, scale, shift, training=trains, eps=norm.eps).relu()
 
@@ -90,16 +92,16 @@ def assert_close(seen: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
 @TYPES
 @LAYOUTS
 @pytest.mark.parametrize("trains", [True, False], ids=["trains", "frozen"])
-@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
-def test_forward(ops: TorchOps, size, dtype, stored, layout, trains, measure):
+@pytest.mark.parametrize("with_moments", [True, False], ids=["measured", "not_measured"])
+def test_forward(ops: TorchOps, size, dtype, stored, layout, trains, with_moments):
     layer, x, out = bottleneck(stored, layout), images(size, C, dtype), images(size, K, dtype)
     exact = Reference(layer, x, trains=False, trains2=trains)
-    z, seen2, seen = ops.layer(layer, x, out, dtype, trains=trains, measure=measure)
+    z, moments2, seen = ops.layer(layer, x, out, dtype, trains=trains, with_moments=with_moments)
     assert z.dtype == dtype
     assert_close(z, exact.z.permute(0, 2, 3, 1), dtype)
     assert_close(out, exact.out.permute(0, 2, 3, 1), dtype)
-    assert (seen2 is not None, seen is not None) == (trains, measure)
-    for moments, pixels in ((seen2, z), (seen, out)):
+    assert (moments2 is not None, seen is not None) == (trains, with_moments)
+    for moments, pixels in ((moments2, z), (seen, out)):
         if moments is not None:  # of the values as they were rounded
             torch.testing.assert_close(moments.double(), moments_of(pixels), rtol=1e-5, atol=1e-5)
 
@@ -141,7 +143,7 @@ def test_weights_of_two_types(ops: TorchOps):
 def test_batch_norms_with_gaps(ops: TorchOps, dtype):
     """Scales and shifts that are columns of matrices."""
 
-    def apart(norm: Norm) -> Norm:
+    def apart(norm: StoredNorm) -> StoredNorm:
         weight, bias = (torch.stack([vector, vector + 1], 1)[:, 0] for vector in norm[:2])
         return norm._replace(weight=weight, bias=bias)
 
@@ -151,7 +153,7 @@ def test_batch_norms_with_gaps(ops: TorchOps, dtype):
     seen = []
     for each in (layer, strided):
         new, out = torch.empty_like(dy), torch.empty_like(x)
-        ops.layer(each, x, new, dtype, trains=False, measure=False)
+        ops.layer(each, x, new, dtype, trains=False, with_moments=False)
         onto = {"source": source, "out": out, "terms": None}
         seen.append([new, out, *ops.layer_backward(each, dy, x, z, trains=True, **onto, **ALL)])
     torch.testing.assert_close(seen[1], seen[0], rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
@@ -205,7 +207,7 @@ def test_backward_of_what_is_wanted(ops: TorchOps, dtype, stored):
     all_of_it = ops.layer_backward(layer, dy, x, z, **common, out=torch.empty_like(x), terms=None, **ALL)
     before = source.clone()
     for unwanted in ({2}, {5}, {2, 5}):
-        wants = {"wants_weight": 2 not in unwanted, "wants_weight2": 5 not in unwanted}
+        wants = {"needs_dweight": 2 not in unwanted, "needs_dweight2": 5 not in unwanted}
         some = ops.layer_backward(layer, dy, x, z, **common, out=None, terms=None, **wants)
         assert torch.equal(source, before)
         for number, (one, other) in enumerate(zip(some, all_of_it, strict=True)):
@@ -220,11 +222,11 @@ def test_any_number_of_threads(ops: TorchOps, threads):
 
     def compute() -> list[Tensor]:
         out, d, terms = torch.empty_like(dy), torch.empty_like(x), torch.zeros(2, C, dtype=torch.float64)
-        _, seen2, seen = ops.layer(layer, x, out, torch.float64, trains=True, measure=True)
+        _, moments2, seen = ops.layer(layer, x, out, torch.float64, trains=True, with_moments=True)
         onto = {"source": source, "out": d, "terms": terms}
         return [
             out,
-            seen2,
+            moments2,
             seen,
             d,
             terms,

@@ -38,13 +38,13 @@ def test_products_of_bfloat16(ops, size):
     w, g = weight.double(), dz.double()
     normalised = x.double() * scale + shift
     activated, on = normalised.relu(), normalised > 0
-    product, moments = ops.bnrelu_product(x, scale, shift, weight, measure=True)
+    product, moments = ops.bnrelu_conv1x1(x, scale, shift, weight, with_moments=True)
     assert product.dtype == torch.bfloat16
     assert_rounded(product, activated @ w.t(), activated @ w.abs().t())
     exact = product.double()  # moments are those of the rounded values
     assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
     before, out = source.double(), torch.empty_like(source)
-    dweight, sums = ops.product_backward(dz, weight, x, scale, shift, mean, source=source, out=out, wants_weight=True)
+    dweight, sums = ops.conv1x1_backward(dz, weight, x, scale, shift, mean, source=source, out=out, needs_dweight=True)
     assert dweight.dtype == sums.dtype == torch.float32
     assert_rounded(dweight, g.t() @ activated, g.abs().t() @ activated)
     d, magnitudes = g @ w * on, g.abs() @ w.abs() * on
@@ -93,12 +93,12 @@ def test_convolutions_of_bfloat16(ops, size):
         return torch.autograd.grad(convolve(a, b), (a, b), dy)
 
     out, w = halves(*pixels, k), weight.double()
-    moments = ops.bnrelu_convolve(x, scale, shift, weight, out, measure=True)
+    moments = ops.bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=True)
     assert_rounded(out, convolve(activated, w), convolve(activated, w.abs()))
     exact = out.double().flatten(0, 2)
     assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
     onto = {"source": source, "out": torch.empty_like(source)}
-    sums, dweight = ops.bnrelu_convolve_backward(dy, x, scale, shift, mean, weight, **onto, wants_weight=True)
+    sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, scale, shift, mean, weight, **onto, needs_dweight=True)
     d, dw = gradients(dy.double(), activated, w)
     d_magnitudes, dw_magnitudes = gradients(dy.double().abs(), activated, w.abs())
     assert dweight.dtype == sums.dtype == torch.float32
@@ -117,10 +117,10 @@ def test_nothing_of_one_step_is_left_for_the_next(ops):
     def all_steps(c: int) -> list[Tensor]:
         few, v, w, k = x[..., :c], one[:c], weight[:c, :c].contiguous(), kernels[:c, :c].contiguous()
         rows, out, d = few.reshape(-1, c), torch.empty(2, 4, 4, c, dtype=x.dtype), torch.empty(32, c, dtype=x.dtype)
-        product, _ = ops.bnrelu_product(rows, v, v, w, measure=True)
-        dweight, sums = ops.product_backward(product, w, rows, v, v, v, source=rows, out=d, wants_weight=True)
-        ops.bnrelu_convolve(few, v, v, k, out, measure=True)
-        back = ops.bnrelu_convolve_backward(out, few, v, v, v, k, out=torch.empty_like(out), wants_weight=True)
+        product, _ = ops.bnrelu_conv1x1(rows, v, v, w, with_moments=True)
+        dweight, sums = ops.conv1x1_backward(product, w, rows, v, v, v, source=rows, out=d, needs_dweight=True)
+        ops.bnrelu_conv3x3(few, v, v, k, out, with_moments=True)
+        back = ops.bnrelu_conv3x3_backward(out, few, v, v, v, k, out=torch.empty_like(out), needs_dweight=True)
         return [product, dweight, sums, d, out, *back]
 
     assert not any(tensor.isfinite().any() for tensor in all_steps(32))

@@ -126,14 +126,14 @@ PRODUCTS = pytest.mark.parametrize(
 
 
 @PRODUCTS
-@pytest.mark.parametrize("measure", [True, False], ids=["measured", "not_measured"])
-def test_product(ops, dtype, rows, columns, outputs, measure):
+@pytest.mark.parametrize("with_moments", [True, False], ids=["measured", "not_measured"])
+def test_product(ops, dtype, rows, columns, outputs, with_moments):
     x, scale, shift = matrix(rows, columns, dtype), vector(columns), vector(columns)
     weight = matrix(outputs, columns, dtype)
-    exact, _ = EXACT.bnrelu_product(*double(x, scale, shift, weight), measure=False)
-    seen, moments = ops.bnrelu_product(x, scale, shift, weight, measure=measure)
+    exact, _ = EXACT.bnrelu_conv1x1(*double(x, scale, shift, weight), with_moments=False)
+    seen, moments = ops.bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
     close(seen, exact)
-    assert (moments is not None) == measure
+    assert (moments is not None) == with_moments
     if moments is not None:
         for one, measured in zip(moments, EXACT.batch_moments(seen.double()), strict=True):
             close(one, measured)
@@ -141,20 +141,20 @@ def test_product(ops, dtype, rows, columns, outputs, measure):
 
 @PRODUCTS
 @pytest.mark.parametrize(
-    ("onto", "wants_weight"), [("in_place", True), ("into_another", False), ("nowhere", True)], ids=str
+    ("onto", "needs_dweight"), [("in_place", True), ("into_another", False), ("nowhere", True)], ids=str
 )
-def test_product_backward(ops, dtype, rows, columns, outputs, onto, wants_weight):
+def test_conv1x1_backward(ops, dtype, rows, columns, outputs, onto, needs_dweight):
     x, source = matrix(rows, columns, dtype), matrix(rows, columns, dtype)
     dz, weight = matrix(rows, outputs, dtype), matrix(outputs, columns, dtype)
     vectors = [vector(columns) for _ in range(3)]
     out = {"in_place": source, "into_another": matrix(rows, columns, dtype), "nowhere": None}[onto]
     exact = torch.empty(source.shape, dtype=torch.float64, device=DEVICE)
-    exacts = EXACT.product_backward(
-        *double(dz, weight, x, *vectors), source=source.double(), out=exact, wants_weight=True
+    exacts = EXACT.conv1x1_backward(
+        *double(dz, weight, x, *vectors), source=source.double(), out=exact, needs_dweight=True
     )
     before = source.clone()
-    dweight, sums = ops.product_backward(dz, weight, x, *vectors, source=source, out=out, wants_weight=wants_weight)
-    assert (dweight is not None) == wants_weight
+    dweight, sums = ops.conv1x1_backward(dz, weight, x, *vectors, source=source, out=out, needs_dweight=needs_dweight)
+    assert (dweight is not None) == needs_dweight
     if dweight is not None:
         close(dweight, exacts[0], dtype)  # activations are rounded before they are multiplied
     close(sums, exacts[1])
@@ -166,12 +166,12 @@ def test_product_backward(ops, dtype, rows, columns, outputs, onto, wants_weight
 def assert_products(ops: TorchOps, x: Tensor, weight: Tensor, dz: Tensor, *rounded: torch.dtype) -> None:
     """Compare both products with exact ones, up to what the multiplied numbers are rounded to."""
     vectors = [vector(x.shape[1]) for _ in range(3)]
-    exact, _ = EXACT.bnrelu_product(*double(x, *vectors[:2], weight), measure=False)
-    close(ops.bnrelu_product(x, *vectors[:2], weight, measure=True)[0], exact, *rounded)
+    exact, _ = EXACT.bnrelu_conv1x1(*double(x, *vectors[:2], weight), with_moments=False)
+    close(ops.bnrelu_conv1x1(x, *vectors[:2], weight, with_moments=True)[0], exact, *rounded)
     out, exact_out = torch.empty_like(x), torch.empty(x.shape, dtype=torch.float64, device=DEVICE)
     onto, exact_onto = {"source": x, "out": out}, {"source": x.double(), "out": exact_out}
-    exacts = EXACT.product_backward(*double(dz, weight, x, *vectors), **exact_onto, wants_weight=True)
-    seens = ops.product_backward(dz, weight, x, *vectors, **onto, wants_weight=True)
+    exacts = EXACT.conv1x1_backward(*double(dz, weight, x, *vectors), **exact_onto, needs_dweight=True)
+    seens = ops.conv1x1_backward(dz, weight, x, *vectors, **onto, needs_dweight=True)
     for seen, true in zip(seens, exacts, strict=True):
         close(seen, true, *rounded)
     close(out, exact_out, *rounded)
@@ -204,8 +204,8 @@ def test_rows_that_stick_out_of_a_tile_add_nothing(ops):
     x, dz, weight = matrix(131, 6, torch.float16) / 100 - 400, matrix(131, 20, torch.float16), matrix(20, 6, SINGLE)
     scale, mean = torch.full((6,), 300.0, device=DEVICE), torch.full((6,), -400.0, device=DEVICE)
     operands = (dz, weight.half(), x, scale, -mean * scale, mean)
-    dweight, _ = ops.product_backward(*operands, source=x, out=None, wants_weight=True)
-    exact, _ = EXACT.product_backward(*double(*operands), source=x.double(), out=None, wants_weight=True)
+    dweight, _ = ops.conv1x1_backward(*operands, source=x, out=None, needs_dweight=True)
+    exact, _ = EXACT.conv1x1_backward(*double(*operands), source=x.double(), out=None, needs_dweight=True)
     close(dweight, exact, torch.float16)
 
 
@@ -231,10 +231,10 @@ def test_rows_far_apart(ops):
     close(out, exact)
     EXACT.bn_gradient(*double(gradient, x, *vectors[:2]), moments, out=exact)
     close(ops.bn_gradient(gradient, x, *vectors[:2], moments.float(), out=out), exact)
-    product, _ = EXACT.bnrelu_product(*double(x, *vectors[:2], weight), measure=False)
-    close(ops.bnrelu_product(x, *vectors[:2], weight, measure=False)[0], product)
-    exacts = EXACT.product_backward(*double(gradient, weight, x, *vectors), **onto, wants_weight=True)
-    seens = ops.product_backward(gradient, weight, x, *vectors, source=x, out=out, wants_weight=True)
+    product, _ = EXACT.bnrelu_conv1x1(*double(x, *vectors[:2], weight), with_moments=False)
+    close(ops.bnrelu_conv1x1(x, *vectors[:2], weight, with_moments=False)[0], product)
+    exacts = EXACT.conv1x1_backward(*double(gradient, weight, x, *vectors), **onto, needs_dweight=True)
+    seens = ops.conv1x1_backward(gradient, weight, x, *vectors, source=x, out=out, needs_dweight=True)
     for seen, true in zip(seens, exacts, strict=True):
         close(seen, true, half)
     close(out, exact)
@@ -245,11 +245,11 @@ def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
     x, vectors = matrix(20, 6, torch.float64), double(*(vector(6) for _ in range(3)))
     close(ops.bnrelu(x, *vectors[:2], out=torch.empty_like(x)), EXACT.bnrelu(x, *vectors[:2], out=torch.empty_like(x)))
     x, vectors, dz = x.float(), [v.float() for v in vectors], matrix(20, 300, SINGLE)
-    onto = {"source": x, "out": torch.empty_like(x), "wants_weight": True}
+    onto = {"source": x, "out": torch.empty_like(x), "needs_dweight": True}
     weight = matrix(300, 6, SINGLE)
     for one, exact in zip(
-        ops.product_backward(dz, weight, x, *vectors, **onto),
-        EXACT.product_backward(dz, weight, x, *vectors, **onto),
+        ops.conv1x1_backward(dz, weight, x, *vectors, **onto),
+        EXACT.conv1x1_backward(dz, weight, x, *vectors, **onto),
         strict=True,
     ):
         close(one, exact)
@@ -263,13 +263,15 @@ def test_max_pooling(ops, dtype):
     one, zero = torch.ones(70, device=DEVICE), torch.zeros(70, device=DEVICE)
     out = torch.empty(2, 3, 4, 70, device=DEVICE, dtype=dtype)
     exact = out.double()
-    places = ops.bnrelu_max_pool(x, one, zero, out, locate=True)
-    assert torch.equal(places, EXACT.bnrelu_max_pool(x.double(), one.double(), zero.double(), exact, locate=True))
+    indices = ops.bnrelu_max_pool(x, one, zero, out, return_indices=True)
+    assert torch.equal(
+        indices, EXACT.bnrelu_max_pool(x.double(), one.double(), zero.double(), exact, return_indices=True)
+    )
     assert torch.equal(out.double(), exact)
     dpooled = torch.randint(-9, 9, out.shape).to(DEVICE, dtype)
     for seen, true in zip(
-        ops.bnrelu_max_pool_backward(dpooled, places, x, one, zero, zero),
-        EXACT.bnrelu_max_pool_backward(*double(dpooled), places, *double(x, one, zero, zero)),
+        ops.bnrelu_max_pool_backward(dpooled, indices, x, one, zero, zero),
+        EXACT.bnrelu_max_pool_backward(*double(dpooled), indices, *double(x, one, zero, zero)),
         strict=True,
     ):
         close(seen, true)
@@ -301,14 +303,14 @@ def test_nan_passes_and_zero_does_not(ops, dtype):
     assert gradient.flatten().tolist() == expected
     assert sums[0].item() == 3
     assert sums[1].isnan()
-    product, moments = ops.bnrelu_product(x, one, zero, torch.ones_like(x[:1]), measure=True)
+    product, moments = ops.bnrelu_conv1x1(x, one, zero, torch.ones_like(x[:1]), with_moments=True)
     assert product.isnan().flatten().tolist() == [0, 0, 1, 0, 0]
     assert moments is not None
     assert moments.isnan().all()
     assert ops.batch_moments(x).isnan().all()
     out = torch.zeros_like(x)
-    dweight, sums = ops.product_backward(
-        gradient.fill_(1), x[3:4] / 2, x, one, zero, zero, source=out, out=out, wants_weight=True
+    dweight, sums = ops.conv1x1_backward(
+        gradient.fill_(1), x[3:4] / 2, x, one, zero, zero, source=out, out=out, needs_dweight=True
     )
     assert out.flatten().tolist() == expected
     assert dweight.isnan().all()
@@ -321,8 +323,8 @@ def test_same_bits_twice(ops, dtype):
     runs = []
     for _ in range(2):
         out = torch.empty(x.shape, dtype=dtype, device=DEVICE)
-        results = [ops.batch_moments(x), *ops.bnrelu_product(x, *vectors[:2], weight, measure=True)]
-        results += [*ops.product_backward(dz, weight, x, *vectors, source=x, out=out, wants_weight=True), out]
+        results = [ops.batch_moments(x), *ops.bnrelu_conv1x1(x, *vectors[:2], weight, with_moments=True)]
+        results += [*ops.conv1x1_backward(dz, weight, x, *vectors, source=x, out=out, needs_dweight=True), out]
         results += [ops.drelu_sums(x, x, *vectors, out=torch.empty_like(out))]
         runs.append(results)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -61,14 +61,14 @@ def test_max_pooling_is_autograds(ops, size, equals):
     dpooled = torch.randn(pooled.shape, dtype=torch.float64)
     pooled.backward(dpooled)
     out = torch.empty_like(dpooled)
-    places = ops.bnrelu_max_pool(x, scale, shift, out, locate=True)
+    indices = ops.bnrelu_max_pool(x, scale, shift, out, return_indices=True)
     assert_allclose(out, pooled.detach(), rtol=1e-13, atol=1e-15)
-    gradient, sums = ops.bnrelu_max_pool_backward(dpooled, places, x, scale, shift, mean)
+    gradient, sums = ops.bnrelu_max_pool_backward(dpooled, indices, x, scale, shift, mean)
     assert_allclose(gradient, normalised.grad, rtol=1e-13, atol=1e-15)
     assert_allclose(sums[0], normalised.grad.flatten(0, -2).sum(0), rtol=1e-12, atol=1e-13)
     assert_allclose(sums[1], (normalised.grad * (x - mean)).flatten(0, -2).sum(0), rtol=1e-12, atol=1e-13)
     again = torch.empty_like(out)
-    assert ops.bnrelu_max_pool(x, scale, shift, again, locate=False) is None
+    assert ops.bnrelu_max_pool(x, scale, shift, again, return_indices=False) is None
     assert torch.equal(again, out)
 
 
@@ -81,8 +81,8 @@ def test_one_bad_pixel_is_pooled_as_in_pytorch(ops, value, dtype):
     dpooled = torch.randn(pooled.shape).to(dtype)
     pooled.backward(dpooled.float())
     out = torch.empty(pooled.shape, dtype=dtype)
-    places = ops.bnrelu_max_pool(x, one, zero, out, locate=True)
+    indices = ops.bnrelu_max_pool(x, one, zero, out, return_indices=True)
     torch.testing.assert_close(out, pooled.detach().to(dtype), rtol=0, atol=0, equal_nan=True)
-    gradient, _ = ops.bnrelu_max_pool_backward(dpooled, places, x, one, zero, zero)
+    gradient, _ = ops.bnrelu_max_pool_backward(dpooled, indices, x, one, zero, zero)
     rounding = 0.03 if dtype == torch.bfloat16 else 0  # PyTorch's own sums up to four values in steps
     torch.testing.assert_close(gradient, normalised.grad.to(dtype), rtol=0, atol=rounding, equal_nan=True)

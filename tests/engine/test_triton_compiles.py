@@ -12,7 +12,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from densekit.engine import ops_triton, triton_launchers
-from densekit.engine.norms import Norm
+from densekit.engine.batch_norm import StoredNorm
 from densekit.engine.ops import Bottleneck
 
 class Device:
@@ -34,17 +34,17 @@ def compile_only(kernel, shape, *operands, **sizes):
 def compile_products(P, c, m, dtype):
     x, weight, dz = (torch.zeros(size, dtype=dtype) for size in ((P, c), (m, c), (P, m)))
     v = torch.zeros(c)
-    ops.bnrelu_product(x, v, v, weight, measure=True)
+    ops.bnrelu_conv1x1(x, v, v, weight, with_moments=True)
     for wanted in (True, False):
-        ops.product_backward(dz, weight, x, v, v, v, source=x, out=x, wants_weight=wanted)
+        ops.conv1x1_backward(dz, weight, x, v, v, v, source=x, out=x, needs_dweight=wanted)
 
 def compile_layer(pictures, m, dtype):
     c, k = pictures.shape[-1], 32
-    norm, norm2 = (Norm(*(torch.ones(size) for _ in range(4)), 1e-5) for size in (c, m))
+    norm, norm2 = (StoredNorm(*(torch.ones(size) for _ in range(4)), 1e-5) for size in (c, m))
     layer = Bottleneck(norm, torch.zeros(m, c, 1, 1), norm2, torch.zeros(k, m, 3, 3))
-    new, more = torch.zeros(*pictures.shape[:3], k, dtype=dtype), {"wants_weight": True, "wants_weight2": True}
+    new, more = torch.zeros(*pictures.shape[:3], k, dtype=dtype), {"needs_dweight": True, "needs_dweight2": True}
     ops.infer_layer(layer, pictures, new, dtype)
-    z, *_ = ops.layer(layer, pictures, new, dtype, trains=True, measure=True)
+    z, *_ = ops.layer(layer, pictures, new, dtype, trains=True, with_moments=True)
     for trains, terms in ((True, torch.zeros(2, c)), (False, None)):
         onto = {"source": pictures, "out": pictures, "terms": terms}
         ops.layer_backward(layer, new, pictures, z, trains=trains, **onto, **more)
@@ -74,7 +74,7 @@ compile_products(256, 160, 128, torch.bfloat16)
 """
 KERNELS = {
     "tile_moments", "join_moments", "bnrelu", "drelu_sums", "bn_gradient",
-    "norm_gradient", "bnrelu_avg_pool", "bnrelu_avg_pool_backward", "bnrelu_product", "product_backward",
+    "norm_gradient", "bnrelu_avg_pool", "bnrelu_avg_pool_backward", "bnrelu_conv1x1", "conv1x1_backward",
 }  # fmt: skip
 SHARED = 99 * 1024
 """Bytes of fast memory that a program may have on the smallest devices that the kernels are for (8.6, 8.9 and 12.0)."""

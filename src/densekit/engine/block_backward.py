@@ -1,17 +1,44 @@
 """Backward pass of a whole dense block, from the last layer to the first."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from densekit.engine.by_autograd import bnrelu, convolve, gradients_by_autograd
+from densekit.engine.batch_norm import StoredNorm, fold_norm, moment_terms, norm_gradients
 from densekit.engine.calls import Call, growth, pixels
-from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
+from densekit.engine.differentiable_backward import bnrelu, convolve, gradients_by_autograd
 from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
 from densekit.engine.tile_steps import flat
+
+
+class _Plain(NamedTuple):
+    """What the forward pass kept of a layer without a bottleneck."""
+
+    gamma: Tensor
+    beta: Tensor
+    weight: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+class _Bottleneck(NamedTuple):
+    """What the forward pass kept of a layer with a bottleneck: its parameters, moments, and the 1x1 product."""
+
+    gamma: Tensor
+    beta: Tensor
+    weight: Tensor
+    gamma2: Tensor
+    beta2: Tensor
+    weight2: Tensor
+    mean: Tensor
+    var: Tensor
+    z: Tensor
+    mean2: Tensor
+    var2: Tensor
 
 
 class _Gradient:
@@ -63,23 +90,25 @@ def run_backward(
     gradient = _Gradient(call, pixels(kept[0]), kept[1], pixels(dout))
     results: list[Tensor | None] = []
     stop = dout.shape[1]
-    for layer, tensors, wants, upstream in reversed(list(_steps(call, kept[2:], wanted))):
+    for layer, saved, wants, upstream in reversed(list(_steps(call, kept[2:], wanted))):
         start = stop - growth(layer)
         if upstream or any(wants):
-            backward = _plain_backward if len(layer) == 1 else _bottleneck_backward
             dy = gradient.finish(start, stop).to(call.dtype)
-            results[:0] = backward(layer, tensors, dy, gradient, wants, upstream)
+            if isinstance(saved, _Plain):
+                results[:0] = _plain_backward(layer, saved, dy, gradient, wants, upstream)
+            else:
+                results[:0] = _bottleneck_backward(layer, saved, dy, gradient, wants, upstream)
         else:
             results[:0] = [None] * len(wants)
         stop = start
     return [gradient.finish(0, stop).movedim(-1, 1) if wanted[0] else None, *results]
 
 
-def backward_by_autograd(
+def differentiable_backward(
     call: Call[Sequence[Layer]], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
 ) -> list[Any]:
     """As `run_backward`, in operations that autograd can differentiate."""
-    layers = [tensors for _, tensors, _, _ in _steps(call, kept[2:], wanted)]
+    layers = [saved for _, saved, _, _ in _steps(call, kept[2:], wanted)]
     parameters = [tensor for layer, own in zip(call.parts, layers, strict=True) for tensor in own[: 3 * len(layer)]]
     first = dout.shape[1] - sum(map(growth, call.parts))
 
@@ -87,7 +116,8 @@ def backward_by_autograd(
         given = iter(parameters)
         for layer, own in zip(call.parts, layers, strict=True):
             new = features
-            for pair, moments in zip(layer, (own[3 * len(layer) :][:2], own[-2:]), strict=False):
+            moments_of = [(own.mean, own.var)] if isinstance(own, _Plain) else [own[6:8], own[9:]]
+            for pair, moments in zip(layer, moments_of, strict=True):
                 gamma, beta, weight = (next(given) for _ in range(3))
                 new = convolve(bnrelu(pair.norm, new, gamma, beta, *moments), weight, call.dtype)
             features = torch.cat([features, new.to(features.dtype)], 1)
@@ -100,30 +130,30 @@ def backward_by_autograd(
 
 def _steps(
     call: Call[Sequence[Layer]], kept: Sequence[Tensor], wanted: Sequence[bool]
-) -> Iterator[tuple[Layer, list[Tensor], list[bool], bool]]:
-    """Yield each layer with its tensors, which of its gradients are wanted, and whether any before it is."""
+) -> Iterator[tuple[Layer, _Plain | _Bottleneck, list[bool], bool]]:
+    """Yield each layer with what was kept of it, which of its gradients are wanted, and whether any before it is."""
     tensors, done = iter(kept), 1
     for layer in call.parts:
-        own = [next(tensors) for _ in range(5 if len(layer) == 1 else 11)]
+        kind = _Plain if len(layer) == 1 else _Bottleneck
         stop = done + 3 * len(layer)
-        yield layer, own, list(wanted[done:stop]), any(wanted[:done])
+        yield layer, kind(*islice(tensors, len(kind._fields))), list(wanted[done:stop]), any(wanted[:done])
         done = stop
 
 
 def _plain_backward(
-    layer: Layer, tensors: list[Tensor], dy: Tensor, gradient: _Gradient, wants: list[bool], upstream: bool
+    layer: Layer, saved: _Plain, dy: Tensor, gradient: _Gradient, wants: list[bool], upstream: bool
 ) -> list[Tensor | None]:
     """BN, ReLU, 3x3 convolution: return the parameters' gradients, and add to that of the features."""
-    gamma, beta, weight, mean, var = tensors
+    gamma, beta, weight, mean, var = saved
     c = len(mean)
-    norm, x = affine(gamma, beta, mean, var, layer[0].norm.stored.eps), gradient.features[..., :c]
+    norm, x = fold_norm(gamma, beta, mean, var, layer[0].norm.stored.eps), gradient.features[..., :c]
     onto: dict[str, Tensor | None] = {"out": None}
     if upstream:
         onto = {"source": gradient.source[..., :c], "out": gradient.buffer[..., :c]}
     elif any(wants[:2]):
         onto = {"out": dy.new_empty(x.shape)}
-    sums, dweight = gradient.call.ops.bnrelu_convolve_backward(
-        dy, x, norm.scale, norm.shift, mean.to(norm.scale.dtype), weight.to(dy.dtype), wants_weight=wants[2], **onto
+    sums, dweight = gradient.call.ops.bnrelu_conv3x3_backward(
+        dy, x, norm.scale, norm.shift, mean.to(norm.scale.dtype), weight.to(dy.dtype), needs_dweight=wants[2], **onto
     )
     dweight = None if dweight is None else dweight.to(weight.dtype)
     if sums is None:
@@ -136,17 +166,17 @@ def _plain_backward(
 
 
 def _bottleneck_backward(
-    layer: Layer, tensors: list[Tensor], dy: Tensor, gradient: _Gradient, wants: list[bool], upstream: bool
+    layer: Layer, saved: _Bottleneck, dy: Tensor, gradient: _Gradient, wants: list[bool], upstream: bool
 ) -> list[Tensor | None]:
     """BN, ReLU, 1x1, BN, ReLU, 3x3: return the parameters' gradients, and add to that of the features."""
-    gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = tensors
-    norm2, ops, c = Norm(gamma2, beta2, mean2, var2, layer[1].norm.stored.eps), gradient.call.ops, len(mean)
+    gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = saved
+    norm2, ops, c = StoredNorm(gamma2, beta2, mean2, var2, layer[1].norm.stored.eps), gradient.call.ops, len(mean)
     if not (upstream or any(wants[:5])):
-        _, scale, shift = affine(*norm2)
-        vectors, nothing = (scale, shift, mean2.to(scale.dtype)), {"out": None, "wants_weight": True}
-        _, dweight2 = ops.bnrelu_convolve_backward(dy, z, *vectors, weight2.to(dy.dtype), **nothing)
+        _, scale, shift = fold_norm(*norm2)
+        vectors, nothing = (scale, shift, mean2.to(scale.dtype)), {"out": None, "needs_dweight": True}
+        _, dweight2 = ops.bnrelu_conv3x3_backward(dy, z, *vectors, weight2.to(dy.dtype), **nothing)
         return [*[None] * 5, None if dweight2 is None else dweight2.to(weight2.dtype)]
-    norm = Norm(gamma, beta, mean, var, layer[0].norm.stored.eps)
+    norm = StoredNorm(gamma, beta, mean, var, layer[0].norm.stored.eps)
     gradients = ops.layer_backward(
         Bottleneck(norm, weight, norm2, weight2),
         dy,
@@ -156,8 +186,8 @@ def _bottleneck_backward(
         source=gradient.source[..., :c],
         out=gradient.buffer[..., :c] if upstream else None,
         terms=gradient.defer(c) if upstream and layer[0].norm.trains else None,
-        wants_weight=wants[2],
-        wants_weight2=wants[5],
+        needs_dweight=wants[2],
+        needs_dweight2=wants[5],
     )
     if upstream:
         gradient.source = gradient.buffer

@@ -9,15 +9,14 @@ Shapes here and in the other steps are those of pictures; volumes, (N, C, D, H, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from densekit.engine.block_backward import backward_by_autograd, run_backward
+from densekit.engine.autograd_function import Passes
+from densekit.engine.batch_norm import fold_norm
+from densekit.engine.block_backward import differentiable_backward, run_backward
 from densekit.engine.calls import Call, channels_last, growth, pixels, statistics
-from densekit.engine.fused_function import Passes
-from densekit.engine.norms import affine
 from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
 from densekit.engine.row_steps import accumulation_dtype
@@ -48,49 +47,54 @@ def run_forward(call: Call[Sequence[Layer]], x: Tensor, *, keep: bool) -> tuple[
     for number, layer in enumerate(call.parts):
         stop = c + growth(layer)
         mean, var = statistics(call, layer[0].norm, moments[:, :c], keep=keep)
-        step = _Step(call, layer, features[..., :c], features[..., c:stop], measure=number < measured)
-        saved, seen = step.run(mean, var, keep=keep)
-        if seen is not None:
-            moments[:, c:stop] = seen
+        before, new = features[..., :c], features[..., c:stop]
+        saved, own = _run_layer(call, layer, before, new, mean, var, keep=keep, with_moments=number < measured)
+        if own is not None:
+            moments[:, c:stop] = own
         kept += [*(tensor for pair in layer for tensor in pair.parameters), mean, var, *saved]
         c = stop
     return out, kept if keep else []
 
 
-DENSE_BLOCK = Passes(run_forward, run_backward, backward_by_autograd)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One layer's forward pass.
+def _run_layer(
+    call: Call[Sequence[Layer]],
+    layer: Layer,
+    x: Tensor,
+    out: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    keep: bool,
+    with_moments: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Compute one layer.
 
     Args:
         call: the block.
         layer: which of its layers.
         x: (N, H, W, c), the features so far.
         out: (N, H, W, k), where the new ones go.
-        measure: whether the moments of the new ones are wanted.
+        mean: (c,), what the first norm subtracts.
+        var: (c,), whose square root it divides by.
+        keep: whether there will be a backward pass.
+        with_moments: whether the moments of the new features are wanted.
+
+    Returns:
+        What the backward pass needs of the second norm and its input, and the moments (2, k) if wanted.
     """
+    ops, dtype, first = call.ops, call.dtype, layer[0]
+    norm = first.norm.stored._replace(mean=mean, var=var)
+    if len(layer) == 1:
+        _, scale, shift = fold_norm(*norm)
+        return [], ops.bnrelu_conv3x3(x, scale, shift, first.weight.to(dtype), out, with_moments=with_moments)
+    second = layer[1]
+    bottleneck = Bottleneck(norm, first.weight, second.norm.stored, second.weight)
+    trains = second.norm.trains
+    if not (keep or with_moments or trains):
+        ops.infer_layer(bottleneck, x, out, dtype)
+        return [], None
+    z, moments2, moments = ops.layer(bottleneck, x, out, dtype, trains=trains, with_moments=with_moments)
+    return [z, *statistics(call, second.norm, moments2, keep=keep)], moments
 
-    call: Call[Sequence[Layer]]
-    layer: Layer
-    x: Tensor
-    out: Tensor
-    measure: bool
 
-    def run(self, mean: Tensor, var: Tensor, *, keep: bool) -> tuple[list[Tensor], Tensor | None]:
-        """Compute the layer; return what the backward pass needs of the second norm, and the moments if wanted."""
-        ops, dtype = self.call.ops, self.call.dtype
-        first = self.layer[0]
-        norm = first.norm.stored._replace(mean=mean, var=var)
-        if len(self.layer) == 1:
-            _, scale, shift = affine(*norm)
-            weight = first.weight.to(dtype)
-            return [], ops.bnrelu_convolve(self.x, scale, shift, weight, self.out, measure=self.measure)
-        second = self.layer[1].norm
-        layer = Bottleneck(norm, first.weight, second.stored, self.layer[1].weight)
-        if not (keep or self.measure or second.trains):
-            ops.infer_layer(layer, self.x, self.out, dtype)
-            return [], None
-        z, seen2, seen = ops.layer(layer, self.x, self.out, dtype, trains=second.trains, measure=self.measure)
-        return [z, *statistics(self.call, second, seen2, keep=keep)], seen
+DENSE_BLOCK = Passes(run_forward, run_backward, differentiable_backward)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from densekit.engine.fallback import UnsupportedInput, is_plain
 from densekit.engine.parts import NormState, Pair, dimensions
 from densekit.engine.row_steps import accumulation_dtype
-from densekit.engine.step_aside import OtherInput, is_plain
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -27,34 +27,34 @@ def check_pair(pair: Pair, x: Tensor, channels: int, dtype: torch.dtype) -> int:
         The channels that the convolution makes.
 
     Raises:
-        OtherInput: they cannot, so that the stock modules shall say what is wrong.
+        UnsupportedInput: they cannot, so that the stock modules shall say what is wrong.
         ValueError: one value per channel in training, as stock PyTorch raises it.
     """
     weight = pair.weight
     check_norm(pair.norm, x, channels, dtype)
     if weight.dim() != x.dim():
-        raise OtherInput("a convolution of another number of dimensions")
+        raise UnsupportedInput("a convolution of another number of dimensions")
     if weight.shape[1] != channels:
-        raise OtherInput("channels that do not fit")
+        raise UnsupportedInput("channels that do not fit")
     _check_tensors((weight,), x.device)
     compute = compute_dtype(x)
     cast = compute != x.dtype or torch.is_autocast_enabled(x.device.type)
     castable = cast and weight.dtype in (torch.float32, *_HALF)
     if weight.dtype != compute and not castable:
-        raise OtherInput("input and weights of different types")
+        raise UnsupportedInput("input and weights of different types")
     return weight.shape[0]
 
 
 def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Check that a norm can take ``channels`` channels of ``dtype`` made from ``x``; raises as `check_pair`."""
     if x.dim() != dimensions(norm):
-        raise OtherInput("input of another number of dimensions")
+        raise UnsupportedInput("input of another number of dimensions")
     vectors, dtypes = norm.stored[:4], (dtype, accumulation_dtype(dtype))
     for vector in vectors:
         if vector.shape != (channels,):
-            raise OtherInput("channels that do not fit")
+            raise UnsupportedInput("channels that do not fit")
         if vector.dtype not in dtypes:
-            raise OtherInput("input and batch norms of different types")
+            raise UnsupportedInput("input and batch norms of different types")
     _check_tensors(vectors, x.device)
     if norm.trains and x.numel() == x.shape[1]:
         size = torch.Size([1, channels, *[1] * (x.dim() - 2)])
@@ -64,6 +64,6 @@ def check_norm(norm: NormState, x: Tensor, channels: int, dtype: torch.dtype) ->
 def _check_tensors(tensors: Sequence[Tensor], device: torch.device) -> None:
     for tensor in tensors:
         if not is_plain(tensor):
-            raise OtherInput("weights that are not plain dense tensors")
+            raise UnsupportedInput("weights that are not plain dense tensors")
         if tensor.device != device:
-            raise OtherInput("input and weights on different devices")
+            raise UnsupportedInput("input and weights on different devices")

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
+from densekit.engine.autograd_function import Passes, run_passes
 from densekit.engine.block_function import DENSE_BLOCK
 from densekit.engine.calls import Call, growth, update_running_statistics
 from densekit.engine.check_parts import check_norm, check_pair, compute_dtype
 from densekit.engine.choose_ops import Choice, choose_ops, log_once
-from densekit.engine.fused_function import Passes, run_passes
+from densekit.engine.fallback import Fallback, UnsupportedInput, check_call
 from densekit.engine.parts import (
     Layer,
     NormState,
@@ -28,7 +29,6 @@ from densekit.engine.parts import (
     stem_names,
 )
 from densekit.engine.pooled_functions import STEM, TRANSITION
-from densekit.engine.step_aside import OtherInput, StepAside, check_call
 from densekit.errors import SettingsError
 
 # Tensor subclasses of MONAI's and fastai's loaders that only carry information about the picture.
@@ -57,7 +57,7 @@ class Fused(nn.Module):
     ran: str | None
 
     @classmethod
-    def take_over(cls, module: nn.Module, engine: str) -> None:
+    def convert(cls, module: nn.Module, engine: str) -> None:
         """Let a stock module compute with the fused steps; of a fused one, change the engine."""
         if not isinstance(module, Fused):
             module.__class__ = _fused_class(cls, type(module))
@@ -108,8 +108,8 @@ class Fused(nn.Module):
             check_call(x)
             choice = choose_ops(self.engine, x.device.type)
             parts, parameters = self.read(x)
-        except StepAside as reason:
-            if self.engine != "auto" and not isinstance(reason, OtherInput):
+        except Fallback as reason:
+            if self.engine != "auto" and not isinstance(reason, UnsupportedInput):
                 raise SettingsError(f"engine {self.engine!r} cannot compute this: {reason}; try auto") from None
             self.ran = f"stock: {reason}"
             log_once(logging.WARNING, f"a fused {self.stock.__name__} runs as stock modules: {reason}")
@@ -132,7 +132,7 @@ class Fused(nn.Module):
         """Return the parts that `passes` take and their parameters, checked against ``x`` and each other.
 
         Raises:
-            StepAside: the fused path cannot compute them for ``x``.
+            Fallback: the fused path cannot compute them for ``x``.
         """
         raise NotImplementedError
 
@@ -197,7 +197,7 @@ class FusedTransition(Fused):
         pair = read_transition(self)
         check_pair(pair, x, x.shape[1], x.dtype)
         if min(x.shape[2:]) < 2:
-            raise OtherInput("less than 2x2 pixels")
+            raise UnsupportedInput("less than 2x2 pixels")
         return pair, pair.parameters
 
 

@@ -13,9 +13,9 @@ namespace {
 
 // A batch norm as a scale and a shift.
 template <class A>
-class Affine {
+class FoldedNorm {
  public:
-  Affine(Norm<A> norm, int64_t channels) : values_(3 * channels), channels_(channels) {
+  FoldedNorm(Norm<A> norm, int64_t channels) : values_(3 * channels), channels_(channels) {
     for (int64_t c = 0; c < channels; ++c) {
       const A std = std::sqrt(norm.var[c] + A(norm.eps)), scale = norm.weight[c] / std;
       values_[c] = std;
@@ -78,8 +78,8 @@ struct Layer {
   const void *matrix, *kernels;
   std::array<int64_t, 4> strides;  // of the kernels
 
-  ProductSize product() const { return {N * H * W, in, middle, threads}; }
-  ConvolutionSize convolution() const { return {N, H, W, middle, out, threads}; }
+  Conv1x1Size product() const { return {N * H * W, in, middle, threads}; }
+  Conv3x3Size convolution() const { return {N, H, W, middle, out, threads}; }
 };
 
 // So many `pictures` are processed at a time. `z` is space for their product, or, with `keeps`, for that of all pictures. If
@@ -90,7 +90,7 @@ void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixe
            Acc<T>* moments) {
   using A = Acc<T>;
   const int64_t area = layer.H * layer.W;
-  const Affine<A> norm(layer.norm, layer.in);
+  const FoldedNorm<A> norm(layer.norm, layer.in);
   const Cast<T> matrix(layer.matrix, layer.wide, layer.middle * layer.in, layer.threads);
   const Cast<T> kernels(layer.kernels, layer.wide, layer.out * layer.middle * 9, layer.threads);
   std::vector<double> seen2(moments2 ? 2 * layer.middle : 0), seen(moments ? 2 * layer.out : 0);
@@ -98,16 +98,16 @@ void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixe
   for (int64_t n = 0; n < all; n += pictures) {
     layer.N = std::min(pictures, all - n);
     T* const here = keeps ? z + n * area * layer.middle : z;
-    bnrelu_product<T>(layer.product(), x.from(n * area), norm.template activation<T>(), matrix.data(), here,
+    bnrelu_conv1x1<T>(layer.product(), x.from(n * area), norm.template activation<T>(), matrix.data(), here,
                       moments2 ? seen2.data() : nullptr);
     if (moments2) {
       std::copy(seen2.begin(), seen2.end(), moments2);
       layer.norm2.mean = moments2;
       layer.norm2.var = moments2 + layer.middle;
     }
-    const Affine<A> norm2(layer.norm2, layer.middle);
-    bnrelu_convolve<T>(layer.convolution(), {here, layer.middle}, norm2.template activation<T>(),
-                       {kernels.data(), layer.strides}, out.from(n * area), moments ? seen.data() : nullptr);
+    const FoldedNorm<A> norm2(layer.norm2, layer.middle);
+    bnrelu_conv3x3<T>(layer.convolution(), {here, layer.middle}, norm2.template activation<T>(),
+                      {kernels.data(), layer.strides}, out.from(n * area), moments ? seen.data() : nullptr);
   }
   if (moments) std::copy(seen.begin(), seen.end(), moments);
 }
@@ -126,23 +126,23 @@ void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pix
                     Pixels<T> d, Matrix<const T> source, Matrix<T> out, Gradients<Acc<T>> gradients,
                     Matrix<Acc<T>> terms) {
   using A = Acc<T>;
-  const ProductSize size = layer.product();
-  const Affine<A> norm(layer.norm, layer.in), norm2(layer.norm2, layer.middle);
+  const Conv1x1Size size = layer.product();
+  const FoldedNorm<A> norm(layer.norm, layer.in), norm2(layer.norm2, layer.middle);
   const Cast<T> matrix(layer.matrix, layer.wide, layer.middle * layer.in, layer.threads);
   const Cast<T> kernels(layer.kernels, layer.wide, layer.out * layer.middle * 9, layer.threads);
   if (gradients.kernels.data)
-    weight_gradient<T>(layer.convolution(), dy, z, norm2.template activation<T>(), gradients.kernels);
+    conv3x3_weight_gradient<T>(layer.convolution(), dy, z, norm2.template activation<T>(), gradients.kernels);
 
   const Scratch<A> sums(2 * std::max(layer.in, layer.middle));
-  bnrelu_convolve_gradient<T>(layer.convolution(), dy, z, norm2.template activation<T>(), layer.norm2.mean,
-                              {kernels.data(), layer.strides}, {}, d, sums.data());
+  bnrelu_conv3x3_gradient<T>(layer.convolution(), dy, z, norm2.template activation<T>(), layer.norm2.mean,
+                             {kernels.data(), layer.strides}, {}, d, sums.data());
   norm2.gradients(sums.data(), gradients.weight2, gradients.bias2);
   std::vector<A> terms2(2 * layer.middle);
   if (trains2) norm2.add_terms(sums.data(), size.rows, {terms2.data(), layer.middle});
   bn_gradient<T>({size.rows, layer.middle, layer.threads}, {d.data, d.stride}, z, layer.norm2.mean, norm2.scale(),
                  trains2 ? terms2.data() : nullptr, terms2.data() + layer.middle, d);
 
-  product_backward<T>(size, {d.data, d.stride}, matrix.data(), x, norm.template activation<T>(), layer.norm.mean, source, out,
+  conv1x1_backward<T>(size, {d.data, d.stride}, matrix.data(), x, norm.template activation<T>(), layer.norm.mean, source, out,
                       gradients.matrix, sums.data());
   norm.gradients(sums.data(), gradients.weight, gradients.bias);
   if (terms.data) norm.add_terms(sums.data(), size.rows, terms);

@@ -18,19 +18,19 @@ struct RowsSize {
   int threads;
 };
 
-struct ProductSize {
+struct Conv1x1Size {
   int64_t rows, in, out;  // channels in and out
   int threads;
 };
 
-struct ConvolutionSize {
+struct Conv3x3Size {
   int64_t N, H, W, in, out;  // channels in and out
   int threads;
 };
 
 template <class T>
 struct Pixels : Matrix<T> {  // (N, H, W, channels), a row for each pixel
-  Matrix<T> at(const ConvolutionSize& size, int64_t n, int64_t h, int64_t w) const {
+  Matrix<T> at(const Conv3x3Size& size, int64_t n, int64_t h, int64_t w) const {
     return {this->data ? this->row((n * size.H + h) * size.W + w) : nullptr, this->stride};
   }
   Pixels from(int64_t pixel) const { return {this->row(pixel), this->stride}; }
@@ -52,26 +52,26 @@ template <class T>
 void bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean,
                  const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out);
 
-// product.cpp
+// conv1x1.cpp
 template <class T>
-void bnrelu_product(const ProductSize& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
+void bnrelu_conv1x1(const Conv1x1Size& size, Matrix<const T> x, Activation<T> activation, const T* weights, T* out,
                     double* moments);
 // Without `dweights` their gradient is not computed.
 template <class T>
-void product_backward(const ProductSize& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
+void conv1x1_backward(const Conv1x1Size& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
                       Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
                       Acc<T>* dweights, Acc<T>* sums);
 
-// convolution.cpp. The size is that of the forward pass.
+// conv3x3.cpp. The size is that of the forward pass.
 template <class T>
-void bnrelu_convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Kernels<const T> weights,
-                     Pixels<T> out, double* moments);
+void bnrelu_conv3x3(const Conv3x3Size& size, Pixels<const T> x, Activation<T> activation, Kernels<const T> weights,
+                    Pixels<T> out, double* moments);
 template <class T>
-void bnrelu_convolve_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
-                              Activation<T> activation, const Acc<T>* mean, Kernels<const T> weights,
-                              Pixels<const T> source, Pixels<T> out, Acc<T>* sums);
+void bnrelu_conv3x3_gradient(const Conv3x3Size& size, Pixels<const T> dy, Pixels<const T> x,
+                             Activation<T> activation, const Acc<T>* mean, Kernels<const T> weights,
+                             Pixels<const T> source, Pixels<T> out, Acc<T>* sums);
 template <class T>
-void weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
-                     Kernels<Acc<T>> weights);
+void conv3x3_weight_gradient(const Conv3x3Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
+                             Kernels<Acc<T>> weights);
 
 }  // namespace densekit

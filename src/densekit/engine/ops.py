@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from densekit.engine.norms import Norm, affine, moment_terms, norm_gradients
+from densekit.engine.batch_norm import StoredNorm, fold_norm, moment_terms, norm_gradients
 from densekit.engine.pool_steps import PoolSteps
 from densekit.engine.tile_steps import TileSteps, convolve, flat, kernels_like, multiply
 
@@ -20,14 +20,14 @@ class Bottleneck(NamedTuple):
         weight2: (k, m, 3, 3).
     """
 
-    norm: Norm
+    norm: StoredNorm
     weight: Tensor
-    norm2: Norm
+    norm2: StoredNorm
     weight2: Tensor
 
 
 BottleneckGradients = list[Tensor | None]
-"""Gradients of the first norm's scale and shift, the 1x1 weight, the second norm's scale and shift, and the 3x3 weight,
+"""Gradients of the first norm's gamma and beta, the 1x1 weight, the second norm's gamma and beta, and the 3x3 weight,
 each in the type of its parameter; None for a weight whose gradient is not wanted."""
 
 
@@ -41,7 +41,7 @@ class TorchOps(TileSteps, PoolSteps):
     name = "torch"
 
     def layer(
-        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
+        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, with_moments: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute a layer, and keep what its backward pass needs.
 
@@ -51,17 +51,21 @@ class TorchOps(TileSteps, PoolSteps):
             out: (N, H, W, k), where the new features go; pixels may be strided.
             dtype: of the convolutions.
             trains: whether the second norm uses the product's own moments instead of the stored ones.
-            measure: whether the moments of the new features are wanted.
+            with_moments: whether the moments of the new features are wanted.
 
         Returns:
             The product (N, H, W, m), its moments (2, m) if the norm trains, and those of ``out`` (2, k) if wanted.
         """
         norm2 = layer.norm2
-        _, scale, shift = affine(*layer.norm)
-        z, seen2 = self.bnrelu_product(flat(x), scale, shift, layer.weight.to(dtype).flatten(1), measure=trains)
-        _, scale2, shift2 = affine(*norm2 if seen2 is None else norm2._replace(mean=seen2[0], var=seen2[1]))
+        _, scale, shift = fold_norm(*layer.norm)
+        z, moments2 = self.bnrelu_conv1x1(flat(x), scale, shift, layer.weight.to(dtype).flatten(1), with_moments=trains)
+        _, scale2, shift2 = fold_norm(*norm2 if moments2 is None else norm2._replace(mean=moments2[0], var=moments2[1]))
         z = z.view(*x.shape[:-1], -1)
-        return z, seen2, self.bnrelu_convolve(z, scale2, shift2, layer.weight2.to(dtype), out, measure=measure)
+        return (
+            z,
+            moments2,
+            self.bnrelu_conv3x3(z, scale2, shift2, layer.weight2.to(dtype), out, with_moments=with_moments),
+        )
 
     def layer_backward(
         self,
@@ -74,8 +78,8 @@ class TorchOps(TileSteps, PoolSteps):
         source: Tensor,
         out: Tensor | None,
         terms: Tensor | None,
-        wants_weight: bool,
-        wants_weight2: bool,
+        needs_dweight: bool,
+        needs_dweight2: bool,
     ) -> BottleneckGradients:
         """Differentiate `layer`, and add its part to the gradient of ``x``.
 
@@ -89,14 +93,14 @@ class TorchOps(TileSteps, PoolSteps):
             out: (N, H, W, c), becomes the gradient with this layer's part; None if it is not wanted.
             terms: (2, c), to which the terms that stem from the moments of ``x`` are added, see `RowSteps.bn_gradient`;
                 None if those are not the batch's.
-            wants_weight: whether the gradient of the 1x1 convolution's weight is wanted.
-            wants_weight2: whether that of the 3x3 convolution's is.
+            needs_dweight: whether the gradient of the 1x1 convolution's weight is wanted.
+            needs_dweight2: whether that of the 3x3 convolution's is.
         """
-        norm, norm2, count = affine(*layer.norm), affine(*layer.norm2), dy[..., 0].numel()
+        norm, norm2, count = fold_norm(*layer.norm), fold_norm(*layer.norm2), dy[..., 0].numel()
         mean, mean2 = layer.norm.mean.to(norm.scale.dtype), layer.norm2.mean.to(norm2.scale.dtype)
         d = torch.empty_like(z)
         vectors, weight2 = (norm2.scale, norm2.shift, mean2), layer.weight2.to(dy.dtype)
-        sums2, dweight2 = self.bnrelu_convolve_backward(dy, z, *vectors, weight2, out=d, wants_weight=wants_weight2)
+        sums2, dweight2 = self.bnrelu_conv3x3_backward(dy, z, *vectors, weight2, out=d, needs_dweight=needs_dweight2)
         assert sums2 is not None
         dz = flat(d)
         if trains:
@@ -105,7 +109,7 @@ class TorchOps(TileSteps, PoolSteps):
             dz.mul_(norm2.scale)
         vectors, matrix = (norm.scale, norm.shift, mean), layer.weight.to(dy.dtype).flatten(1)
         onto = {"source": flat(source), "out": None if out is None else flat(out)}
-        dmatrix, sums = self.product_backward(dz, matrix, flat(x), *vectors, **onto, wants_weight=wants_weight)
+        dmatrix, sums = self.conv1x1_backward(dz, matrix, flat(x), *vectors, **onto, needs_dweight=needs_dweight)
         if terms is not None:
             terms += moment_terms(sums, norm, count)
         return [
@@ -121,17 +125,17 @@ class TorchOps(TileSteps, PoolSteps):
         In float32 and float64 the second scale is folded into the weight. Half types would round the weight a second
         time, so the product is scaled instead.
         """
-        _, scale, shift = affine(*layer.norm)
-        _, scale2, shift2 = affine(*layer.norm2)
+        _, scale, shift = fold_norm(*layer.norm)
+        _, scale2, shift2 = fold_norm(*layer.norm2)
         weight, weight2 = layer.weight.to(dtype).flatten(1), layer.weight2.to(dtype)
         folds = dtype == scale.dtype
         matrix = weight * scale2[:, None] if folds else weight  # (m, c)
-        for pictures in self.tiles(x):
-            tile = x[pictures]
+        for images in self.tiles(x):
+            tile = x[images]
             activated = self.bnrelu(flat(tile), scale, shift, out=weight.new_empty(flat(tile).shape))
             if folds:
                 second = multiply(activated, matrix, shift2).relu_()
             else:
                 product = multiply(activated, matrix)
                 second = self.bnrelu(product, scale2, shift2, out=product)
-            out[pictures] = convolve(second.view(*tile.shape[:-1], -1), weight2)
+            out[images] = convolve(second.view(*tile.shape[:-1], -1), weight2)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densekit.engine.norms import Norm
+from densekit.engine.batch_norm import StoredNorm
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.step_arguments import kernels_of, matrix_of, pixels_of, vector_of
@@ -18,21 +18,21 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
     name = "cpu"
     tile_values = 1 << 20  # float32: 4 MiB, so that a tile's data stays in the last-level cache
 
-    def bnrelu_product(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
+    def bnrelu_conv1x1(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, with_moments: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """As `TileSteps.bnrelu_product`."""
+        """As `TileSteps.bnrelu_conv1x1`."""
         matrix = weight.contiguous()
-        step = self._find("bnrelu_product", x, matrix)
+        step = self._find("bnrelu_conv1x1", x, matrix)
         if step is None:
-            return super().bnrelu_product(x, scale, shift, weight, measure=measure)
+            return super().bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
         product = x.new_empty(len(x), len(matrix))
-        moments = torch.empty(2, len(matrix), dtype=torch.float64, device="cpu") if measure else None
+        moments = torch.empty(2, len(matrix), dtype=torch.float64, device="cpu") if with_moments else None
         vectors = map(vector_of, (scale, shift, matrix, product, moments))
         step(*matrix_of(x), *vectors, *x.shape, len(matrix), torch.get_num_threads())
         return product, moments if moments is None else moments.to(scale.dtype)
 
-    def product_backward(
+    def conv1x1_backward(
         self,
         dz: Tensor,
         weight: Tensor,
@@ -43,33 +43,33 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         *,
         source: Tensor,
         out: Tensor | None,
-        wants_weight: bool,
+        needs_dweight: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """As `TileSteps.product_backward`."""
+        """As `TileSteps.conv1x1_backward`."""
         matrix = weight.contiguous()
-        step = self._find("product_backward", dz, matrix, x, source, out)
+        step = self._find("conv1x1_backward", dz, matrix, x, source, out)
         if step is None:
             onto = {"source": source, "out": out}
-            return super().product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
-        dweight, sums = mean.new_empty(matrix.shape) if wants_weight else None, mean.new_empty(2, len(mean))
+            return super().conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
+        dweight, sums = mean.new_empty(matrix.shape) if needs_dweight else None, mean.new_empty(2, len(mean))
         vectors, onto = map(vector_of, (scale, shift, mean)), (*matrix_of(source), *matrix_of(out))
         results = (vector_of(dweight), vector_of(sums), *x.shape, len(matrix), torch.get_num_threads())
         step(*matrix_of(dz), vector_of(matrix), *matrix_of(x), *vectors, *onto, *results)
         return dweight, sums
 
-    def bnrelu_convolve(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
+    def bnrelu_conv3x3(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, with_moments: bool
     ) -> Tensor | None:
-        """As `TileSteps.bnrelu_convolve`."""
-        step = self._find("bnrelu_convolve", x, out)
+        """As `TileSteps.bnrelu_conv3x3`."""
+        step = self._find("bnrelu_conv3x3", x, out)
         if step is None or weight.dtype != x.dtype:
-            return super().bnrelu_convolve(x, scale, shift, weight, out, measure=measure)
-        moments = torch.empty(2, out.shape[-1], dtype=torch.float64, device="cpu") if measure else None
+            return super().bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=with_moments)
+        moments = torch.empty(2, out.shape[-1], dtype=torch.float64, device="cpu") if with_moments else None
         vectors, size = (vector_of(scale), vector_of(shift)), (*x.shape, len(weight), torch.get_num_threads())
         step(*pixels_of(x), *vectors, *kernels_of(weight), *pixels_of(out), vector_of(moments), *size)
         return moments if moments is None else moments.to(scale.dtype)
 
-    def bnrelu_convolve_backward(
+    def bnrelu_conv3x3_backward(
         self,
         dy: Tensor,
         x: Tensor,
@@ -80,20 +80,20 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         *,
         source: Tensor | None = None,
         out: Tensor | None,
-        wants_weight: bool,
+        needs_dweight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """As `TileSteps.bnrelu_convolve_backward`."""
-        step = self._find("bnrelu_convolve_gradient", dy, x, source, out)
+        """As `TileSteps.bnrelu_conv3x3_backward`."""
+        step = self._find("bnrelu_conv3x3_gradient", dy, x, source, out)
         if step is None or weight.dtype != x.dtype:
             onto = {"source": source, "out": out}
-            return super().bnrelu_convolve_backward(
-                dy, x, scale, shift, mean, weight, **onto, wants_weight=wants_weight
+            return super().bnrelu_conv3x3_backward(
+                dy, x, scale, shift, mean, weight, **onto, needs_dweight=needs_dweight
             )
         vectors, size = (vector_of(scale), vector_of(shift)), (*x.shape, len(weight), torch.get_num_threads())
         sums = dweight = None
-        if wants_weight:
+        if needs_dweight:
             dweight = mean.new_empty(weight.shape)
-            self._steps["weight_gradient", dy.dtype](
+            self._steps["conv3x3_weight_gradient", dy.dtype](
                 *pixels_of(dy), *pixels_of(x), *vectors, *kernels_of(dweight), *size
             )
         if out is not None:
@@ -110,17 +110,17 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         return sums, dweight
 
     def layer(
-        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
+        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, with_moments: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As `TorchOps.layer`."""
         step = self._find("layer", x, out)
         if step is None or x.dtype != dtype:
-            return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
+            return super().layer(layer, x, out, dtype, trains=trains, with_moments=with_moments)
         wide, m, k = accumulation_dtype(dtype), len(layer.weight), len(layer.weight2)
         z = torch.empty(*x.shape[:3], m, dtype=dtype, device="cpu")
         moments2 = torch.empty(2, m, dtype=wide, device="cpu") if trains else None
-        moments = torch.empty(2, k, dtype=wide, device="cpu") if measure else None
-        pictures = len(x) if trains or measure else self._pictures(x)
+        moments = torch.empty(2, k, dtype=wide, device="cpu") if with_moments else None
+        pictures = len(x) if trains or with_moments else self._pictures(x)
         stored = _stored(layer, dtype)
         results = (*pixels_of(out), *map(vector_of, (z, moments2, moments)), pictures, True)
         step(*pixels_of(x), *_parameters(stored), *results, *_layer_size(stored, x))
@@ -137,17 +137,17 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         source: Tensor,
         out: Tensor | None,
         terms: Tensor | None,
-        wants_weight: bool,
-        wants_weight2: bool,
+        needs_dweight: bool,
+        needs_dweight2: bool,
     ) -> BottleneckGradients:
         """As `TorchOps.layer_backward`."""
         step = self._find("layer_backward", dy, x, z, source, out)
         if step is None:
             more: dict[str, Any] = {"source": source, "out": out, "terms": terms}
-            more |= {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
+            more |= {"needs_dweight": needs_dweight, "needs_dweight2": needs_dweight2}
             return super().layer_backward(layer, dy, x, z, trains=trains, **more)
         wide, d, stored = accumulation_dtype(dy.dtype), torch.empty_like(z), _stored(layer, dy.dtype)
-        wants = (True, True, wants_weight, True, True, wants_weight2)
+        wants = (True, True, needs_dweight, True, True, needs_dweight2)
         gradients = [
             torch.empty_like(tensor, dtype=wide) if wanted else None
             for tensor, wanted in zip(_tensors(stored), wants, strict=True)
@@ -185,11 +185,11 @@ def _stored(layer: Bottleneck, dtype: torch.dtype) -> Bottleneck:
     return Bottleneck(norm, weight.contiguous(), norm2, weight2)
 
 
-def _vectors(norm: Norm, dtype: torch.dtype) -> Norm:
+def _vectors(norm: StoredNorm, dtype: torch.dtype) -> StoredNorm:
     if all(vector.dtype == dtype and vector.is_contiguous() for vector in norm[:4]):
         return norm  # for one small picture, calls that change nothing would take longer than a layer
     weight, bias, mean, var = (vector.to(dtype).contiguous() for vector in norm[:4])
-    return Norm(weight, bias, mean, var, norm.eps)
+    return StoredNorm(weight, bias, mean, var, norm.eps)
 
 
 def _tensors(layer: Bottleneck) -> tuple[Tensor, ...]:

@@ -59,15 +59,15 @@ class TritonOps(TorchOps):
         launch.bn_gradient(gradient, x, (scale, None, mean, None, 0.0), terms, 1, out)
         return out
 
-    def bnrelu_product(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
+    def bnrelu_conv1x1(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, with_moments: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """As `TileSteps.bnrelu_product`; activations stay on the chip, the product is measured while it is there."""
+        """As `TileSteps.bnrelu_conv1x1`; activations stay on the chip, the product is measured while it is there."""
         if not launch.fits(x, weight):
-            return super().bnrelu_product(x, scale, shift, weight, measure=measure)
-        return launch.bnrelu_product(x, (scale, shift, None, None, 0.0), weight, measure)
+            return super().bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
+        return launch.bnrelu_conv1x1(x, (scale, shift, None, None, 0.0), weight, with_moments)
 
-    def product_backward(
+    def conv1x1_backward(
         self,
         dz: Tensor,
         weight: Tensor,
@@ -78,13 +78,13 @@ class TritonOps(TorchOps):
         *,
         source: Tensor,
         out: Tensor | None,
-        wants_weight: bool,
+        needs_dweight: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """As `TileSteps.product_backward`."""
+        """As `TileSteps.conv1x1_backward`."""
         if not (launch.holds(dz, weight) and launch.fits(dz, weight, x, source, out)):
             onto = {"source": source, "out": out}
-            return super().product_backward(dz, weight, x, scale, shift, mean, **onto, wants_weight=wants_weight)
-        return launch.product_backward(dz, weight, x, (scale, shift, mean, None, 0.0), source, out, wants_weight)
+            return super().conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
+        return launch.conv1x1_backward(dz, weight, x, (scale, shift, mean, None, 0.0), source, out, needs_dweight)
 
     def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """As `PoolSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
@@ -106,23 +106,23 @@ class TritonOps(TorchOps):
         return gradient, launch.bnrelu_avg_pool_backward(dpooled, flat(x), (H, W), norm, gradient)
 
     def layer(
-        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, measure: bool
+        self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype, *, trains: bool, with_moments: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As `TorchOps.layer`, without the dozens of launches that vectors would take."""
         weight = layer.weight.to(dtype).flatten(1)
         if not launch.fits(flat(x), weight, flat(out)):
-            return super().layer(layer, x, out, dtype, trains=trains, measure=measure)
+            return super().layer(layer, x, out, dtype, trains=trains, with_moments=with_moments)
         norm, norm2 = launch.stored(layer.norm), launch.stored(layer.norm2)
-        product, seen2 = launch.bnrelu_product(flat(x), norm, weight, trains)
-        if seen2 is not None:
-            norm2 = norm2._replace(mean=seen2[0], var=seen2[1])
+        product, moments2 = launch.bnrelu_conv1x1(flat(x), norm, weight, trains)
+        if moments2 is not None:
+            norm2 = norm2._replace(mean=moments2[0], var=moments2[1])
         z = product.view(*x.shape[:-1], -1)
         activated = launch.bnrelu(product, norm2, torch.empty_like(product)).view_as(z)
         result = convolve(activated, layer.weight2.to(dtype))
-        if measure:
-            return z, seen2, launch.tile_moments(flat(result).to(out.dtype), flat(out))
+        if with_moments:
+            return z, moments2, launch.tile_moments(flat(result).to(out.dtype), flat(out))
         out.copy_(result)
-        return z, seen2, None
+        return z, moments2, None
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
         """As `TorchOps.infer_layer`; only the input of the 3x3 convolution is written to memory."""
@@ -131,7 +131,7 @@ class TritonOps(TorchOps):
             super().infer_layer(layer, x, out, dtype)
             return
         norm, norm2 = launch.stored(layer.norm), launch.stored(layer.norm2)
-        activated, _ = launch.bnrelu_product(flat(x), norm, weight, False, norm2)
+        activated, _ = launch.bnrelu_conv1x1(flat(x), norm, weight, False, norm2)
         out.copy_(convolve(activated.view(*x.shape[:-1], -1), layer.weight2.to(dtype)))
 
     def layer_backward(
@@ -145,24 +145,24 @@ class TritonOps(TorchOps):
         source: Tensor,
         out: Tensor | None,
         terms: Tensor | None,
-        wants_weight: bool,
-        wants_weight2: bool,
+        needs_dweight: bool,
+        needs_dweight2: bool,
     ) -> BottleneckGradients:
         """As `TorchOps.layer_backward`; of vectors only the gradients take launches of their own."""
         matrix, rows = layer.weight.to(dy.dtype).flatten(1), flat(z)
         onto = flat(source), None if out is None else flat(out)
         if not (launch.holds(dy, matrix) and launch.fits(flat(x), rows, matrix, *onto)):
             more: dict[str, Any] = {"source": source, "out": out, "terms": terms}
-            more |= {"wants_weight": wants_weight, "wants_weight2": wants_weight2}
+            more |= {"needs_dweight": needs_dweight, "needs_dweight2": needs_dweight2}
             return super().layer_backward(layer, dy, x, z, trains=trains, **more)
         norm, norm2, count = launch.stored(layer.norm), launch.stored(layer.norm2), len(rows)
         activated = launch.bnrelu(rows, norm2, torch.empty_like(rows)).view_as(z)
-        dactivated, dweight2 = self.convolve_backward(dy, activated, layer.weight2.to(dy.dtype), True, wants_weight2)
+        dactivated, dweight2 = self.convolve_backward(dy, activated, layer.weight2.to(dy.dtype), True, needs_dweight2)
         assert dactivated is not None
         dz = flat(dactivated)
         sums2 = launch.drelu_sums(dz, rows, norm2, None, dz)
         launch.bn_gradient(dz, rows, norm2, sums2 if trains else None, count, dz)
-        dmatrix, sums = launch.product_backward(dz, matrix, flat(x), norm, *onto, wants_weight)
+        dmatrix, sums = launch.conv1x1_backward(dz, matrix, flat(x), norm, *onto, needs_dweight)
         return [
             *launch.norm_gradients(sums, norm, count, terms, layer.norm.weight.dtype),
             None if dmatrix is None else kernels_like(dmatrix.to(layer.weight.dtype), layer.weight),

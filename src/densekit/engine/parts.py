@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from densekit.engine.norms import Norm
-from densekit.engine.step_aside import StepAside
+from densekit.engine.batch_norm import StoredNorm
+from densekit.engine.fallback import Fallback
 
 BLOCKS = {
     "densekit.models.dense_block.DenseBlock",
@@ -40,7 +40,7 @@ _ORDER = ("norm", "relu", "conv", "pool", "norm1", "relu1", "conv1", "norm2", "r
 _METHODS = frozenset({"forward", "_conv_forward", "_first_convolution", "bn_function", "bottleneck_fn"})
 
 
-class Unsupported(StepAside):
+class UnsupportedModule(Fallback):
     """The fused path cannot compute what the module computes, whatever the call."""
 
 
@@ -52,11 +52,11 @@ class NormState(NamedTuple):
 
     module: nn.BatchNorm2d | nn.BatchNorm3d
     trains: bool
-    stored: Norm
+    stored: StoredNorm
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor]:
-        """Its scale and shift."""
+        """Its gamma and beta."""
         return self.stored.weight, self.stored.bias
 
 
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale and shift of the norm, weight of the convolution."""
+        """Gamma and beta of the norm, weight of the convolution."""
         return *self.norm.parameters, self.weight
 
 
@@ -90,20 +90,20 @@ def read_block(block: nn.Module) -> list[Layer]:
     """Return the layers of a dense block.
 
     Raises:
-        StepAside: it contains something that the fused block does not compute.
+        Fallback: it contains something that the fused block does not compute.
     """
     layers = [_read_layer(layer) for layer in block.children()]
     if not layers:
-        raise Unsupported("the block has no layers")
+        raise UnsupportedModule("the block has no layers")
     check_classes(block, *block.children())
     return layers
 
 
 def check_classes(*modules: nn.Module) -> None:
-    """Raise StepAside where a method of a module's class was replaced."""
+    """Raise Fallback where a method of a module's class was replaced."""
     for kind in {type(module) for module in modules}:
         if _is_patched(kind):
-            raise StepAside(f"a method of {kind.__name__} was replaced")
+            raise Fallback(f"a method of {kind.__name__} was replaced")
 
 
 def _is_patched(kind: type) -> bool:
@@ -114,26 +114,26 @@ def _is_patched(kind: type) -> bool:
 
 def _read_layer(layer: nn.Module) -> Layer:
     if qualified_name(layer) not in _LAYERS:
-        raise Unsupported(f"{type(layer).__name__} is not a known dense layer")
+        raise UnsupportedModule(f"{type(layer).__name__} is not a known dense layer")
     _check_untouched(layer)
     children = _children(layer)
     if "layers" in children:  # MONAI keeps a layer's modules in a Sequential
         inner = _take(children, "layers", nn.Sequential)
         if children:
-            raise Unsupported(f"a dense layer with {', '.join(children)}")
+            raise UnsupportedModule(f"a dense layer with {', '.join(children)}")
         children = _children_in_order(inner)
     drop_rate: Any = getattr(layer, "drop_rate", 0.0)
     # MONAI's layers have a module for it, the others a rate
     dropout = _take(children, "dropout", *_DROPOUTS, NoneType, otherwise="another module in the place of dropout")
     if (layer.training and drop_rate > 0) or (dropout is not None and dropout.training):
-        raise StepAside("dropout while training")
+        raise Fallback("dropout while training")
     _take(children, "se", nn.Identity, NoneType, otherwise="squeeze-and-excitation")
     if "norm2" in children:
         pairs = (_read_pair(children, "1", size=1), _read_pair(children, "2", size=3))
     else:
         pairs = (_read_pair(children, "1", size=3),)
     if children:
-        raise Unsupported(f"a dense layer with {', '.join(children)}")
+        raise UnsupportedModule(f"a dense layer with {', '.join(children)}")
     return pairs
 
 
@@ -141,7 +141,7 @@ def read_transition(transition: nn.Module) -> Pair:
     """Return the norm and the 1x1 convolution of a transition that averages 2x2 pixels.
 
     Raises:
-        StepAside: it contains something that the fused transition does not compute.
+        Fallback: it contains something that the fused transition does not compute.
     """
     check_classes(transition)
     children = _children_in_order(transition) if isinstance(transition, nn.Sequential) else _children(transition)
@@ -150,10 +150,10 @@ def read_transition(transition: nn.Module) -> Pair:
     other = "a transition that does not end in plain average pooling"
     pool = _take(children, "pool", kind, otherwise=other)
     if children:
-        raise Unsupported(other)
+        raise UnsupportedModule(other)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
     if settings != (2, 2, 0, False, None):
-        raise Unsupported("average pooling of other than 2x2 pixels")
+        raise UnsupportedModule("average pooling of other than 2x2 pixels")
     return pair
 
 
@@ -169,7 +169,7 @@ def read_stem(features: nn.Module) -> NormState:
     """Return the norm of a stem that ends in norm, ReLU and max-pooling of 3x3 pixels with stride 2.
 
     Raises:
-        StepAside: it contains something that the fused stem does not compute.
+        Fallback: it contains something that the fused stem does not compute.
     """
     children = {name: features.get_submodule(name) for name in stem_names(features)}
     norm = _read_norm(children, "0")
@@ -177,10 +177,10 @@ def read_stem(features: nn.Module) -> NormState:
     other = "a stem other than norm, ReLU and max-pooling"
     pool = _take(children, "pool0", kind, otherwise=other)
     if children:
-        raise Unsupported(other)
+        raise UnsupportedModule(other)
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
     if settings != (3, 2, 1, 1, False, False):
-        raise Unsupported("max-pooling other than of 3x3 pixels with stride 2")
+        raise UnsupportedModule("max-pooling other than of 3x3 pixels with stride 2")
     return norm
 
 
@@ -203,24 +203,24 @@ def _read_norm(children: dict[str, nn.Module], number: str) -> NormState:
     _take(inner, act, nn.ReLU)
     mean, var = norm.running_mean, norm.running_var
     if not norm.affine or mean is None or var is None:
-        raise Unsupported("a batch norm without scale and shift, or without running statistics")
+        raise UnsupportedModule("a batch norm without gamma and beta, or without running statistics")
     if norm.eps <= 0:
-        raise StepAside(f"a batch norm with eps {norm.eps}")
-    return NormState(norm, norm.training, Norm(norm.weight, norm.bias, mean, var, norm.eps))
+        raise Fallback(f"a batch norm with eps {norm.eps}")
+    return NormState(norm, norm.training, StoredNorm(norm.weight, norm.bias, mean, var, norm.eps))
 
 
 def _take(children: dict[str, nn.Module], name: str, *kinds: type, otherwise: str | None = None) -> Any:
     """Remove a module from ``children`` and return it, if it is of one of these classes and unchanged.
 
     Raises:
-        StepAside: it is not. ``otherwise`` is the reason given for another class.
+        Fallback: it is not. ``otherwise`` is the reason given for another class.
     """
     module = children.pop(name, None)
     if type(module) not in kinds:
         found, names = type(module).__name__, [kind.__name__ for kind in kinds]
         if found in names:  # another library's class of that name
             found = qualified_name(module)
-        raise Unsupported(otherwise or f"{found} in the place of {' or '.join(names)}")
+        raise UnsupportedModule(otherwise or f"{found} in the place of {' or '.join(names)}")
     if module is not None:
         _check_untouched(module)
     return module
@@ -236,28 +236,28 @@ def _children_in_order(sequential: nn.Sequential) -> dict[str, nn.Module]:
     children = _children(sequential)
     known = [_ORDER.index(name) for name in children if name in _ORDER]
     if known != sorted(known):
-        raise Unsupported("modules in another order")
+        raise UnsupportedModule("modules in another order")
     return children
 
 
 def _check_untouched(module: nn.Module) -> None:
     own = module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
-        raise StepAside("hooks on its inner modules")
+        raise Fallback("hooks on its inner modules")
     if not _METHODS.isdisjoint(own):
-        raise StepAside("an inner module whose forward was replaced")
+        raise Fallback("an inner module whose forward was replaced")
 
 
 def _check_convolution(conv: nn.Conv2d | nn.Conv3d, size: int) -> None:
     if conv.groups != 1:
-        raise Unsupported("grouped convolutions")
+        raise UnsupportedModule("grouped convolutions")
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.bias)
     dimensions = len(conv.kernel_size)
     expected = (*((number,) * dimensions for number in (size, 1, size // 2, 1)), "zeros", None)
     if settings != expected:
-        raise Unsupported(f"a {size}x{size} convolution with bias, stride, dilation or other padding")
+        raise UnsupportedModule(f"a {size}x{size} convolution with bias, stride, dilation or other padding")
     if conv.weight.shape[2:] != conv.kernel_size:
-        raise StepAside(f"a weight of shape {tuple(conv.weight.shape)} in a {size}x{size} convolution")
+        raise Fallback(f"a weight of shape {tuple(conv.weight.shape)} in a {size}x{size} convolution")
 
 
 def dimensions(norm: NormState) -> int:

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "bfloat16_rows.hpp"
+#include "rows_avx512_bf16.hpp"
 #include "layer_steps.hpp"
 #include "scratch.hpp"
 
@@ -42,10 +42,10 @@ void pool(const PoolSize& size, Lines<T> out, PoolLine pool_line) {
   });
 }
 
-// Call spread(n, h, gradient) for every line of x, and mask the gradient; `sums` are those of `drelu_rows`.
+// Call padded_stride(n, h, gradient) for every line of x, and mask the gradient; `sums` are those of `drelu_rows`.
 template <class T, class Spread>
 void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activation, const Acc<T>* mean, Lines<T> out,
-                   Acc<T>* sums, Spread spread) {
+                   Acc<T>* sums, Spread padded_stride) {
   using A = Acc<T>;
   Sums<A> totals(size.channels, size.threads);
   const auto make = [&] { return std::tuple(Scratch<A>(size.W * size.channels)); };
@@ -54,7 +54,7 @@ void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activat
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < size.N * size.H; ++line) {
       const int64_t n = line / size.H, h = line % size.H;
-      spread(n, h, Matrix<A>{gradient.data(), size.channels});
+      padded_stride(n, h, Matrix<A>{gradient.data(), size.channels});
       A* plain = totals.chunk(thread);
       drelu_rows<T, false, A>({gradient.data(), size.channels}, x.line(n, h), activation.scale, activation.shift, mean, {},
                               out.line(n, h), plain, plain + size.channels, size.W, size.channels);
@@ -101,18 +101,18 @@ void avg_pool_gradient(const PoolSize& size, Lines<const T> dpooled, Lines<const
   });
 }
 
-// The pixels whose maximum is taken, and their places in the 3x3 window; beyond the edge, the nearest pixel inside again.
+// The pixels whose maximum is taken, and their indices in the 3x3 window; beyond the edge, the nearest pixel inside again.
 template <class T>
 struct Window {
   const T* pixels[9];
-  int places[9];
+  int indices[9];
 
   Window(Lines<const T> x, int64_t n, int64_t h, int64_t w) {
     for (int64_t number = 0; number < 9; ++number) {
       const int64_t i = std::clamp<int64_t>(2 * h - 1 + number / 3, 0, x.H - 1);
       const int64_t j = std::clamp<int64_t>(2 * w - 1 + number % 3, 0, x.W - 1);
       pixels[number] = x.line(n, i).row(j);
-      places[number] = int(3 * (i - 2 * h + 1) + j - 2 * w + 1);
+      indices[number] = int(3 * (i - 2 * h + 1) + j - 2 * w + 1);
     }
   }
 };
@@ -120,7 +120,7 @@ struct Window {
 // The results of a ReLU are ordered like their bits, with NaN above infinity, as PyTorch orders them. So the bits are
 // compared as integers: compilers vectorise that, but not comparisons of floats that may be NaN.
 template <class T, bool locates>
-void largest(const Window<T>& window, Activation<T> activation, Acc<T>* out, Bits<T>* places, int64_t channels) {
+void largest(const Window<T>& window, Activation<T> activation, Acc<T>* out, Bits<T>* indices, int64_t channels) {
   using A = Acc<T>;
 #pragma omp simd
   for (int64_t c = 0; c < channels; ++c) {
@@ -129,11 +129,11 @@ void largest(const Window<T>& window, Activation<T> activation, Acc<T>* out, Bit
     for (int number = 0; number < 9; ++number) {
       const A value = relu(load(window.pixels[number][c]) * scale + shift);
       const Bits<T> bits = std::bit_cast<Bits<T>>(value) & std::numeric_limits<Bits<T>>::max();
-      place = bits > most ? window.places[number] : place;
+      place = bits > most ? window.indices[number] : place;
       most = bits > most ? bits : most;
     }
     out[c] = std::bit_cast<A>(most);
-    if (locates) places[c] = place;
+    if (locates) indices[c] = place;
   }
 }
 
@@ -144,22 +144,22 @@ void shorten(const T* values, uint8_t* to, int64_t number) {
 }
 
 template <class T>
-void max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out, uint8_t* places) {
+void max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out, uint8_t* indices) {
   pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<Acc<T>> values, Bits<T>* found) {
     for (int64_t w = 0; w < out.W; ++w) {
       const Window<T> window(x, n, h, w);
-      if (!places) {
+      if (!indices) {
         largest<T, false>(window, activation, values.row(w), nullptr, size.channels);
         continue;
       }
       largest<T, true>(window, activation, values.row(w), found, size.channels);
-      shorten(found, places + ((n * out.H + h) * out.W + w) * size.channels, size.channels);
+      shorten(found, indices + ((n * out.H + h) * out.W + w) * size.channels, size.channels);
     }
   });
 }
 
 template <class T>
-void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8_t* places, Lines<const T> x,
+void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8_t* indices, Lines<const T> x,
                        Activation<T> activation, const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
   using A = Acc<T>;
   pool_gradient<T>(size, x, activation, mean, out, sums, [=](int64_t n, int64_t h, Matrix<A> gradient) {
@@ -169,7 +169,7 @@ void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8
         A* to = gradient.row(w);
         for (int64_t j = w / 2; j <= (w + 1) / 2 && j < dpooled.W; ++j) {
           const T* from = dpooled.line(n, i).row(j);
-          const uint8_t* codes = places + ((n * dpooled.H + i) * dpooled.W + j) * size.channels;
+          const uint8_t* codes = indices + ((n * dpooled.H + i) * dpooled.W + j) * size.channels;
           const uint8_t place = uint8_t(3 * (h - 2 * i + 1) + w - 2 * j + 1);
 #pragma omp simd
           for (int64_t c = 0; c < size.channels; ++c) to[c] += codes[c] == place ? load(from[c]) : A(0);
@@ -197,17 +197,17 @@ void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8
     });                                                                                                                \
   }                                                                                                                    \
   extern "C" int bnrelu_max_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out,                  \
-                                        uint8_t* places, int64_t N, int64_t H, int64_t W, int64_t C, int threads) {    \
+                                        uint8_t* indices, int64_t N, int64_t H, int64_t W, int64_t C, int threads) {   \
     return status([=] {                                                                                                \
-      max_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, (H + 1) / 2, (W + 1) / 2}, places);    \
+      max_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, (H + 1) / 2, (W + 1) / 2}, indices);   \
     });                                                                                                                \
   }                                                                                                                    \
-  extern "C" int bnrelu_max_pool_backward_##NAME(const T* dpooled, const uint8_t* places, const T* x,                  \
+  extern "C" int bnrelu_max_pool_backward_##NAME(const T* dpooled, const uint8_t* indices, const T* x,                 \
                                                  const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean,         \
                                                  T* out, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t C,     \
                                                  int threads) {                                                        \
     return status([=] {                                                                                                \
-      max_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, (H + 1) / 2, (W + 1) / 2}, places, {x, C, H, W},        \
+      max_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, (H + 1) / 2, (W + 1) / 2}, indices, {x, C, H, W},       \
                            {scale, shift}, mean, {out, C, H, W}, sums);                                                \
     });                                                                                                                \
   }

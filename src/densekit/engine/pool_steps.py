@@ -67,7 +67,9 @@ class PoolSteps(RowSteps):
             sums += self.drelu_sums(tile, flat(x[pictures]), scale, shift, mean, out=tile)
         return gradient, sums
 
-    def bnrelu_max_pool(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, locate: bool) -> Tensor | None:
+    def bnrelu_max_pool(
+        self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, return_indices: bool
+    ) -> Tensor | None:
         """Write the largest of 3x3 pixels of ``relu(x * scale + shift)`` to ``out``, every second pixel.
 
         Args:
@@ -75,30 +77,30 @@ class PoolSteps(RowSteps):
             scale: (C,).
             shift: (C,).
             out: (N, h, w, C), half of the lines and columns, rounded up.
-            locate: whether the places are wanted.
+            return_indices: whether the indices are wanted.
 
         Returns:
             The place of each maximum, 0 to 8 in reading order, uint8 (N, h, w, C), if wanted.
         """
-        places = torch.empty(out.shape, dtype=torch.uint8, device=x.device) if locate else None
+        indices = torch.empty(out.shape, dtype=torch.uint8, device=x.device) if return_indices else None
         largest_of = F.max_pool2d if x.dim() == 4 else F.max_pool3d
         for pictures in self.tiles(x):
             tile = x[pictures]
             activated = self.bnrelu(flat(tile), scale, shift, out=out.new_empty(flat(tile).shape)).view(tile.shape)
             largest, pixels = largest_of(activated.movedim(-1, 1), 3, 2, 1, return_indices=True)
             out[pictures] = largest.movedim(1, -1)
-            if places is not None:
-                places[pictures] = _places(pixels.movedim(1, -1), x.shape[1:-1])
-        return places
+            if indices is not None:
+                indices[pictures] = _places(pixels.movedim(1, -1), x.shape[1:-1])
+        return indices
 
     def bnrelu_max_pool_backward(
-        self, dpooled: Tensor, places: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+        self, dpooled: Tensor, indices: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Differentiate `bnrelu_max_pool` up to batch norm.
 
         Args:
             dpooled: (N, h, w, C) gradient of the pooled features.
-            places: (N, h, w, C), of the maxima.
+            indices: (N, h, w, C), of the maxima.
             x: (N, H, W, C), as in the forward pass.
             scale: (C,), likewise.
             shift: (C,), likewise.
@@ -114,7 +116,7 @@ class PoolSteps(RowSteps):
             backward = torch.ops.aten.max_pool3d_with_indices_backward
         window = *([number] * (x.dim() - 2) for number in (3, 2, 1, 1)), False
         for pictures in self.tiles(x):
-            pixels = _pixels(places[pictures], x.shape[1:-1])
+            pixels = _pixels(indices[pictures], x.shape[1:-1])
             incoming, tile, pixels = (t.movedim(-1, 1) for t in (dpooled[pictures], gradient[pictures], pixels))
             tile.copy_(backward(incoming, tile, *window, pixels))
             rows = flat(gradient[pictures])
@@ -123,21 +125,21 @@ class PoolSteps(RowSteps):
 
 
 def _places(pixels: Tensor, size: Sequence[int]) -> Tensor:
-    """Turn pixel numbers, in reading order within a picture of a size, into places within the 3x3 windows."""
-    places = torch.zeros_like(pixels)
+    """Turn pixel numbers, in reading order within a picture of a size, into indices within the 3x3 windows."""
+    indices = torch.zeros_like(pixels)
     for axis in reversed(range(len(size))):
-        places += 3 ** (len(size) - 1 - axis) * (pixels % size[axis] - _corners(pixels, axis))
+        indices += 3 ** (len(size) - 1 - axis) * (pixels % size[axis] - _corners(pixels, axis))
         pixels = pixels // size[axis]
-    return places
+    return indices
 
 
-def _pixels(places: Tensor, size: Sequence[int]) -> Tensor:
+def _pixels(indices: Tensor, size: Sequence[int]) -> Tensor:
     """Undo `_places`."""
-    places, step = places.long(), 1
-    pixels = torch.zeros_like(places)
+    indices, step = indices.long(), 1
+    pixels = torch.zeros_like(indices)
     for axis in reversed(range(len(size))):
-        pixels += step * (places % 3 + _corners(places, axis))
-        places, step = places // 3, step * size[axis]
+        pixels += step * (indices % 3 + _corners(indices, axis))
+        indices, step = indices // 3, step * size[axis]
     return pixels
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densekit.engine.by_autograd import bnrelu, convolve, gradients_by_autograd
+from densekit.engine.autograd_function import Passes
+from densekit.engine.batch_norm import FoldedNorm, fold_norm, moment_terms, norm_gradients
 from densekit.engine.calls import Call, channels_last, pixels, statistics
-from densekit.engine.fused_function import Passes
-from densekit.engine.norms import Affine, affine, moment_terms, norm_gradients
+from densekit.engine.differentiable_backward import bnrelu, convolve, gradients_by_autograd
 from densekit.engine.parts import NormState, Pair
 from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.tile_steps import flat, kernels_like, multiply, multiply_backward
@@ -36,14 +36,14 @@ def _transition_forward(call: Call[Pair], x: Tensor, *, keep: bool) -> tuple[Ten
 def _transition_backward(
     call: Call[Pair], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Return the gradients of the input, the norm's scale and shift, and the weight; ``dout`` is (N, D, h, w)."""
+    """Return the gradients of the input, the norm's gamma and beta, and the weight; ``dout`` is (N, D, h, w)."""
     x, gamma, beta, weight, mean, var = kept
     features = pixels(x)
-    norm = affine(gamma, beta, mean, var, call.parts.norm.stored.eps)
+    norm = fold_norm(gamma, beta, mean, var, call.parts.norm.stored.eps)
     dout = dout.movedim(1, -1)  # (N, h, w, D)
     pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, dout.dtype)
     matrix = weight.to(dout.dtype).flatten(1)
-    rows, dmatrix = multiply_backward(dout.flatten(0, -2), flat(pooled), matrix, wants_weight=wanted[3])
+    rows, dmatrix = multiply_backward(dout.flatten(0, -2), flat(pooled), matrix, needs_dweight=wanted[3])
     dpooled = rows.view(pooled.shape)
     dweight = None if dmatrix is None else kernels_like(dmatrix.to(weight.dtype), weight)
     mean = mean.to(norm.scale.dtype)
@@ -51,7 +51,7 @@ def _transition_backward(
     return [*_norm_backward(call, call.parts.norm, norm, mean, features, gradient, sums), dweight]
 
 
-def _transition_by_autograd(
+def _transition_differentiable(
     call: Call[Pair], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
 ) -> list[Any]:
     *inputs, mean, var = kept
@@ -74,24 +74,26 @@ def _stem_forward(call: Call[NormState], x: Tensor, *, keep: bool) -> tuple[Tens
     N, C, *size = x.shape
     size = [(side + 1) // 2 for side in size]
     out = torch.empty(N, C, *size, dtype=x.dtype, device=x.device, memory_format=channels_last(x))
-    places = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.movedim(1, -1), locate=keep)
-    return out, [x, *call.parts.parameters, *moments, *([] if places is None else [places])]
+    indices = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.movedim(1, -1), return_indices=keep)
+    return out, [x, *call.parts.parameters, *moments, *([] if indices is None else [indices])]
 
 
 def _stem_backward(
     call: Call[NormState], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Return the gradients of the input and of the norm's scale and shift; ``dout`` is (N, C, h, w)."""
-    x, gamma, beta, mean, var, places = kept
+    """Return the gradients of the input and of the norm's gamma and beta; ``dout`` is (N, C, h, w)."""
+    x, gamma, beta, mean, var, indices = kept
     features = pixels(x)
-    norm = affine(gamma, beta, mean, var, call.parts.stored.eps)
+    norm = fold_norm(gamma, beta, mean, var, call.parts.stored.eps)
     mean = mean.to(norm.scale.dtype)
     vectors = (norm.scale, norm.shift, mean)
-    gradient, sums = call.ops.bnrelu_max_pool_backward(pixels(dout), places, features, *vectors)
+    gradient, sums = call.ops.bnrelu_max_pool_backward(pixels(dout), indices, features, *vectors)
     return _norm_backward(call, call.parts, norm, mean, features, gradient, sums)
 
 
-def _stem_by_autograd(call: Call[NormState], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]) -> list[Any]:
+def _stem_differentiable(
+    call: Call[NormState], kept: Sequence[Tensor], dout: Tensor, wanted: Sequence[bool]
+) -> list[Any]:
     *inputs, mean, var, _ = kept
 
     def compute(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -101,23 +103,23 @@ def _stem_by_autograd(call: Call[NormState], kept: Sequence[Tensor], dout: Tenso
     return gradients_by_autograd(compute, inputs, dout, wanted)
 
 
-TRANSITION = Passes(_transition_forward, _transition_backward, _transition_by_autograd)
-STEM = Passes(_stem_forward, _stem_backward, _stem_by_autograd)
+TRANSITION = Passes(_transition_forward, _transition_backward, _transition_differentiable)
+STEM = Passes(_stem_forward, _stem_backward, _stem_differentiable)
 
 
 def _normalise(
     call: Call[Any], norm: NormState, features: Tensor, *, keep: bool
-) -> tuple[Affine, tuple[Tensor, Tensor]]:
+) -> tuple[FoldedNorm, tuple[Tensor, Tensor]]:
     """Return the norm of ``features`` (N, H, W, C) as scale and shift, and the mean and variance that it uses."""
     moments = call.ops.batch_moments(flat(features)) if norm.trains else None
     mean, var = statistics(call, norm, moments, keep=keep)
-    return affine(*norm.stored._replace(mean=mean, var=var)), (mean, var)
+    return fold_norm(*norm.stored._replace(mean=mean, var=var)), (mean, var)
 
 
 def _norm_backward(
-    call: Call[Any], state: NormState, norm: Affine, mean: Tensor, features: Tensor, gradient: Tensor, sums: Tensor
+    call: Call[Any], state: NormState, norm: FoldedNorm, mean: Tensor, features: Tensor, gradient: Tensor, sums: Tensor
 ) -> list[Tensor | None]:
-    """Differentiate a norm: return the gradients of its input (N, C, H, W), scale and shift.
+    """Differentiate a norm: return the gradients of its input (N, C, H, W), gamma and beta.
 
     Args:
         call: of which module.

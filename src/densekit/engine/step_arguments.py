@@ -18,13 +18,13 @@ _ROW_STEPS = {
     "tile_moments": "mmv",
 }
 _PRODUCTS = {
-    "bnrelu_product": "mvvvvv",
-    "product_backward": "mvmvvvmmvv",
+    "bnrelu_conv1x1": "mvvvvv",
+    "conv1x1_backward": "mvmvvvmmvv",
 }
 _CONVOLUTIONS = {
-    "bnrelu_convolve": "mvvkmv",
-    "bnrelu_convolve_gradient": "mmvvvkmmv",
-    "weight_gradient": "mmvvk",
+    "bnrelu_conv3x3": "mvvkmv",
+    "bnrelu_conv3x3_gradient": "mmvvvkmmv",
+    "conv3x3_weight_gradient": "mmvvk",
 }
 _POOLING = {
     "bnrelu_avg_pool": "vvvv",

@@ -1,6 +1,6 @@
 // The memory-bound steps of the fused dense block on a CPU, each in one pass over the rows; `row_steps.py` defines them.
 
-#include "bfloat16_rows.hpp"
+#include "rows_avx512_bf16.hpp"
 #include "layer_steps.hpp"
 #include "scratch.hpp"
 

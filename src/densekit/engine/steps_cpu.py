@@ -119,23 +119,25 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
         step(*map(vector_of, (dpooled, x, scale, shift, mean, gradient, sums)), *x.shape, torch.get_num_threads())
         return gradient, sums
 
-    def bnrelu_max_pool(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, locate: bool) -> Tensor | None:
+    def bnrelu_max_pool(
+        self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, return_indices: bool
+    ) -> Tensor | None:
         """As `PoolSteps.bnrelu_max_pool`."""
         step = self._find("bnrelu_max_pool", x, out)
         if step is None:
-            return super().bnrelu_max_pool(x, scale, shift, out, locate=locate)
-        places = torch.empty(out.shape, dtype=torch.uint8, device="cpu") if locate else None
-        step(*map(vector_of, (x, scale, shift, out, places)), *x.shape, torch.get_num_threads())
-        return places
+            return super().bnrelu_max_pool(x, scale, shift, out, return_indices=return_indices)
+        indices = torch.empty(out.shape, dtype=torch.uint8, device="cpu") if return_indices else None
+        step(*map(vector_of, (x, scale, shift, out, indices)), *x.shape, torch.get_num_threads())
+        return indices
 
     def bnrelu_max_pool_backward(
-        self, dpooled: Tensor, places: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+        self, dpooled: Tensor, indices: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_max_pool_backward`."""
         step = self._find("bnrelu_max_pool_backward", x, dpooled)
         if step is None:
-            return super().bnrelu_max_pool_backward(dpooled, places, x, scale, shift, mean)
+            return super().bnrelu_max_pool_backward(dpooled, indices, x, scale, shift, mean)
         gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
-        tensors = (dpooled, places, x, scale, shift, mean, gradient, sums)
+        tensors = (dpooled, indices, x, scale, shift, mean, gradient, sums)
         step(*map(vector_of, tensors), *x.shape, torch.get_num_threads())
         return gradient, sums

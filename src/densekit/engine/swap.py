@@ -6,19 +6,19 @@ from collections import Counter
 from torch import nn
 
 from densekit.engine.choose_ops import choose_ops_anew, log_once
+from densekit.engine.fallback import Fallback
 from densekit.engine.fused_block import Fused, FusedDenseBlock, FusedStem, FusedTransition
 from densekit.engine.parts import (
     BLOCKS,
     STEMS,
     TRANSITIONS,
-    Unsupported,
+    UnsupportedModule,
     qualified_name,
     read_block,
     read_stem,
     read_transition,
     stem_names,
 )
-from densekit.engine.step_aside import StepAside
 from densekit.errors import SettingsError
 
 _FASTER = ("cpu",)
@@ -78,7 +78,7 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
         raise SettingsError(f"nothing to fuse in this {type(model).__name__}: {why}")
     choice = choose_ops_anew(engine, _device(model))
     for module, kind in found.items():
-        kind.take_over(module, engine)
+        kind.convert(module, engine)
     count = Counter(type(module).__name__ for module in found)
     parts = ", ".join(f"{number} {name}" for name, number in sorted(count.items()))
     message = f"{type(model).__name__}: {parts} run {choice.name!r} ({choice.reason})"
@@ -133,7 +133,7 @@ def _find(model: nn.Module) -> tuple[dict[nn.Module, type[Fused]], list[str]]:
     for module in model.modules():
         try:
             kind = type(module) if isinstance(module, Fused) else _fused_kind(module)
-        except Unsupported as reason:
+        except UnsupportedModule as reason:
             refused.append(str(reason))
         else:
             if kind is not None:
@@ -145,16 +145,16 @@ def _fused_kind(module: nn.Module) -> type[Fused] | None:
     """Return what a module is fused to if it is a dense block, a transition or the features of a network with a stem.
 
     Raises:
-        Unsupported: it is one of which the fused path cannot compute what it computes.
+        UnsupportedModule: it is one of which the fused path cannot compute what it computes.
     """
     name = qualified_name(module)
     for known, read, fused in _KINDS:
         if name in known and "forward" not in module.__dict__ and (known is not STEMS or stem_names(module)):
             try:
                 read(module)
-            except Unsupported:
+            except UnsupportedModule:
                 raise
-            except StepAside:
+            except Fallback:
                 pass  # it may end: a hook can be removed, dropout stops with training
             return fused
     return None

@@ -20,8 +20,8 @@ class TileSteps(RowSteps):
             moments.add(self.tile_moments(x[rows], None if out is None else out[rows]), len(x[rows]))
         return moments.joined(accumulation_dtype(x.dtype))
 
-    def bnrelu_product(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, measure: bool
+    def bnrelu_conv1x1(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, with_moments: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Compute ``relu(x * scale + shift) @ weight.T``, a 1x1 convolution of normalised features.
 
@@ -30,7 +30,7 @@ class TileSteps(RowSteps):
             scale: (c,).
             shift: (c,).
             weight: (m, c), in the type of the product.
-            measure: whether the moments of the product are wanted.
+            with_moments: whether the moments of the product are wanted.
 
         Returns:
             The product (P, m), and its `batch_moments` if they are wanted.
@@ -39,11 +39,11 @@ class TileSteps(RowSteps):
         for rows in self.tiles(x):
             activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
             multiply(activated, weight, out=product[rows])
-            if measure:
+            if with_moments:
                 moments.add(self.tile_moments(product[rows]), len(activated))
-        return product, moments.joined(scale.dtype) if measure else None
+        return product, moments.joined(scale.dtype) if with_moments else None
 
-    def product_backward(
+    def conv1x1_backward(
         self,
         dz: Tensor,
         weight: Tensor,
@@ -54,9 +54,9 @@ class TileSteps(RowSteps):
         *,
         source: Tensor,
         out: Tensor | None,
-        wants_weight: bool,
+        needs_dweight: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        """Differentiate `bnrelu_product`, and add its part to the gradient of ``x``.
+        """Differentiate `bnrelu_conv1x1`, and add its part to the gradient of ``x``.
 
         Args:
             dz: (P, m) gradient of the product.
@@ -67,7 +67,7 @@ class TileSteps(RowSteps):
             mean: (c,), what batch norm subtracted.
             source: (P, c) gradient of ``x`` so far.
             out: (P, c), becomes ``source + scale * D``; may be ``source``; None if it is not wanted.
-            wants_weight: whether the weight's gradient is wanted.
+            needs_dweight: whether the weight's gradient is wanted.
 
         Returns:
             The weight's gradient (m, c), of the accumulation type, if it is wanted, and the sums of `drelu_sums`.
@@ -76,17 +76,17 @@ class TileSteps(RowSteps):
         sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
         for rows in self.tiles(x):
             tile = weight.new_empty(x[rows].shape)
-            if wants_weight:
+            if needs_dweight:
                 self.bnrelu(x[rows], scale, shift, out=tile)
-            gradient, more = multiply_backward(dz[rows], tile, weight, wants_weight=wants_weight)
+            gradient, more = multiply_backward(dz[rows], tile, weight, needs_dweight=needs_dweight)
             if more is not None:
                 dweight += more
             onto = {"out": gradient} if out is None else {"source": source[rows], "out": out[rows]}
             sums += self.drelu_sums(gradient, x[rows], scale, shift, mean, **onto)
-        return dweight if wants_weight else None, sums
+        return dweight if needs_dweight else None, sums
 
-    def bnrelu_convolve(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, measure: bool
+    def bnrelu_conv3x3(
+        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, with_moments: bool
     ) -> Tensor | None:
         """Write the 3x3 convolution of ``relu(x * scale + shift)`` to ``out``.
 
@@ -96,7 +96,7 @@ class TileSteps(RowSteps):
             shift: (c,).
             weight: (k, c, 3, 3), in the type of the convolution.
             out: (N, H, W, k), pixels may be strided.
-            measure: whether the moments of the result are wanted.
+            with_moments: whether the moments of the result are wanted.
 
         Returns:
             The `batch_moments` of the result, if they are wanted.
@@ -105,10 +105,10 @@ class TileSteps(RowSteps):
         for pictures in self.tiles(x):
             tile = x[pictures]
             activated = self.bnrelu(flat(tile), scale, shift, out=weight.new_empty(flat(tile).shape))
-            self._write(convolve(activated.view(tile.shape), weight), out[pictures], moments if measure else None)
-        return moments.joined(scale.dtype) if measure else None
+            self._write(convolve(activated.view(tile.shape), weight), out[pictures], moments if with_moments else None)
+        return moments.joined(scale.dtype) if with_moments else None
 
-    def bnrelu_convolve_backward(
+    def bnrelu_conv3x3_backward(
         self,
         dy: Tensor,
         x: Tensor,
@@ -119,9 +119,9 @@ class TileSteps(RowSteps):
         *,
         source: Tensor | None = None,
         out: Tensor | None,
-        wants_weight: bool,
+        needs_dweight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Differentiate `bnrelu_convolve` up to batch norm.
+        """Differentiate `bnrelu_conv3x3` up to batch norm.
 
         Args:
             dy: (N, H, W, k), in the type of the convolution.
@@ -132,7 +132,7 @@ class TileSteps(RowSteps):
             weight: (k, c, 3, 3), likewise.
             source: (N, H, W, c), see `drelu_sums`.
             out: (N, H, W, c), likewise; None if neither the gradient of ``x`` nor the sums are wanted.
-            wants_weight: whether the weight's gradient is wanted.
+            needs_dweight: whether the weight's gradient is wanted.
 
         Returns:
             The sums of `drelu_sums` and the weight's gradient, of the accumulation type, each if it is wanted.
@@ -142,31 +142,31 @@ class TileSteps(RowSteps):
         for pictures in self.tiles(x):
             tile = x[pictures]
             activated = self.bnrelu(flat(tile), scale, shift, out=dy.new_empty(flat(tile).shape)).view(tile.shape)
-            dactivated, more = self.convolve_backward(dy[pictures], activated, weight, out is not None, wants_weight)
+            dactivated, more = self.convolve_backward(dy[pictures], activated, weight, out is not None, needs_dweight)
             if more is not None:
                 dweight += more
             if dactivated is not None and out is not None:
                 onto = None if source is None else flat(source[pictures])
                 vectors = (scale, shift, mean)
                 sums += self.drelu_sums(flat(dactivated), flat(tile), *vectors, source=onto, out=flat(out[pictures]))
-        return None if out is None else sums, dweight if wants_weight else None
+        return None if out is None else sums, dweight if needs_dweight else None
 
     def convolve_backward(
-        self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
+        self, dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, needs_dweight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of a 3x3 convolution's input (N, H, W, c) and weight (k, c, 3, 3), each if wanted."""
-        if wants_weight and x.dim() == 5 and x.shape[1] == 2 and (x.device.type, x.dtype) == ("cpu", torch.bfloat16):
+        if needs_dweight and x.dim() == 5 and x.shape[1] == 2 and (x.device.type, x.dtype) == ("cpu", torch.bfloat16):
             # for two slices PyTorch's gradient of the weight contains uninitialised memory
             _, dweight = self.convolve_backward(dy.float(), x.float(), weight.float(), False, True)
             return self.convolve_backward(dy, x, weight, wants_x, False)[0], dweight
-        one, mask = [1] * (weight.dim() - 2), [wants_x, wants_weight, False]
+        one, mask = [1] * (weight.dim() - 2), [wants_x, needs_dweight, False]
         dx, dweight, _ = torch.ops.aten.convolution_backward(
             dy.movedim(-1, 1), x.movedim(-1, 1), weight, None, one, one, one, False, [0] * len(one), 1, mask
         )
         return None if dx is None else dx.movedim(1, -1).contiguous(), dweight
 
     def _write(self, result: Tensor, out: Tensor, moments: "_Moments | None") -> None:
-        """Copy (N, H, W, k) to ``out``, and measure it if its moments are wanted."""
+        """Copy (N, H, W, k) to ``out``, and with_moments it if its moments are wanted."""
         if moments is None:
             out.copy_(result)
         else:
@@ -228,11 +228,11 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tens
     return product if out is None else out.copy_(product)
 
 
-def multiply_backward(dy: Tensor, x: Tensor, weight: Tensor, *, wants_weight: bool) -> tuple[Tensor, Tensor | None]:
+def multiply_backward(dy: Tensor, x: Tensor, weight: Tensor, *, needs_dweight: bool) -> tuple[Tensor, Tensor | None]:
     """Return the gradients of the rows (P, c) and, if wanted, of the weight (m, c) of `multiply`."""
     if not dy.is_cuda:
-        return dy @ weight, dy.t() @ x if wants_weight else None
-    mask = [True, wants_weight, False]
+        return dy @ weight, dy.t() @ x if needs_dweight else None
+    mask = [True, needs_dweight, False]
     dx, dweight, _ = torch.ops.aten.convolution_backward(
         _as_picture(dy), _as_picture(x), _as_kernels(weight), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
     )

@@ -226,7 +226,7 @@ def bnrelu_avg_pool_backward(
 
 
 @triton.jit
-def bnrelu_product(
+def bnrelu_conv1x1(
     x, x_stride, gamma, beta, mean, var, eps, weight, weight_stride, gamma2, beta2, mean2, var2, eps2, product, moments,
     P, c, m, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -256,12 +256,12 @@ def bnrelu_product(
 
 
 @triton.jit
-def product_backward(
+def conv1x1_backward(
     dz, dz_stride, weight, weight_stride, x, x_stride, gamma, beta, mean, var, eps, source, source_stride, out,
     out_stride, dweight, sums, P, c, m, ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Differentiate `bnrelu_product`: each tile of rows has its part of ``dweight`` (tiles, m, c) and of the sums.
+    """Differentiate `bnrelu_conv1x1`: each tile of rows has its part of ``dweight`` (tiles, m, c) and of the sums.
 
     Each step of rows of ``x`` and ``dz`` is read once for all results; ``dweight`` and ``out`` are written if given.
     """

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from densekit.engine import triton_kernels as kernels
-from densekit.engine.norms import Norm
+from densekit.engine.batch_norm import StoredNorm
 
-Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float] | Norm
+Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float] | StoredNorm
 """A batch norm for the kernels: as stored, or as scale, shift and mean (those that are needed) without a variance."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_ROWS = 1 << 30  # half of what the kernels' 32-bit row numbers can count
@@ -31,7 +31,7 @@ def fits(*matrices: Tensor | None) -> bool:
 
 
 def holds(gradient: Tensor, weight: Tensor) -> bool:
-    """Return whether a program of `product_backward` can hold its part of the weight's gradient.
+    """Return whether a program of `conv1x1_backward` can hold its part of the weight's gradient.
 
     It cannot for more than 256 outputs, nor in float32 without TF32, where compilers spill thousands of bytes a thread.
     """
@@ -39,12 +39,12 @@ def holds(gradient: Tensor, weight: Tensor) -> bool:
     return types and len(weight) <= 256
 
 
-def stored(norm: Norm) -> Norm:
+def stored(norm: StoredNorm) -> StoredNorm:
     """Return a batch norm in types and layouts that the kernels can read."""
     if all(vector.dtype in TYPES and vector.is_contiguous() for vector in norm[:4]):
         return norm
     weight, bias, mean, var = (vector.float().contiguous() for vector in norm[:4])
-    return Norm(weight, bias, mean, var, norm.eps)
+    return StoredNorm(weight, bias, mean, var, norm.eps)
 
 
 def precision() -> str:
@@ -85,7 +85,7 @@ def bn_gradient(gradient: Tensor, x: Tensor, norm: Vectors, terms: Tensor | None
 
 
 def norm_gradients(
-    sums: Tensor, norm: Norm, count: int, terms: Tensor | None, dtype: torch.dtype
+    sums: Tensor, norm: StoredNorm, count: int, terms: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """As `norms.norm_gradients`; `norms.moment_terms` of ``count`` rows are added to ``terms``, if there are any."""
     dscale = torch.empty_like(sums[0], dtype=dtype)
@@ -109,13 +109,13 @@ def bnrelu_avg_pool_backward(dpooled: Tensor, x: Tensor, size: tuple[int, int], 
     return sums.sum(0)
 
 
-def bnrelu_product(
-    x: Tensor, norm: Vectors, weight: Tensor, measure: bool, second: Norm | None = None
+def bnrelu_conv1x1(
+    x: Tensor, norm: Vectors, weight: Tensor, with_moments: bool, second: StoredNorm | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """As `TileSteps.bnrelu_product`; the product goes through a ``second`` norm and ReLU, if there is one."""
+    """As `TileSteps.bnrelu_conv1x1`; the product goes through a ``second`` norm and ReLU, if there is one."""
     rows, m = 128, len(weight)
     product = weight.new_empty(len(x), m)
-    moments = _parts(product, rows, torch.float64) if measure else None
+    moments = _parts(product, rows, torch.float64) if with_moments else None
     sizes: dict[str, Any] = {
         "ROWS": rows,
         "COLS": min(128, _power(m)),  # all of a bottleneck of growth rate 32: x is read once
@@ -125,17 +125,17 @@ def bnrelu_product(
     }
     norm2 = (None, None, None, None, 0.0) if second is None else second
     operands = (*_matrix(x), *norm, *_matrix(weight), *norm2, product, moments)
-    _launch(kernels.bnrelu_product, product.shape, *operands, *x.shape, m, PRECISION=precision(), **sizes)
+    _launch(kernels.bnrelu_conv1x1, product.shape, *operands, *x.shape, m, PRECISION=precision(), **sizes)
     return product, None if moments is None else _join(moments, rows, len(x))
 
 
-def product_backward(
-    dz: Tensor, weight: Tensor, x: Tensor, norm: Vectors, source: Tensor, out: Tensor | None, wants_weight: bool
+def conv1x1_backward(
+    dz: Tensor, weight: Tensor, x: Tensor, norm: Vectors, source: Tensor, out: Tensor | None, needs_dweight: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """As `TileSteps.product_backward`; both products share one pass over ``x`` and ``dz``."""
+    """As `TileSteps.conv1x1_backward`; both products share one pass over ``x`` and ``dz``."""
     m, c = weight.shape
     sums = _parts(x, _STRIPE)
-    dweight = sums.new_empty(len(sums), m, c) if wants_weight else None
+    dweight = sums.new_empty(len(sums), m, c) if needs_dweight else None
     sizes: dict[str, Any] = {
         "ROWS": _STRIPE,
         "COLS": min(64 if m <= 128 else 32, _power(c)),
@@ -146,7 +146,7 @@ def product_backward(
     }
     matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
     operands = (*matrices, dweight, sums, *x.shape, m)
-    _launch(kernels.product_backward, x.shape, *operands, PRECISION=precision(), **sizes)
+    _launch(kernels.conv1x1_backward, x.shape, *operands, PRECISION=precision(), **sizes)
     return None if dweight is None else dweight.sum(0), sums.sum(0)
 
 

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "layer_steps.hpp"
-#include "multiply.hpp"
+#include "gemm.hpp"
 #include "winograd_transforms.hpp"
 
 namespace densekit::winograd {
@@ -19,7 +19,7 @@ namespace densekit::winograd {
 // Call body(side) with the side of a tile in pixels. F(4x4, 3x3) has a 5 times larger rounding error, which vanishes in the
 // rounding to bfloat16; it saves nothing where a picture is one tile of F(2x2, 3x3).
 template <class T, class Body>
-auto with_side(const ConvolutionSize& size, Body body) {
+auto with_side(const Conv3x3Size& size, Body body) {
   if constexpr (std::is_same_v<T, bfloat16>)
     if (size.H > 2 || size.W > 2) return body(std::integral_constant<int, 4>());
   return body(std::integral_constant<int, 2>());
@@ -52,9 +52,9 @@ struct Grid {
   int64_t across, count;  // blocks in a line, and in all
 
   // As many tiles as fit into the cache, as patches or results, so that every thread gets the same number of blocks.
-  explicit Grid(const ConvolutionSize& size)
+  explicit Grid(const Conv3x3Size& size)
       : H((size.H + side - 1) / side), W((size.W + side - 1) / side), all(size.N * H) {
-    const int64_t bytes = kFrequencies<side> * sizeof(Acc<T>) * spread<Acc<T>>(std::max(size.in, size.out));
+    const int64_t bytes = kFrequencies<side> * sizeof(Acc<T>) * padded_stride<Acc<T>>(std::max(size.in, size.out));
     const int64_t tiles = std::max<int64_t>(1, kBlockBytes<side> / bytes);
     across = (W + tiles - 1) / tiles;
     width = (W + across - 1) / across;
@@ -88,14 +88,14 @@ class Patches {
   static constexpr int patch = kPatch<side>;
 
  public:
-  Patches(const ConvolutionSize& size, const Grid<T, side>& grid)
-      : size_(size), grid_(grid), width_(spread<A>(size.in)),
+  Patches(const Conv3x3Size& size, const Grid<T, side>& grid)
+      : size_(size), grid_(grid), width_(padded_stride<A>(size.in)),
         pixels_((side * grid.lines + 2 * (grid.lines / grid.H + 2)) * (side * grid.width + 2) * width_),
-        patches_(kFrequencies<side> * spread<A>(grid.lines * grid.width * width_)) {}
+        patches_(kFrequencies<side> * padded_stride<A>(grid.lines * grid.width * width_)) {}
 
   void read(Pixels<const T> x, Activation<T> activation, Block block) {
     columns_ = side * block.width + 2;
-    plane_ = spread<A>(block.tiles() * width_);
+    plane_ = padded_stride<A>(block.tiles() * width_);
     grid_.for_parts(block, [&](Part part) {
       for (int64_t i = 0; i < side * part.lines + 2; ++i)
         read_line(x, activation, part.picture, side * part.top - 1 + i, side * block.left - 1, pixel(part, i, 0));
@@ -138,23 +138,23 @@ class Patches {
     }
   }
 
-  ConvolutionSize size_;
+  Conv3x3Size size_;
   Grid<T, side> grid_;
   int64_t width_, columns_ = 0, plane_ = 0;
   Scratch<A> pixels_, patches_;
 };
 
-// The weights of a convolution; or, `mirrored`, of the convolution that turns its result's gradient into its input's.
+// The weights of a convolution; or, `rotated`, of the convolution that turns its result's gradient into its input's.
 template <class T, int side>
 class Weights {
   using A = Acc<T>;
   static constexpr int patch = kPatch<side>;
 
  public:
-  Weights(const ConvolutionSize& size, Kernels<const T> kernels, bool mirrored)
-      : size_(size), kernels_(kernels), mirrored_(mirrored), width_(whole_vectors<A>(size.out)),
-        plane_(spread<A>(size.in * width_)), frequencies_(kFrequencies<side> * plane_) {
-    if (mirrored) std::swap(kernels_.strides[0], kernels_.strides[1]);
+  Weights(const Conv3x3Size& size, Kernels<const T> kernels, bool rotated)
+      : size_(size), kernels_(kernels), mirrored_(rotated), width_(whole_vectors<A>(size.out)),
+        plane_(padded_stride<A>(size.in * width_)), frequencies_(kFrequencies<side> * plane_) {
+    if (rotated) std::swap(kernels_.strides[0], kernels_.strides[1]);
   }
 
   A at(int64_t out, int64_t in, int tap) const { return load(kernels_.at(out, in, mirrored_ ? 8 - tap : tap)); }
@@ -181,7 +181,7 @@ class Weights {
   int64_t width() const { return width_; }
 
  private:
-  ConvolutionSize size_;
+  Conv3x3Size size_;
   Kernels<const T> kernels_;
   bool mirrored_;
   int64_t width_, plane_;  // values of a channel in, and of a frequency
@@ -195,13 +195,13 @@ class Result {
   static constexpr int patch = kPatch<side>;
 
  public:
-  Result(const ConvolutionSize& size, const Grid<T, side>& grid)
-      : size_(size), grid_(grid), width_(spread<A>(size.out)),
-        frequencies_(kFrequencies<side> * spread<A>(grid.lines * grid.width * width_)),
+  Result(const Conv3x3Size& size, const Grid<T, side>& grid)
+      : size_(size), grid_(grid), width_(padded_stride<A>(size.out)),
+        frequencies_(kFrequencies<side> * padded_stride<A>(grid.lines * grid.width * width_)),
         pixels_(side * side * grid.lines * grid.width * width_) {}
 
   void compute(const Patches<T, side>& patches, const Weights<T, side>& weights, Block block) {
-    const int64_t plane = spread<A>(block.tiles() * width_);
+    const int64_t plane = padded_stride<A>(block.tiles() * width_);
     for (int f = 0; f < kFrequencies<side>; ++f) {
       const Matrix<const A> from = patches.frequency(f);
       multiply<false>(Strided<A>{from.data, from.stride, 1}, weights.frequency(f),
@@ -259,16 +259,16 @@ class Result {
     });
   }
 
-  ConvolutionSize size_;
+  Conv3x3Size size_;
   Grid<T, side> grid_;
   int64_t width_;
   Scratch<A> frequencies_, pixels_;
 };
 
-// Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels of every block.
-template <class T, int side, class Finish>
-void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Weights<T, side> weights,
-              Finish finish) {
+// Convolve, and call epilogue(thread, pixels, picture, h, w, number) for every line of pixels of every block.
+template <class T, int side, class Epilogue>
+void convolve(const Conv3x3Size& size, Pixels<const T> x, Activation<T> activation, Weights<T, side> weights,
+              Epilogue epilogue) {
   const Grid<T, side> grid(size);
   const auto make = [&] { return std::tuple(Patches<T, side>(size, grid), Result<T, side>(size, grid)); };
   in_parallel(size.threads, make, [&](Patches<T, side>& patches, Result<T, side>& result) {
@@ -283,7 +283,7 @@ void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> acti
       grid.for_parts(block, [&](Part part) {
         const int64_t top = side * part.top, lines = std::min(side * part.lines, size.H - top);
         for (int64_t line = 0; line < lines; ++line)
-          finish(omp_get_thread_num(), result.line(block, side * part.above + line), part.picture, top + line, w,
+          epilogue(omp_get_thread_num(), result.line(block, side * part.above + line), part.picture, top + line, w,
                  pixels);
       });
     }

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "bfloat16_rows.hpp"
+#include "rows_avx512_bf16.hpp"
 #include "scratch.hpp"
 
 namespace densekit {
@@ -35,7 +35,7 @@ using Operand = std::conditional_t<kPairs<T>, Pair, Acc<T>>;
 template <class T>
 constexpr int64_t kDepth = kPairs<T> ? 2 : 1;  // values of an operand
 
-// Whether products are computed in AMX's tiles of 16 rows and 16 operands (tiles.hpp), which the process must be allowed.
+// Whether products are computed in AMX's tiles of 16 rows and 16 operands (gemm_amx.hpp), which the process must be allowed.
 #if defined(MAY_USE_TILES) && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
 #define HAS_TILES
 template <class T>
@@ -95,7 +95,7 @@ int64_t whole_vectors(int64_t values) {
 
 // At least so many values, rounded up to an odd number of cache lines: rows this far apart use all sets of a cache.
 template <class T>
-int64_t spread(int64_t values) {
+int64_t padded_stride(int64_t values) {
   constexpr int64_t line = 64 / sizeof(T);
   return ((values + line - 1) / line | 1) * line;
 }

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "layer_steps.hpp"
-#include "tiles.hpp"
+#include "gemm_amx.hpp"
 
 #ifdef HAS_TILES
 namespace densekit::direct {
@@ -23,8 +23,8 @@ struct Grid {
   int64_t lines, count;  // of a block; blocks
 
   // As many lines as fit into the cache, as pixels or results, so that every thread gets the same number of blocks.
-  explicit Grid(const ConvolutionSize& size) : H(size.H), W(size.W), all(size.N * size.H) {
-    const int64_t bytes = sizeof(float) * (W + 1) * spread<float>(std::max(size.in, size.out));
+  explicit Grid(const Conv3x3Size& size) : H(size.H), W(size.W), all(size.N * size.H) {
+    const int64_t bytes = sizeof(float) * (W + 1) * padded_stride<float>(std::max(size.in, size.out));
     const int64_t most = std::max<int64_t>(1, (1 << 19) / bytes) * size.threads;
     const int64_t rounds = (all + most - 1) / most;
     lines = (all + rounds * size.threads - 1) / (rounds * size.threads);
@@ -51,8 +51,8 @@ struct Grid {
 // Pixels of one block and their border, activated.
 class Input {
  public:
-  Input(const ConvolutionSize& size, const Grid& grid)
-      : size_(size), grid_(grid), width_(spread<bfloat16>(size.in)),
+  Input(const Conv3x3Size& size, const Grid& grid)
+      : size_(size), grid_(grid), width_(padded_stride<bfloat16>(size.in)),
         pixels_((grid_.place(grid.most_slots(), 0) + 2 * kTile) * width_) {}
 
   // Read a block, with the neighbouring lines of its pictures or with zeros instead. Return the number of places.
@@ -84,7 +84,7 @@ class Input {
     std::fill_n(to.row(size_.W), width_, bfloat16{});
   }
 
-  ConvolutionSize size_;
+  Conv3x3Size size_;
   Grid grid_;
   int64_t width_;
   Scratch<bfloat16> pixels_;
@@ -97,25 +97,25 @@ struct Taps {  // consecutive pixels; `away` is the offset in values from a pixe
   const bfloat16* at(int64_t pixel, int64_t depth) const { return data + pixel * row + away[depth / kTile]; }
 };
 
-// Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels.
-template <class Finish>
-void convolve(const ConvolutionSize& size, Pixels<const bfloat16> x, Activation<bfloat16> activation,
-              Kernels<const bfloat16> kernels, bool mirrored, Finish finish) {
+// Convolve, and call epilogue(thread, pixels, picture, h, w, number) for every line of pixels.
+template <class Epilogue>
+void convolve(const Conv3x3Size& size, Pixels<const bfloat16> x, Activation<bfloat16> activation,
+              Kernels<const bfloat16> kernels, bool rotated, Epilogue epilogue) {
   const Grid grid(size);
-  const int64_t depth = operands<bfloat16>(size.in), width = spread<float>(size.out);
+  const int64_t depth = operands<bfloat16>(size.in), width = padded_stride<float>(size.out);
   Packed<Pair> packed(9 * depth, size.out);
-  if (mirrored) std::swap(kernels.strides[0], kernels.strides[1]);
+  if (rotated) std::swap(kernels.strides[0], kernels.strides[1]);
   std::vector<int64_t> away;
   for (int tap = 0; tap < 9; ++tap)
     for (int64_t d = 0; d < depth; d += kTile)
-      away.push_back(((tap / 3 - 1) * grid.step() + tap % 3 - 1) * spread<bfloat16>(size.in) + 2 * d);
+      away.push_back(((tap / 3 - 1) * grid.step() + tap % 3 - 1) * padded_stride<bfloat16>(size.in) + 2 * d);
   const int64_t most = whole_tiles<bfloat16>(grid.most_slots() * grid.step());
   const auto make = [&] { return std::tuple(Input(size, grid), Scratch<float>(most * width)); };
   in_parallel(size.threads, make, [&](Input& input, const Scratch<float>& result) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < 9 * depth; ++row) {
       const int64_t in = row % depth * 2;
-      const int tap = mirrored ? 8 - int(row / depth) : int(row / depth);
+      const int tap = rotated ? 8 - int(row / depth) : int(row / depth);
       packed.pack(row, [=](int64_t out) {
         const auto value = [=](int64_t in) { return in < size.in ? kernels.at(out, in, tap) : bfloat16{}; };
         return Pair{value(in), value(in + 1)};
@@ -130,7 +130,7 @@ void convolve(const ConvolutionSize& size, Pixels<const bfloat16> x, Activation<
       grid.for_parts(block, [&](Part part) {
         for (int64_t i = 0; i < part.lines; ++i) {
           const Matrix<const float> line{&result[(grid.place(part.slot + i, 0) - first) * width], width};
-          finish(omp_get_thread_num(), line, part.picture, part.top + i, 0, size.W);
+          epilogue(omp_get_thread_num(), line, part.picture, part.top + i, 0, size.W);
         }
       });
     }
@@ -138,15 +138,15 @@ void convolve(const ConvolutionSize& size, Pixels<const bfloat16> x, Activation<
 }
 
 // Returns false if a result is not finite: the zeros around the pixels may have turned infinity into NaN elsewhere.
-inline bool weight_gradient(const ConvolutionSize& size, Pixels<const bfloat16> dy, Pixels<const bfloat16> x,
+inline bool weight_gradient(const Conv3x3Size& size, Pixels<const bfloat16> dy, Pixels<const bfloat16> x,
                             Activation<bfloat16> activation, Kernels<float> weights) {
   const Grid grid(size);
-  const ConvolutionSize back{size.N, size.H, size.W, size.out, size.in, size.threads};
-  const int64_t width = spread<float>(size.in), rows = whole_tiles<bfloat16>(size.out), plane = rows * width;
+  const Conv3x3Size back{size.N, size.H, size.W, size.out, size.in, size.threads};
+  const int64_t width = padded_stride<float>(size.in), rows = whole_tiles<bfloat16>(size.out), plane = rows * width;
   const Scratch<float> sums(size.threads * 9 * plane);
   const int64_t most = operands<bfloat16>(grid.place(grid.most_slots(), 0));
   // zeros before and after, as a tap shifts the pixels
-  const int64_t border = (grid.step() / 2 + 1 + kTile) / kTile * kTile, over_width = spread<Pair>(most + 2 * border);
+  const int64_t border = (grid.step() / 2 + 1 + kTile) / kTile * kTile, over_width = padded_stride<Pair>(most + 2 * border);
   std::atomic<bool> finite = true;
   const auto make = [&] {
     return std::tuple(Input(size, grid), Input(back, grid), Scratch<Pair>(most * width),

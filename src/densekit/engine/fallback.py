@@ -1,4 +1,4 @@
-"""Reasons to run the stock modules that lie in the call, not in the modules: its input, or tools watching PyTorch."""
+"""When the stock modules run instead: reasons in the call itself, such as its input, or tools that watch PyTorch."""
 
 from typing import Any
 
@@ -25,11 +25,11 @@ def _what_stock_calls() -> tuple[Any, ...]:
 _AS_IMPORTED = _what_stock_calls()
 
 
-class StepAside(Exception):  # noqa: N818 (no error: the stock modules take over)
+class Fallback(Exception):  # noqa: N818 (not an error: the stock modules compute the call)
     """The fused path cannot compute this call; the message says why."""
 
 
-class OtherInput(StepAside):
+class UnsupportedInput(Fallback):
     """The reason lies in the call, not in the module: the stock modules compute it, or raise their own error."""
 
 
@@ -39,32 +39,32 @@ def is_plain(x: Any) -> bool:
 
 
 def check_call(x: Any) -> None:
-    """Raise `OtherInput` unless ``x`` is a plain batch of pictures or volumes, and no tool watches every module."""
+    """Raise `UnsupportedInput` unless ``x`` is a plain batch, and no tool watches all modules."""
     if isinstance(x, torch.fx.Proxy) or is_symbolic(x):
-        raise OtherInput("the network is being traced")
+        raise UnsupportedInput("the network is being traced")
     check_surroundings()
     if nn.modules.module._has_any_global_hook():
-        raise OtherInput("hooks on all modules")
+        raise UnsupportedInput("hooks on all modules")
     if _what_stock_calls() != _AS_IMPORTED:
-        raise OtherInput("PyTorch's own convolution, norm, ReLU, pooling, cat or Sequential was replaced")
+        raise UnsupportedInput("PyTorch's own convolution, norm, ReLU, pooling, cat or Sequential was replaced")
     if not is_plain(x):
-        raise OtherInput(f"input of type {type(x).__name__}, not a plain dense tensor")
+        raise UnsupportedInput(f"input of type {type(x).__name__}, not a plain dense tensor")
     if x.dim() not in (4, 5) or not x.is_floating_point():
-        raise OtherInput("input other than (N, C, H, W) or (N, C, D, H, W) of floating point")
+        raise UnsupportedInput("input other than (N, C, H, W) or (N, C, D, H, W) of floating point")
     if x.device.type == "mps":
-        raise OtherInput("a device without float64, in which moments are joined")
+        raise UnsupportedInput("a device without float64, in which moments are joined")
     if x.numel() == 0 or x.is_meta:
-        raise OtherInput("an empty batch, or one without values")
+        raise UnsupportedInput("an empty batch, or one without values")
 
 
 def check_surroundings() -> None:
-    """Raise `OtherInput` where PyTorch transforms or records its operations: it would not see the fused steps."""
+    """Raise `UnsupportedInput` where PyTorch transforms or records its operations: it would not see the fused steps."""
     if _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        raise OtherInput("the network is being transformed by torch.func, or differentiated forwards")
+        raise UnsupportedInput("the network is being transformed by torch.func, or differentiated forwards")
     if torch._C._len_torch_dispatch_stack() > 0 and not all(map(_may_miss, _get_current_dispatch_mode_stack())):
-        raise OtherInput("a tool is looking at every operation")
+        raise UnsupportedInput("a tool is looking at every operation")
     if torch._C._len_torch_function_stack() > 0 and not all(map(_may_miss, _get_current_function_mode_stack())):
-        raise OtherInput("a tool is looking at every function")
+        raise UnsupportedInput("a tool is looking at every function")
 
 
 def _may_miss(mode: Any) -> bool:
@@ -78,6 +78,6 @@ def can_run_fused(*tensors: Tensor) -> bool:
         return False
     try:
         check_surroundings()
-    except OtherInput:
+    except UnsupportedInput:
         return False
     return all(map(is_plain, tensors))

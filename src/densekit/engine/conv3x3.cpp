@@ -1,31 +1,31 @@
 // The 3x3 convolution of the fused dense block on a CPU, and its gradients.
 
-#include "direct.hpp"
-#include "winograd_weights.hpp"
+#include "conv3x3_amx.hpp"
+#include "winograd_weight_gradient.hpp"
 
 using namespace densekit;
 
 namespace {
 
-// Convolve, and call finish(thread, pixels, picture, h, w, number) for every line of pixels of every block.
-template <class T, class Finish>
-void convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation, Kernels<const T> kernels,
-              bool mirrored, Finish finish) {
+// Convolve, and call epilogue(thread, pixels, picture, h, w, number) for every line of pixels of every block.
+template <class T, class Epilogue>
+void convolve(const Conv3x3Size& size, Pixels<const T> x, Activation<T> activation, Kernels<const T> kernels,
+              bool rotated, Epilogue epilogue) {
 #ifdef HAS_TILES
   if constexpr (kTiles<T>)
-    direct::convolve(size, x, activation, kernels, mirrored, finish);
+    direct::convolve(size, x, activation, kernels, rotated, epilogue);
   else
 #endif
     winograd::with_side<T>(size, [&](auto side) {
-      winograd::convolve<T, side>(size, x, activation, {size, kernels, mirrored}, finish);
+      winograd::convolve<T, side>(size, x, activation, {size, kernels, rotated}, epilogue);
     });
 }
 
 }  // namespace
 
 template <class T>
-void densekit::bnrelu_convolve(const ConvolutionSize& size, Pixels<const T> x, Activation<T> activation,
-                               Kernels<const T> weights, Pixels<T> out, double* moments) {
+void densekit::bnrelu_conv3x3(const Conv3x3Size& size, Pixels<const T> x, Activation<T> activation,
+                              Kernels<const T> weights, Pixels<T> out, double* moments) {
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
   convolve<T>(size, x, activation, weights, false,
               [&](int thread, Matrix<const Acc<T>> line, int64_t n, int64_t h, int64_t w, int64_t pixels) {
@@ -38,11 +38,11 @@ void densekit::bnrelu_convolve(const ConvolutionSize& size, Pixels<const T> x, A
 
 // The gradient of x, up to batch norm.
 template <class T>
-void densekit::bnrelu_convolve_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
-                                        Activation<T> activation, const Acc<T>* mean, Kernels<const T> weights,
-                                        Pixels<const T> source, Pixels<T> out, Acc<T>* sums) {
+void densekit::bnrelu_conv3x3_gradient(const Conv3x3Size& size, Pixels<const T> dy, Pixels<const T> x,
+                                       Activation<T> activation, const Acc<T>* mean, Kernels<const T> weights,
+                                       Pixels<const T> source, Pixels<T> out, Acc<T>* sums) {
   using A = Acc<T>;
-  const ConvolutionSize back{size.N, size.H, size.W, size.out, size.in, size.threads};  // that of the convolution of dy
+  const Conv3x3Size back{size.N, size.H, size.W, size.out, size.in, size.threads};  // that of the convolution of dy
   const auto step = source.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
   Sums<A> totals(size.in, size.threads);
   convolve<T>(back, dy, {nullptr, nullptr}, weights, true,
@@ -59,7 +59,7 @@ namespace {
 
 // By the definition: NaN and infinity reach only the weights whose sums contain them.
 template <class T>
-void weight_gradient_by_definition(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
+void weight_gradient_by_definition(const Conv3x3Size& size, Pixels<const T> dy, Pixels<const T> x,
                                    Activation<T> activation, Kernels<Acc<T>> weights) {
   const auto make = [&] { return std::tuple(Scratch<double>(size.out * size.in), Scratch<Acc<T>>(size.in)); };
   in_parallel(size.threads, make, [&](const Scratch<double>& sums, const Scratch<Acc<T>>& pixel) {
@@ -88,8 +88,8 @@ void weight_gradient_by_definition(const ConvolutionSize& size, Pixels<const T> 
 }  // namespace
 
 template <class T>
-void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x,
-                               Activation<T> activation, Kernels<Acc<T>> weights) {
+void densekit::conv3x3_weight_gradient(const Conv3x3Size& size, Pixels<const T> dy, Pixels<const T> x,
+                                       Activation<T> activation, Kernels<Acc<T>> weights) {
 #ifdef HAS_TILES
   if constexpr (kTiles<T>) {
     if (!direct::weight_gradient(size, dy, x, activation, weights))
@@ -97,7 +97,7 @@ void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, 
   } else
 #endif
     winograd::with_side<T>(size, [&](auto side) {
-      ConvolutionSize slice = size;
+      Conv3x3Size slice = size;
       for (int64_t first = 0; first < size.in; first += slice.in) {
         slice.in = std::min(winograd::slice<T>(size.in), size.in - first);
         const auto gradient = [&](auto function) {
@@ -109,37 +109,37 @@ void densekit::weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, 
 }
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" int bnrelu_convolve_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,        \
-                                        const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out,      \
-                                        int64_t out_stride, double* moments, int64_t N, int64_t H, int64_t W,          \
-                                        int64_t in, int64_t out_channels, int threads) {                               \
+  extern "C" int bnrelu_conv3x3_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,         \
+                                       const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out,       \
+                                       int64_t out_stride, double* moments, int64_t N, int64_t H, int64_t W,           \
+                                       int64_t in, int64_t out_channels, int threads) {                                \
     return status([=] {                                                                                                \
-      bnrelu_convolve<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift},                          \
-                         {weights, {s0, s1, s2, s3}}, {out, out_stride}, moments);                                     \
+      bnrelu_conv3x3<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift},                           \
+                        {weights, {s0, s1, s2, s3}}, {out, out_stride}, moments);                                      \
     });                                                                                                                \
   }                                                                                                                    \
-  extern "C" int bnrelu_convolve_gradient_##NAME(                                                                      \
+  extern "C" int bnrelu_conv3x3_gradient_##NAME(                                                                       \
       const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,          \
       const Acc<T>* mean, const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, const T* source,           \
       int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t in,    \
       int64_t out_channels, int threads) {                                                                             \
     return status([=] {                                                                                                \
-      bnrelu_convolve_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},\
-                                  mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums);\
+      bnrelu_conv3x3_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift}, \
+                                 mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums); \
     });                                                                                                                \
   }                                                                                                                    \
-  extern "C" int weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride,                  \
-                                        const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t s0,         \
-                                        int64_t s1, int64_t s2, int64_t s3, int64_t N, int64_t H, int64_t W,           \
-                                        int64_t in, int64_t out_channels, int threads) {                               \
+  extern "C" int conv3x3_weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride,          \
+                                                const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t s0, \
+                                                int64_t s1, int64_t s2, int64_t s3, int64_t N, int64_t H, int64_t W,   \
+                                                int64_t in, int64_t out_channels, int threads) {                       \
     return status([=] {                                                                                                \
-      weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift},         \
-                         {weights, {s0, s1, s2, s3}});                                                                 \
+      conv3x3_weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift}, \
+                                 {weights, {s0, s1, s2, s3}});                                                         \
     });                                                                                                                \
   }                                                                                                                    \
-  template decltype(bnrelu_convolve<T>) densekit::bnrelu_convolve<T>;                                                  \
-  template decltype(bnrelu_convolve_gradient<T>) densekit::bnrelu_convolve_gradient<T>;                                \
-  template decltype(weight_gradient<T>) densekit::weight_gradient<T>;
+  template decltype(bnrelu_conv3x3<T>) densekit::bnrelu_conv3x3<T>;                                                    \
+  template decltype(bnrelu_conv3x3_gradient<T>) densekit::bnrelu_conv3x3_gradient<T>;                                  \
+  template decltype(conv3x3_weight_gradient<T>) densekit::conv3x3_weight_gradient<T>;
 
 DEFINE(double, float64)
 DEFINE(float, float32)

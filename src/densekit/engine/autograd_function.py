@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from densekit.engine.calls import Call, without_autocast
-from densekit.engine.step_aside import can_run_fused
+from densekit.engine.fallback import can_run_fused
 
 Backward = Callable[[Call[Any], Sequence[Tensor], Tensor, Sequence[bool]], list[Any]]
 """Takes a call, what the forward pass kept, the gradient of the output and which gradients are wanted; returns those of
@@ -23,12 +23,12 @@ class Passes(NamedTuple):
             the call's parameters among it. Running statistics are left as they are: ``call.trained`` then holds what
             they are to be updated with.
         backward: the backward pass; it does not modify what was kept.
-        by_autograd: the same in operations that autograd can differentiate.
+        differentiable: the backward pass in operations that autograd can differentiate.
     """
 
     forward: Callable[..., tuple[Tensor, list[Tensor]]]
     backward: Backward
-    by_autograd: Backward
+    differentiable: Backward
 
 
 def run_passes(passes: Passes, call: Call[Any], x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -58,6 +58,6 @@ class _FusedFunction(Function):
     @staticmethod
     def backward(ctx: Any, *douts: Tensor) -> Any:
         (dout,), kept, passes = douts, ctx.saved_tensors, ctx.passes
-        backward = passes.backward if can_run_fused(dout, kept[0]) else passes.by_autograd
+        backward = passes.backward if can_run_fused(dout, kept[0]) else passes.differentiable
         with without_autocast(dout):
             return None, None, *backward(ctx.call, kept, dout, ctx.needs_input_grad[2:])

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "multiply.hpp"
+#include "gemm.hpp"
 
 #ifdef HAS_TILES
 namespace densekit {

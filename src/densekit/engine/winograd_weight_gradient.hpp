@@ -8,7 +8,7 @@ namespace densekit::winograd {
 
 // A tile of dy, from pixel (h, w) on, as frequencies, by the transpose of the transform from frequencies to pixels.
 template <class T, int side>
-void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w,
+void transform_gradient(const Conv3x3Size& size, Pixels<const T> dy, int64_t n, int64_t h, int64_t w,
                         const T* zeros, Acc<T>* to, int64_t plane) {
   using A = Acc<T>;
   constexpr int patch = kPatch<side>;
@@ -33,7 +33,7 @@ void transform_gradient(const ConvolutionSize& size, Pixels<const T> dy, int64_t
 
 // Turn sums of products of frequencies (.., out, in) into weights, for one channel out; false if one is not finite.
 template <class T, int side>
-bool write_weights(const ConvolutionSize& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out,
+bool write_weights(const Conv3x3Size& size, const Acc<T>* sums, int64_t plane, int64_t width, int64_t out,
                    Kernels<Acc<T>> weights) {
   using A = Acc<T>;
   constexpr int patch = kPatch<side>;
@@ -68,16 +68,16 @@ int64_t slice(int64_t channels) {
 
 // Returns false if a result is not finite, because a value was not or sums overflowed: then the definition has to be used.
 template <class T, int side>
-bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
+bool weight_gradient(const Conv3x3Size& size, Pixels<const T> dy, Pixels<const T> x, Activation<T> activation,
                      Kernels<Acc<T>> weights) {
   using A = Acc<T>;
   const Grid<T, side> grid(size);
-  const int64_t width = spread<A>(size.in), dy_width = spread<A>(size.out);
-  const int64_t sums_plane = spread<A>(size.out * width), length = kFrequencies<side> * sums_plane;
+  const int64_t width = padded_stride<A>(size.in), dy_width = padded_stride<A>(size.out);
+  const int64_t sums_plane = padded_stride<A>(size.out * width), length = kFrequencies<side> * sums_plane;
   const Scratch<A> sums(size.threads * length);
   const std::vector<T> zeros(size.out);
   std::atomic<bool> finite = true;
-  const int64_t most = kFrequencies<side> * spread<A>(grid.lines * grid.width * dy_width);
+  const int64_t most = kFrequencies<side> * padded_stride<A>(grid.lines * grid.width * dy_width);
   const auto make = [&] { return std::tuple(Patches<T, side>(size, grid), Scratch<A>(most)); };
   in_parallel(size.threads, make, [&](Patches<T, side>& patches, const Scratch<A>& gradients) {
     A* own = &sums[omp_get_thread_num() * length];
@@ -85,7 +85,7 @@ bool weight_gradient(const ConvolutionSize& size, Pixels<const T> dy, Pixels<con
 #pragma omp for schedule(static) nowait
     for (int64_t number = 0; number < grid.count; ++number) {
       const Block block = grid.block(number);
-      const int64_t plane = spread<A>(block.tiles() * dy_width);
+      const int64_t plane = padded_stride<A>(block.tiles() * dy_width);
       patches.read(x, activation, block);
       for (int64_t tile = 0; tile < block.tiles(); ++tile) {
         const int64_t line = block.first + tile / block.width, column = block.left + tile % block.width;

@@ -3,14 +3,14 @@
 // A block of rows stays in the second-level cache from batch norm and ReLU over the products to the steps on the result.
 
 #include "layer_steps.hpp"
-#include "tiles.hpp"
+#include "gemm_amx.hpp"
 
 using namespace densekit;
 
 namespace {
 
 // The number of rows in a block: about as many as wanted, so that every thread gets the same number of blocks.
-int64_t block_rows(const ProductSize& size, int64_t wanted) {
+int64_t block_rows(const Conv1x1Size& size, int64_t wanted) {
   const int64_t rounds = std::max<int64_t>(1, (size.rows + wanted * size.threads - 1) / (wanted * size.threads));
   return std::max<int64_t>(1, (size.rows + rounds * size.threads - 1) / (rounds * size.threads));
 }
@@ -18,10 +18,10 @@ int64_t block_rows(const ProductSize& size, int64_t wanted) {
 }  // namespace
 
 template <class T>
-void densekit::bnrelu_product(const ProductSize& size, Matrix<const T> x, Activation<T> activation, const T* weights,
+void densekit::bnrelu_conv1x1(const Conv1x1Size& size, Matrix<const T> x, Activation<T> activation, const T* weights,
                               T* out, double* moments) {
   using A = Acc<T>;
-  const int64_t in_width = spread<T>(size.in), out_width = spread<A>(size.out), depth = operands<T>(size.in);
+  const int64_t in_width = padded_stride<T>(size.in), out_width = padded_stride<A>(size.out), depth = operands<T>(size.in);
   const int64_t length = block_rows(size, std::clamp<int64_t>((1 << 18) / (in_width * sizeof(T)), 24, 192));
   Packed<Operand<T>> packed(depth, size.out);
   std::vector<RowMoments<T>> threads(moments ? size.threads : 0, RowMoments<T>(size.out));
@@ -65,18 +65,18 @@ constexpr int64_t kSlice = 128;  // columns: slices of x, of the weights and of 
 }  // namespace
 
 template <class T>
-void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
+void densekit::conv1x1_backward(const Conv1x1Size& size, Matrix<const T> dz, const T* weights, Matrix<const T> x,
                                 Activation<T> activation, const Acc<T>* mean, Matrix<const T> source, Matrix<T> out,
                                 Acc<T>* dweights, Acc<T>* sums) {
   using A = Acc<T>;
-  const int64_t length = block_rows(size, 192), dz_width = spread<T>(size.out), width = spread<A>(kSlice);
+  const int64_t length = block_rows(size, 192), dz_width = padded_stride<T>(size.out), width = padded_stride<A>(kSlice);
   const auto step = out.data ? drelu_rows<T, true, A> : drelu_rows<T, false, A>;
   Packed<Operand<T>> packed(operands<T>(size.out), size.in);
-  const int64_t own_width = spread<A>(size.in);
+  const int64_t own_width = padded_stride<A>(size.in);
   const int64_t own_rows = whole_tiles<T>(size.out);
   const Scratch<A> products(dweights ? size.threads * own_rows * own_width : 0);  // a gradient of the weights for each thread
   Sums<A> totals(size.in, size.threads);
-  const int64_t over_width = kTiles<T> ? spread<Operand<T>>(operands<T>(length)) : dz_width;
+  const int64_t over_width = kTiles<T> ? padded_stride<Operand<T>>(operands<T>(length)) : dz_width;
   const int64_t over_rows = kTiles<T> ? own_rows : kPairs<T> ? operands<T>(length) : 0;
   const auto make = [&] {
     return std::tuple(Scratch<Value<T>>(whole_tiles<T>(length) * dz_width), Scratch<T>(out.data ? 0 : length * width),
@@ -149,25 +149,25 @@ void densekit::product_backward(const ProductSize& size, Matrix<const T> dz, con
 }
 
 #define DEFINE(T, NAME)                                                                                                \
-  extern "C" int bnrelu_product_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,         \
+  extern "C" int bnrelu_conv1x1_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,         \
                                        const T* weights, T* out, double* moments, int64_t rows, int64_t in,            \
                                        int64_t out_channels, int threads) {                                            \
     return status([=] {                                                                                                \
-      bnrelu_product<T>({rows, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights, out, moments);      \
+      bnrelu_conv1x1<T>({rows, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights, out, moments);      \
     });                                                                                                                \
   }                                                                                                                    \
-  extern "C" int product_backward_##NAME(const T* dz, int64_t dz_stride, const T* weights, const T* x,                 \
+  extern "C" int conv1x1_backward_##NAME(const T* dz, int64_t dz_stride, const T* weights, const T* x,                 \
                                          int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,                   \
                                          const Acc<T>* mean, const T* source, int64_t source_stride, T* out,           \
                                          int64_t out_stride, Acc<T>* dweights, Acc<T>* sums, int64_t rows,             \
                                          int64_t in, int64_t out_channels, int threads) {                              \
     return status([=] {                                                                                                \
-      product_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},  \
+      conv1x1_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},  \
                           mean, {source, source_stride}, {out, out_stride}, dweights, sums);                           \
     });                                                                                                                \
   }                                                                                                                    \
-  template decltype(bnrelu_product<T>) densekit::bnrelu_product<T>;                                                    \
-  template decltype(product_backward<T>) densekit::product_backward<T>;
+  template decltype(bnrelu_conv1x1<T>) densekit::bnrelu_conv1x1<T>;                                                    \
+  template decltype(conv1x1_backward<T>) densekit::conv1x1_backward<T>;
 
 DEFINE(double, float64)
 DEFINE(float, float32)
