@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from densekit.classifier import Classifier
 from densekit.data.find_pictures import find_pictures
@@ -56,6 +57,7 @@ def test_saved_and_loaded_gives_the_same_bits(classifier, tmp_path):
 
 class TestTemperature:
     def test_divides_the_logits_and_changes_no_answer(self, classifier):
+        classifier.network.eval()
         pictures = torch.randn(5, 3, 8, 8)
         warm = replace(classifier, temperature=2.5).probabilities(pictures)
         with torch.no_grad():
@@ -136,12 +138,16 @@ def test_model_files_alone_are_the_classifier(colour_run, colours, tmp_path):
 class TestProbabilities:
     def test_are_the_softmax_in_evaluation_mode(self, classifier):
         pictures = torch.randn(3, 3, 8, 8)
-        classifier.network.train()
+        network = classifier.network.train()
+        network.features[0].eval()  # each module has a mode of its own
+        before = [module.training for module in network.modules()]
         found = classifier.probabilities(pictures)
-        assert not classifier.network.training
+        vectors = classifier.embeddings(pictures)
+        assert [module.training for module in network.modules()] == before
         with torch.no_grad():
-            expected = torch.softmax(classifier.network.double()(pictures.double()), 1)
+            expected = torch.softmax(network.double().eval()(pictures.double()), 1)
         torch.testing.assert_close(found, expected.float())
+        nn.Linear(vectors.shape[1], 2)(vectors).sum().backward()  # something else can be trained on them
 
     def test_leave_batch_norm_alone(self, classifier):
         before = {key: value.clone() for key, value in classifier.network.state_dict().items()}
@@ -212,7 +218,7 @@ class TestPredict:
 
     @pytest.mark.parametrize("wrong", ["a.png", b"x", np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8)], ids=str)
     def test_what_is_no_picture(self, classifier, wrong):
-        with pytest.raises(TypeError, match="give PIL pictures or uint8 arrays"):
+        with pytest.raises(TypeError, match="give PIL pictures, uint8 arrays"):
             classifier.predict_images([wrong])
 
     def test_grey_arrays_with_and_without_channels(self, classifier):
@@ -224,9 +230,29 @@ class TestPredict:
         assert one[0].top == other[0].top
 
     def test_pictures_in_memory_are_no_names_of_files(self, classifier):
-        for pictures in (Image.new("RGB", (9, 9)), [Image.new("RGB", (9, 9))], None):
-            with pytest.raises(TypeError, match="not a file name; predict_images takes pictures in memory"):
+        for pictures in (Image.new("RGB", (9, 9)), [Image.new("RGB", (9, 9))], None, b"bytes", io.BytesIO(b"bytes")):
+            with pytest.raises(TypeError, match="not a file name; predict_images, embed_images take pictures"):
                 classifier.predict(pictures)
+
+    def test_addresses_are_not_downloaded(self, classifier):
+        with pytest.raises(DataError, match="addresses are not downloaded: download the picture, and name the file"):
+            classifier.predict("https://example.org/a.jpg")
+
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_tensors_and_arrays_are_the_pictures_that_they_show(self, classifier, channels):
+        array = np.random.default_rng(0).integers(0, 256, (9, 7, channels), dtype=np.uint8)
+        picture = Image.fromarray(array[..., 0] if channels == 1 else array)
+        tensor = torch.from_numpy(array).permute(2, 0, 1)
+        expected = classifier.predict_images(picture)
+        for same in (array, tensor, [tensor], array[None], tensor[None]):
+            assert classifier.predict_images(same) == expected
+        vectors = classifier.embed_images([picture, tensor]).vectors
+        assert torch.equal(vectors[0], vectors[1])
+
+    @pytest.mark.parametrize("shape", [(3, 9, 9), (1, 9, 9), (4, 4, 2)], ids=str)
+    def test_arrays_that_may_have_their_channels_first(self, classifier, shape):
+        with pytest.raises(TypeError, match="may have its channels first"):
+            classifier.predict_images(np.zeros(shape, np.uint8))
 
     @pytest.mark.parametrize(("top", "named"), [(1, 1), (3, 3), (4, 4), (99, 4)])
     def test_top(self, classifier, photos, top, named):

@@ -10,33 +10,44 @@ from densekit.version import __version__
 
 if TYPE_CHECKING:
     from densekit.classifier import Classifier
+    from densekit.console import Screen
+    from densekit.data.preprocessing import Preprocessing
     from densekit.engine.create import create_model
     from densekit.engine.swap import fuse, unfuse
-    from densekit.evaluation.evaluate import evaluate
+    from densekit.errors import DensekitError
+    from densekit.evaluation.evaluate import Evaluation, evaluate
     from densekit.explain.explain_pictures import Explanations, explain_pictures
     from densekit.explain.feature_reuse import feature_reuse
     from densekit.explain.heat_maps import heat_maps
     from densekit.explain.overlay import overlay
-    from densekit.export.export import export_run
+    from densekit.export.export import Export, export_run
     from densekit.export.push import push
     from densekit.loading import load_classifier as load
     from densekit.models.catalogue import list_models
     from densekit.models.pretrained import load_weights
     from densekit.prediction import Embeddings, Prediction
-    from densekit.profiling.profile import profile
+    from densekit.profiling.profile import Profile, profile
     from densekit.report.write import write_report
     from densekit.serving.serve import serve
     from densekit.studies.search import search
-    from densekit.studies.study import study
-    from densekit.training.settings import list_recipes
+    from densekit.studies.study import Study, study
+    from densekit.training.settings import TrainSettings, list_recipes
     from densekit.training.train import Run, train
 
 _HOMES = {
     "Classifier": "densekit.classifier:Classifier",
+    "DensekitError": "densekit.errors:DensekitError",
     "Embeddings": "densekit.prediction:Embeddings",
+    "Evaluation": "densekit.evaluation.evaluate:Evaluation",
     "Explanations": "densekit.explain.explain_pictures:Explanations",
+    "Export": "densekit.export.export:Export",
     "Prediction": "densekit.prediction:Prediction",
+    "Preprocessing": "densekit.data.preprocessing:Preprocessing",
+    "Profile": "densekit.profiling.profile:Profile",
     "Run": "densekit.training.train:Run",
+    "Screen": "densekit.console:Screen",
+    "Study": "densekit.studies.study:Study",
+    "TrainSettings": "densekit.training.settings:TrainSettings",
     "create_model": "densekit.engine.create:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
     "explain_pictures": "densekit.explain.explain_pictures:explain_pictures",
@@ -61,10 +72,18 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "DensekitError",
     "Embeddings",
+    "Evaluation",
     "Explanations",
+    "Export",
     "Prediction",
+    "Preprocessing",
+    "Profile",
     "Run",
+    "Screen",
+    "Study",
+    "TrainSettings",
     "__version__",
     "create_model",
     "evaluate",

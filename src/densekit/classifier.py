@@ -9,22 +9,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import PIL.Image
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from densekit.console import Bar
 from densekit.data.find_pictures import find_pictures
+from densekit.data.images import Picture, each_image, to_picture
 from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
-from densekit.errors import CheckpointError, PictureError, SettingsError
+from densekit.errors import CheckpointError, PictureError, SettingsError, UnknownNameError
 from densekit.hardware import autocast, choose_device
 from densekit.models.answers import answered, check_thresholds, to_probabilities
 from densekit.models.ending import embed
+from densekit.models.modes import evaluation_mode
 from densekit.models.weights import save_model, save_record
 from densekit.prediction import Embeddings, Prediction
 from densekit.runtimes.exported import ExportedNetwork
+
+Batch = tuple[list[Path], list[Tensor | PictureError]]
+"""Files, each with its prepared picture (C, H, W), or why it cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +110,16 @@ class Classifier:
         """How many pictures can go through at a time: one, where the network takes each in its own size."""
         return 1 if self.preprocessing.in_network else wanted
 
+    def class_number(self, name: str) -> int:
+        """Return the place of a class among the logits.
+
+        Raises:
+            UnknownNameError: there is no such class.
+        """
+        if name not in self.classes:
+            raise UnknownNameError("class", name, list(self.classes))
+        return self.classes.index(name)
+
     def check_logits(self, logits: Tensor) -> None:
         """Raise CheckpointError where the network's answers, (N, K), are no numbers, or are not about the classes."""
         if len(logits) and logits.shape[1:] != (len(self.classes),):
@@ -117,30 +131,25 @@ class Classifier:
             why = "its weights are damaged" if whole else f"they may be more than {self.precision} can hold"
             raise CheckpointError(f"{self.model} answers with values that are not finite: {why}")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def probabilities(self, pictures: Tensor) -> Tensor:
         """Class probabilities at this classifier's temperature, float32 (N, K), of preprocessed (N, C, H, W)."""
-        self.network.eval()
-        with self.autocast():
+        with evaluation_mode(self.network), self.autocast():
             logits = self.network(pictures.to(self.device)).float()
         self.check_logits(logits)
         return to_probabilities(logits / self.temperature, multilabel=self.multilabel).cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embeddings(self, pictures: Tensor) -> Tensor:
         """What the last layer reads of preprocessed (N, C, H, W), float32 (N, D): alike for pictures that look alike.
 
         Raises:
             SettingsError: the network is exported, so that only its answers are to be had.
         """
-        self._check_open()
-        self.network.eval()
-        with self.autocast():
-            return embed(self.network, pictures.to(self.device)).float().cpu()
-
-    def _check_open(self) -> None:
         if isinstance(self.network, ExportedNetwork):
             raise SettingsError("an exported network gives its answers and nothing else: embed pictures with its run")
+        with evaluation_mode(self.network), self.autocast():
+            return embed(self.network, pictures.to(self.device)).float().cpu()
 
     def predict(
         self, pictures: str | Path | Iterable[str | Path], *, top: int = 5, batch_size: int = 32
@@ -159,20 +168,16 @@ class Classifier:
             DataError: a folder or pattern that matches no picture.
             TypeError: no name of a file.
         """
-        return list(self.predict_each(find_pictures(_as_sources(pictures)), top=top, batch_size=batch_size))
+        return list(self.predict_each(find_pictures(pictures), top=top, batch_size=batch_size))
 
     def predict_images(
-        self,
-        images: Image.Image | np.ndarray | Iterable[Image.Image | np.ndarray],
-        *,
-        top: int = 5,
-        batch_size: int = 32,
+        self, images: Picture | Iterable[Picture], *, top: int = 5, batch_size: int = 32
     ) -> list[Prediction]:
-        """Answer for pictures in memory, such as uploads: PIL pictures, or uint8 arrays.
+        """Answer for pictures in memory, such as uploads.
 
         Args:
-            images: one picture, several, or an array of several. An array is (H, W) or (H, W, 1) grey, (H, W, 3) RGB or
-                (H, W, 4) RGBA, and of several (N, H, W, C), or (N, H, W) where W is more than 4.
+            images: one picture or several: PIL pictures, uint8 arrays (H, W), (H, W, C) or (N, H, W, C), uint8 tensors
+                (C, H, W) or (N, C, H, W); C is 1 (grey), 3 (RGB) or 4 (RGBA).
             top: how many classes to name; multi-label at least all that are answered.
             batch_size: pictures at a time.
 
@@ -184,14 +189,22 @@ class Classifier:
             TypeError: something else, or an array of another type or shape.
         """
         _check_positive(top, batch_size)
-        if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and _shows_one(images)):
-            images = [images]
-        numbered, answers = enumerate(images), []
-        while chunk := list(islice(numbered, self.batch_size(batch_size))):
-            readers = [partial(convert_picture, _as_picture(image), str(number)) for number, image in chunk]
-            names = [Path(str(number)) for number, _ in chunk]
-            answers += self._predict_batch(names, list(map(self._prepared, readers)), top)
-        return answers
+        batches = self._image_batches(images, batch_size)
+        return [answer for batch in batches for answer in self._predict_batch(*batch, top)]
+
+    def embed_images(self, images: Picture | Iterable[Picture], *, batch_size: int = 32) -> Embeddings:
+        """Embed pictures in memory, see `embeddings`.
+
+        Args:
+            images: as `predict_images` takes them; their ``paths`` are their numbers, from "0" on.
+            batch_size: pictures at a time.
+
+        Raises:
+            SettingsError: the network is exported, so that only its answers are to be had.
+            TypeError: something else, or an array of another type or shape.
+        """
+        _check_positive(1, batch_size)
+        return self._embed(self._image_batches(images, batch_size))
 
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Like `predict`, for files only, and as an iterator that keeps no more than two batches in memory."""
@@ -215,9 +228,11 @@ class Classifier:
             TypeError: no name of a file.
         """
         _check_positive(1, batch_size)
-        self._check_open()
+        return self._embed(self._read_ahead(find_pictures(pictures), batch_size), bar)
+
+    def _embed(self, batches: Iterable[Batch], bar: Bar | None = None) -> Embeddings:
         paths, vectors, unreadable = [], [], {}
-        for files, pixels in self._read_ahead(find_pictures(_as_sources(pictures)), batch_size):
+        for files, pixels in batches:
             for path, item in zip(files, pixels, strict=True):
                 if isinstance(item, PictureError):
                     unreadable[str(path)] = str(item).removeprefix(f"{path}: ")
@@ -229,9 +244,14 @@ class Classifier:
                 bar.advance(len(files))
         return Embeddings(tuple(paths), torch.cat(vectors) if vectors else torch.empty(0, 0), unreadable)
 
-    def _read_ahead(
-        self, files: Iterable[Path], batch_size: int
-    ) -> Iterator[tuple[list[Path], list[Tensor | PictureError]]]:
+    def _image_batches(self, images: Picture | Iterable[Picture], batch_size: int) -> Iterator[Batch]:
+        """Yield batches of pictures in memory, named by their numbers, prepared."""
+        numbered = enumerate(each_image(images))
+        while chunk := list(islice(numbered, self.batch_size(batch_size))):
+            readers = [partial(convert_picture, to_picture(image), str(number)) for number, image in chunk]
+            yield [Path(str(number)) for number, _ in chunk], list(map(self._prepared, readers))
+
+    def _read_ahead(self, files: Iterable[Path], batch_size: int) -> Iterator[Batch]:
         """Yield batches of files with their prepared pictures; the next is read while the network computes."""
         remaining, batch_size = iter(files), self.batch_size(batch_size)
         with ThreadPoolExecutor() as pool:
@@ -246,7 +266,7 @@ class Classifier:
                 chunk, pixels = begin_next()
                 yield ready
 
-    def _prepared(self, read: Callable[[], Image.Image]) -> Tensor | PictureError:
+    def _prepared(self, read: Callable[[], PIL.Image.Image]) -> Tensor | PictureError:
         try:
             return self.preprocessing(read())
         except PictureError as error:
@@ -276,23 +296,6 @@ class Classifier:
         return Prediction(path, ranked[:count], labels=tuple(ranked[rank][0] for rank in ranks))
 
 
-def _as_sources(pictures: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
-    return [pictures] if isinstance(pictures, str) or not isinstance(pictures, Iterable) else pictures
-
-
 def _check_positive(top: int, batch_size: int) -> None:
     if top < 1 or batch_size < 1:
         raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
-
-
-def _as_picture(image: Any) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0 and _shows_one(image):
-        return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
-    kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise TypeError(f"{kind}: give PIL pictures or uint8 arrays (H, W), (H, W, 3) or (H, W, 4); files are for predict")
-
-
-def _shows_one(values: np.ndarray) -> bool:
-    return values.ndim == 2 or values.shape[2:] in {(1,), (3,), (4,)}

@@ -14,12 +14,17 @@ class SettingsError(DensekitError, ValueError):
 
 
 class UnknownNameError(DensekitError, LookupError):
-    """A name (model, data set, recipe, ...) that is in no table; the message offers the nearest ones, or the first."""
+    """A name (model, data set, recipe, ...) that is in no table; the message offers the nearest ones, or the first.
 
-    def __init__(self, kind: str, name: str, known: list[str]):
+    ``elsewhere`` are names of other libraries, each with what it is called here.
+    """
+
+    def __init__(self, kind: str, name: str, known: list[str], elsewhere: dict[str, str] | None = None):
         from difflib import get_close_matches
 
-        if near := get_close_matches(name.lower(), known, n=3, cutoff=0.5):
+        if name in (elsewhere or {}):
+            hint = f"here it is {(elsewhere or {})[name]}"
+        elif near := get_close_matches(name.lower(), known, n=3, cutoff=0.5):
             hint = f"did you mean: {', '.join(near)}?"
         else:
             hint = f"there are: {', '.join(sorted(known)[:8])}" + (", ..." if len(known) > 8 else "")

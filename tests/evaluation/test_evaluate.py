@@ -11,7 +11,7 @@ from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.pictures import read_picture
 from densekit.engine.choose_ops import choose_ops
-from densekit.errors import CheckpointError, DataError, PictureError, SettingsError
+from densekit.errors import CheckpointError, DataError, PictureError, SettingsError, UnknownNameError
 from densekit.evaluation.evaluate import evaluate
 from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
@@ -118,7 +118,7 @@ def test_splits_share_no_picture_and_leave_none_out(colour_run, colours, tmp_pat
     assert {split: e.metrics.pictures for split, e in evaluations.items()} == {"train": 54, "val": 6, "test": 25}
     assert {split: e.metrics.split for split, e in evaluations.items()} == {s: s for s in evaluations}
     assert set.union(*map(names, evaluations.values())) == {str(path) for path in colours.rglob("*.png")}
-    with pytest.raises(DataError, match="no split 'tset': use test, val or train"):
+    with pytest.raises(UnknownNameError, match="unknown split 'tset'; did you mean: test"):
         evaluate(colour_run, split="tset")
 
 

@@ -54,6 +54,24 @@ def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
         train(colours, out=run, resume=True, screen=screen)
 
 
+def test_a_run_that_was_stopped_is_told(colours, tmp_path, screen):
+    settings = {"model": "simple_cnn", "epochs": 3, "device": "cpu", "workers": 0, "tensorboard": False}
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(colours, out=tmp_path / "run", on_epoch=stop, **settings)
+    evaluate(tmp_path / "run", screen=screen)
+    told = f"training was stopped after 2 of 3 epochs: densekit train --out {tmp_path / 'run'} --resume goes on"
+    assert told in screen.console.export_text(clear=False)
+    train(out=tmp_path / "run", resume=True)
+    screen.console.export_text()  # forgets
+    evaluate(tmp_path / "run", screen=screen)
+    assert "stopped" not in screen.console.export_text()
+
+
 def test_what_the_weights_learned_from_is_told(colours, tmp_path, screen):
     """Another seed makes other splits of the same folder."""
     settings = {"model": "simple_cnn", "epochs": 1, "device": "cpu", "workers": 0, "tensorboard": False}

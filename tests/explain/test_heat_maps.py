@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.preprocessing import Preprocessing
-from densekit.errors import SettingsError, ShapeError
+from densekit.errors import SettingsError, ShapeError, UnknownNameError
 from densekit.explain.cam import cam, grad_cam
 from densekit.explain.heat_maps import METHODS, choose_method, heat_maps
 from densekit.models.catalogue import create_model
@@ -36,13 +36,15 @@ def test_batches_change_nothing(corner_classifier, corner_world, batch_size):
 
 def test_default_is_exact_where_that_is_possible(corner_classifier, corner_world):
     assert choose_method(corner_classifier, corner_world.pictures) == "cam"
-    vgg = create_model("vgg11_bn_cifar", num_classes=2)  # leaves one position of 32x32 pixels
+    vgg = create_model("vgg11_bn_cifar", num_classes=2).eval()  # leaves one position of 32x32 pixels
     classifier = Classifier(vgg, corner_classifier.classes, corner_classifier.preprocessing)
     assert choose_method(classifier, corner_world.pictures) == "gradcam"
     some, wanted = corner_world.pictures[:2], corner_world.classes[:2]
     expected = torch.nn.functional.interpolate(grad_cam(vgg, some, wanted)[:, None], size=(32, 32), mode="bilinear")
     torch.testing.assert_close(heat_maps(classifier, some, wanted), expected[:, 0])
-    assert not vgg.training
+    vgg.train()
+    heat_maps(classifier, some, wanted)
+    assert vgg.training
 
 
 class Rearranged(nn.Module):
@@ -79,7 +81,7 @@ def test_maps_of_pictures_of_any_shape_are_found(size):
 
 def test_wrong_input(corner_classifier, corner_world):
     pictures, classes, _ = corner_world
-    with pytest.raises(SettingsError, match="no method 'lime': use cam, gradcam, occlusion, integrated-gradients"):
+    with pytest.raises(UnknownNameError, match="unknown method 'lime'; there are: cam, gradcam, integrated-gradients"):
         heat_maps(corner_classifier, pictures, classes, method="lime")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ShapeError, match=r"given \(16, 3, 32, 32\) and \(3,\)"):
         heat_maps(corner_classifier, pictures, classes[:3])
@@ -91,8 +93,13 @@ def test_wrong_input(corner_classifier, corner_world):
 
 def test_classes_may_be_a_list(corner_classifier, corner_world):
     pictures = corner_world.pictures[:3]
-    maps = [heat_maps(corner_classifier, pictures, classes) for classes in (torch.tensor([1, 0, 1]), [1, 0, 1])]
-    assert torch.equal(*maps)
+    names = [corner_classifier.classes[number] for number in (1, 0, 1)]
+    first, *others = (
+        heat_maps(corner_classifier, pictures, each) for each in (torch.tensor([1, 0, 1]), [1, 0, 1], names)
+    )
+    assert all(torch.equal(first, other) for other in others)
+    with pytest.raises(UnknownNameError, match="unknown class 'uprigth'; did you mean: upright"):
+        heat_maps(corner_classifier, pictures[:1], ["uprigth"])
     with pytest.raises(SettingsError, match="given by their numbers"):
         heat_maps(corner_classifier, pictures, torch.zeros(3))
 

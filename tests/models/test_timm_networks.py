@@ -69,6 +69,7 @@ def test_unknown_names(name, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"in_chans": 3}, "has no option 'in_chans'; here it is in_channels"),
         ({"depht": 3}, "timm:vit_tiny_patch16_224 has no option 'depht'; it has: img_size"),
         ({"num_heads": 5}, "timm:vit_tiny_patch16_224 cannot be built with .*: "),
     ],

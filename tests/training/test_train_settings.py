@@ -1,7 +1,9 @@
 import pytest
 import yaml
 
+from densekit.data.datasets import open_data
 from densekit.errors import CheckpointError, SettingsError, UnknownNameError
+from densekit.training.resolve import resolve
 from densekit.training.settings import (
     TrainSettings,
     list_recipes,
@@ -9,6 +11,7 @@ from densekit.training.settings import (
     make_settings,
     read_settings,
 )
+from densekit.training.train import train
 
 # one value other than the default for every setting, the awkward ones of YAML among them
 VALUES = {
@@ -139,6 +142,30 @@ def test_optimizers_bring_their_usual_rates_unless_one_is_given(optimizer, lr, w
 
 
 @pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        ("densenet12_wide_cifar", "sgd"),
+        ("resnet14_cifar", "sgd"),
+        ("simple_cnn", "adam"),
+        ("timm:vit_tiny_patch16_224", "adamw"),
+        ("timm:resnet10t", "sgd"),
+    ],
+)
+def test_networks_bring_their_usual_optimizer_unless_one_is_given(model, optimizer):
+    dataset = open_data("digits", limit_per_class=2)
+    chosen, _ = resolve(make_settings(model=model, size=32), dataset)
+    assert (chosen.optimizer, chosen.lr) == (optimizer, 0.1 if optimizer == "sgd" else 0.001)
+    for given in ("sgd", "adam"):
+        assert resolve(make_settings(model=model, size=32, optimizer=given), dataset)[0].optimizer == given
+
+
+def test_pictures_must_be_named(tmp_path):
+    for nothing in ({}, {"recipe": "finetune"}):
+        with pytest.raises(SettingsError, match="no pictures named: give a folder, a table, or a name such as digits"):
+            train(out=tmp_path / "run", **nothing)
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("8", 8),
@@ -161,6 +188,7 @@ def test_model_options_come_as_text_from_the_command_line(text, value):
     [
         pytest.param({"epoch": 3}, "unknown setting 'epoch'; did you mean: epochs?", id="unknown_near"),
         pytest.param({"zzz": 3}, "unknown setting 'zzz'", id="unknown_far"),
+        pytest.param({"learning_rate": 3}, "unknown setting 'learning_rate'; here it is lr", id="name_of_others"),
         pytest.param({"epochs": 0}, "epochs=0: .*greater than 0", id="no_epochs"),
         pytest.param({"batch_size": 1}, "batch_size=1: .*at least 2|batch_size=1: .*equal to 2", id="batch_of_one"),
         pytest.param({"lr": -0.1}, "lr=-0.1: .*greater than 0", id="negative_rate"),

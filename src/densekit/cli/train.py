@@ -28,7 +28,7 @@ _FLAGS = {name: _flag(name) for name in TrainSettings.model_fields if name != "d
 Flags = TypedDict("Flags", _FLAGS, total=False)  # pyright: ignore[reportArgumentType]
 
 _DATA = TrainSettings.model_fields["data"].description
-Data = Annotated[str | None, Parameter(help=f"{_DATA} [the recipe's, or digits]")]
+Data = Annotated[str | None, Parameter(help=f"{_DATA} [the recipe's]")]
 
 
 def train(

@@ -5,8 +5,10 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import IOBase
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from densekit.console import Screen
 from densekit.data.folders import files_below
@@ -17,18 +19,21 @@ from densekit.units import counted, some
 _THREADS = 8  # that ask whether files exist: on a network disk each answer takes its time
 
 
-def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
-    """Return the picture files that files, folders and patterns name, in order and each once.
+def find_pictures(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the picture files that files, folders and patterns name, one or several, in order and each once.
 
     A file named by itself is taken whatever its name; folders and patterns give files with a picture's suffix.
 
     Raises:
         DataError: nothing matches a folder or pattern.
+        TypeError: what is no name of a file.
     """
     found: dict[Path, None] = {}
-    for source in sources:
+    for source in _each(sources):
         if not isinstance(source, str | os.PathLike):
-            raise TypeError(f"{type(source).__name__} is not a file name; predict_images takes pictures in memory")
+            raise TypeError(f"{type(source).__name__} is not a file name; predict_images, embed_images take pictures")
+        if "://" in str(source):
+            raise DataError(f"{source}: addresses are not downloaded: download the picture, and name the file")
         if not str(source):
             raise DataError("a picture or folder with an empty name: no pictures found")
         path = Path(source).expanduser()
@@ -43,6 +48,12 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
             raise DataError(f"{source}: no pictures found")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def _each(sources: Any) -> Iterable[Any]:
+    """Return the sources; what is one by itself, or is none at all, as the only one."""
+    several = isinstance(sources, Iterable) and not isinstance(sources, str | bytes | os.PathLike | IOBase)
+    return sources if several else [sources]
 
 
 def locate_pictures(table: Path, paths: Sequence[Path], screen: Screen) -> list[Path]:

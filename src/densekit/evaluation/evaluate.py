@@ -16,11 +16,11 @@ from densekit.data.datasets import open_labelled
 from densekit.data.downloads import NAMED_SETS
 from densekit.data.duplicates import Pictures, find_duplicates
 from densekit.data.loaders import Workers, evaluation_loader
-from densekit.data.picture_set import DataSet, PictureSet
+from densekit.data.picture_set import DataSet, PictureSet, before_pictures
 from densekit.data.split_record import SplitRecord, tell_learned_groups
 from densekit.data.splits import number_groups
 from densekit.engine.swap import fuse_where_faster
-from densekit.errors import DataError, SettingsError
+from densekit.errors import DataError, SettingsError, UnknownNameError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
@@ -50,6 +50,12 @@ class Evaluation:
     folder: Path
     classifier: Classifier
     dataset: DataSet | None
+
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it."""
+        split = before_pictures(self.metrics.split)
+        figures = f"accuracy {self.metrics.accuracy:.2%} on {self.metrics.pictures} {split}pictures"
+        return f"Evaluation({self.classifier.model}: {figures}, in {self.folder})"
 
 
 def evaluate(
@@ -95,6 +101,10 @@ def evaluate(
     results, run = results_folder(run), classifier_folder(run, screen)
     classifier = load_classifier(run, device=device, precision=precision)
     own = own_data(run)
+    if own is not None and own.unfinished:
+        screen.warn(
+            f"training was stopped after {own.unfinished}: densekit train --out {in_shell(run)} --resume goes on"
+        )
     dataset = None
     if data is None or (own is not None and _same(data, own.name)):
         dataset, pictures = _own_split(run, own, classifier, split, data_root, strict, screen)
@@ -226,7 +236,7 @@ def _own_split(
     if own is None:
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
-        raise DataError(f"no split {split!r}: use test, val or train")
+        raise UnknownNameError("split", split, ["train", "val", "test"])
     dataset = open_own_data(own, classifier, data_root=data_root, strict=strict, screen=screen)
     pictures: PictureSet | None = getattr(dataset, split)
     if pictures is None:

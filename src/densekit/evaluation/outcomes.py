@@ -13,6 +13,7 @@ from densekit.console import Bar
 from densekit.data.loaders import PictureLoader
 from densekit.data.pictures import Skipped
 from densekit.models.answers import answered, cross_entropy, right, to_probabilities
+from densekit.models.modes import evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +93,9 @@ def collect_outcomes(
         channels_last: give the pictures in this memory layout.
         bar: moved on by each batch.
     """
-    was_training = network.training
-    network.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     logits, labels, index, unreadable = [], [], [], []
-    try:
+    with evaluation_mode(network):
         for batch in loader:
             unreadable += batch.unreadable
             if len(batch.labels):
@@ -107,8 +106,6 @@ def collect_outcomes(
                 index.append(batch.index)
             if bar:
                 bar.advance()
-    finally:
-        network.train(was_training)
     if not labels:
         nothing = torch.empty(0, dtype=torch.int64)
         return Outcomes(torch.empty(0, 0), nothing, nothing, tuple(unreadable))

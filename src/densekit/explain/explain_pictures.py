@@ -19,10 +19,9 @@ from densekit.explain.heat_maps import Method, check_explainable, choose_method,
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import Panel, draw_sheet, fit
 from densekit.files import new_folder, write_atomically
-from densekit.loading import load_classifier
+from densekit.loading import load_classifier, results_folder
 from densekit.models.answers import answered
 from densekit.prediction import Prediction
-from densekit.units import some
 
 _SIDE = 448  # pixels of a panel; a multiple of 28, 32, 64 and 224 keeps every pixel of small pictures a square
 _ROWS = 25  # of a contact sheet
@@ -60,25 +59,27 @@ def explain_pictures(
             global pooling and a linear layer, else gradcam; occlusion for an exported network].
         top: how many of the likeliest classes to name, and to explain; the answer's first.
         classes: names of the classes to explain instead, whatever the classifier says.
-        out: where to write; must be new or empty ["explained", numbered if it exists].
+        out: where to write; must be new or empty [RUN/explained, of a classifier "explained"; numbered if it exists].
         batch_size: pictures at a time.
         screen: where progress goes.
 
     Raises:
         CheckpointError: the run cannot be read.
         DataError: a folder or pattern that matches no picture.
-        SettingsError: a method that cannot explain this network, a class that it does not know, or an ``out`` that is
-            in use.
+        UnknownNameError: a class that it does not know.
+        SettingsError: a method that cannot explain this network, or an ``out`` that is in use.
         MissingPartError: the method needs captum, which is not installed.
     """
+    default = Path("explained")
     if not isinstance(classifier, Classifier):
+        default = results_folder(classifier) / default
         classifier = load_classifier(classifier, screen=screen)
     check_explainable(classifier, method)
-    files = find_pictures([pictures] if isinstance(pictures, str | Path) else pictures)
+    files = find_pictures(pictures)
     if top < 1 or batch_size < 1:
         raise SettingsError(f"top={top}, batch_size={batch_size}: both must be at least 1")
     asked = _places(classifier, classes)
-    drawing = _Drawing(classifier, method, top, asked, batch_size, new_folder(out, Path("explained")))
+    drawing = _Drawing(classifier, method, top, asked, batch_size, new_folder(out, default))
     with (screen or Screen()).bar("explaining", len(files) * drawing.maps, "heat maps") as bar:
         for start in range(0, len(files), batch_size):
             drawing.explain(files[start : start + batch_size], bar)
@@ -88,11 +89,7 @@ def explain_pictures(
 
 def _places(classifier: Classifier, classes: Sequence[str] | None) -> Tensor | None:
     """Return the numbers of classes, int64 (k,)."""
-    if not classes:
-        return None
-    if unknown := [name for name in classes if name not in classifier.classes]:
-        raise SettingsError(f"no such class: {some(unknown)}; there are {some(classifier.classes)}")
-    return torch.tensor([classifier.classes.index(name) for name in dict.fromkeys(classes)])
+    return torch.tensor(list(map(classifier.class_number, dict.fromkeys(classes)))) if classes else None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from densekit.classifier import Classifier
 from densekit.console import Bar
-from densekit.errors import SettingsError, ShapeError
+from densekit.errors import SettingsError, ShapeError, UnknownNameError
 from densekit.explain.attribution import integrated_gradients, occlusion
 from densekit.explain.cam import cam, ends_linearly, grad_cam
+from densekit.models.modes import evaluation_mode
 from densekit.runtimes.exported import ExportedNetwork
 
 Method = Literal["cam", "gradcam", "occlusion", "integrated-gradients"]
@@ -27,7 +28,7 @@ METHODS: dict[Method, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
 def heat_maps(
     classifier: Classifier,
     pictures: Tensor,
-    classes: Tensor | Sequence[int],
+    classes: Tensor | Sequence[int] | Sequence[str],
     *,
     method: Method | None = None,
     batch_size: int = 32,
@@ -38,7 +39,8 @@ def heat_maps(
     Args:
         classifier: any.
         pictures: (N, C, H, W), as its preprocessing makes them.
-        classes: int64 (N,), the number of the class to explain of each picture; repeat a picture to explain several.
+        classes: (N,), the number or the name of the class to explain of each picture; repeat a picture to explain
+            several.
         method: one of `METHODS` [cam where the network allows it, else gradcam].
         batch_size: pictures at a time.
         bar: moved on by each picture.
@@ -48,21 +50,23 @@ def heat_maps(
         `densekit.explain.overlay.overlay` lays one over the picture it came from.
 
     Raises:
-        SettingsError: no such method or class, or a method that cannot explain this network.
+        UnknownNameError: no such method or class.
+        SettingsError: no class of that number, or a method that cannot explain this network.
         ShapeError: not one class for each picture.
         MissingPartError: the method needs captum, which is not installed.
     """
     check_explainable(classifier, method)
-    classes = torch.as_tensor(classes)
+    numbers = [classifier.class_number(each) if isinstance(each, str) else each for each in classes]
+    classes = torch.as_tensor(classes if isinstance(classes, Tensor) else numbers)
     _check(classifier, pictures, classes, method, batch_size)
     explain = METHODS[method or choose_method(classifier, pictures)]
-    network, device = classifier.network.eval(), classifier.device
-    maps = []
-    for some, wanted in zip(pictures.split(batch_size), classes.split(batch_size), strict=True):
-        found = explain(network, some.to(device), wanted.to(device))[:, None].float()
-        maps.append(F.interpolate(found, size=some.shape[2:], mode="bilinear")[:, 0].cpu())
-        if bar:
-            bar.advance(len(some))
+    network, device, maps = classifier.network, classifier.device, []
+    with evaluation_mode(network):
+        for some, wanted in zip(pictures.split(batch_size), classes.split(batch_size), strict=True):
+            found = explain(network, some.to(device), wanted.to(device))[:, None].float()
+            maps.append(F.interpolate(found, size=some.shape[2:], mode="bilinear")[:, 0].cpu())
+            if bar:
+                bar.advance(len(some))
     return torch.cat(maps)
 
 
@@ -82,12 +86,13 @@ def choose_method(classifier: Classifier, pictures: Tensor) -> Method:
     if isinstance(classifier.network, ExportedNetwork):
         return "occlusion"
     pictures = pictures[:1].to(classifier.device)
-    return "cam" if ends_linearly(classifier.network.eval(), pictures) else "gradcam"
+    with evaluation_mode(classifier.network):
+        return "cam" if ends_linearly(classifier.network, pictures) else "gradcam"
 
 
 def _check(classifier: Classifier, pictures: Tensor, classes: Tensor, method: Method | None, batch_size: int) -> None:
     if method is not None and method not in METHODS:
-        raise SettingsError(f"no method {method!r}: use {', '.join(METHODS)}")
+        raise UnknownNameError("method", method, list(METHODS))
     if batch_size < 1:
         raise SettingsError(f"batch_size={batch_size} must be at least 1")
     if pictures.dim() != 4 or not len(pictures) or classes.shape != (len(pictures),):

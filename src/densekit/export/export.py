@@ -25,11 +25,17 @@ _UNCHANGED = 0.98  # share of the pictures; 8 bits, which the tolerance lets cha
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """An exported classifier: its folder, the network's file in it, and how it compares."""
+    """An exported classifier: its folder, the network's file in it, and how it compares.
+
+    Where a path is wanted, it is that of its folder.
+    """
 
     folder: Path
     file: Path
     comparison: Comparison
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
 
 def export_run(

@@ -23,6 +23,9 @@ _TABLE: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     for name, options in configurations.items()
 }
 
+_ELSEWHERE = {"pretrained": "weights='imagenet'", "in_chans": "in_channels", "n_classes": "num_classes"}
+"""Names of options in other libraries, each with what it is called here."""
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that `create_model` knows, family by family.
@@ -117,6 +120,8 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
     builder, defaults = _find(name)
     for option in options:
         if option not in known:
+            if option in _ELSEWHERE:
+                raise SettingsError(f"{name} has no option {option!r}; here it is {_ELSEWHERE[option]}")
             raise SettingsError(f"{name} has no option {option!r}; it has: {', '.join(known) or 'none'}")
     for label, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(count, int) or count < 1:

@@ -44,7 +44,10 @@ def _entries(model: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
     architecture = getattr(getattr(model, "_orig_mod", model), "architecture", None)
     if architecture is None:
         kind = type(model).__name__
-        raise CheckpointError(f"cannot save this {kind}: load_model could only rebuild networks of create_model")
+        raise CheckpointError(
+            f"cannot save this {kind}, which could not be built again: make it with densekit.create_model, and give it "
+            "its weights with load_state_dict or densekit.load_weights"
+        )
     if taken := {"format", "architecture"} & record.keys():
         raise CheckpointError(f"model.json has its own entry {taken.pop()!r}: choose another name for yours")
     return {"format": FORMAT, "architecture": architecture, **record}

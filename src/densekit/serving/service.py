@@ -5,7 +5,6 @@ import os
 from threading import BoundedSemaphore
 from typing import Annotated, Any
 
-import torch
 from fastapi import File, Form, Query, Response, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from densekit.classifier import Classifier
 from densekit.data.pictures import decode_picture
-from densekit.errors import PictureError, SettingsError, UnknownNameError
+from densekit.errors import PictureError, SettingsError
 from densekit.explain.heat_maps import check_explainable, heat_maps
 from densekit.explain.overlay import overlay
 from densekit.explain.sheet import fit
@@ -98,8 +97,8 @@ class Service:
     ) -> Response:
         """Draw where on a picture the evidence for a class lies, as PNG: bright parts speak for it."""
         check_explainable(self.classifier)
-        if label is not None and label not in self.classifier.classes:
-            raise UnknownNameError("class", label, list(self.classifier.classes))
+        if label is not None:
+            self.classifier.class_number(label)
         with self._room, self._threads.limit(limits=1, user_api="openmp"):
             opened = decode_picture(picture.file.read(), _name(picture))
             pixels, shown = self.classifier.preprocessing(opened)[None], fit(opened, _SIDE)
@@ -137,7 +136,7 @@ class Service:
 
     def _heat(self, pixels: Tensor, label: str | None) -> Tensor:
         label = label or self.classifier.classes[int(self.classifier.probabilities(pixels).argmax())]
-        return heat_maps(self.classifier, pixels, torch.tensor([self.classifier.classes.index(label)]))[0]
+        return heat_maps(self.classifier, pixels, [label])[0]
 
 
 def _name(picture: UploadFile) -> str:

@@ -25,7 +25,7 @@ def ready_study(name: str, base: TrainSettings) -> dict[str, Sequence[Any]]:
 
     Args:
         name: one of `READY`.
-        base: settings with the model named.
+        base: settings with the model and the optimizer named.
 
     Raises:
         UnknownNameError: no such study.

@@ -31,7 +31,7 @@ def _rates(trial: "Trial | FixedTrial", optimizer: str) -> dict[str, Any]:
 def small(trial: "Trial | FixedTrial", base: TrainSettings) -> dict[str, Any]:
     """Learning rate, weight decay and label smoothing; for 20 trials or more."""
     smoothing = trial.suggest_float("label_smoothing", 0.0, 0.2, step=0.05)
-    return {**_rates(trial, base.optimizer), "label_smoothing": smoothing}
+    return {**_rates(trial, base.optimizer or "sgd"), "label_smoothing": smoothing}
 
 
 def default(trial: "Trial | FixedTrial", base: TrainSettings) -> dict[str, Any]:

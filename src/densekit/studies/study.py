@@ -31,6 +31,10 @@ class Study:
     results: list[Result]
     val_pictures: int
 
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it."""
+        return f"Study({self.folder}: {len(self.plan.variants)} variants, {len(self.results)} runs)"
+
     def summaries(self) -> list[Summary]:
         """Return mean and deviation of each variant."""
         return summarise(self.results, self.plan.variants)

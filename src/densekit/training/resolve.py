@@ -1,5 +1,6 @@
 """What is left open in the settings follows from the data: network, size, channels; then the normalisation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def resolve(
     Returns:
         The settings, and the preprocessing they amount to, which does not normalise yet.
     """
-    chosen = resolve_network(chosen.with_optimizer_defaults(), dataset, weights)
+    chosen = resolve_network(chosen, dataset, weights)
+    chosen = chosen.with_optimizer_defaults()
     assert isinstance(chosen.size, tuple)
     assert chosen.channels is not None
     return chosen, Preprocessing(channels=chosen.channels, size=chosen.size, resize=chosen.resize)
@@ -60,8 +62,21 @@ def normalise(
     return resolved.model_copy(update=found), preprocessing.model_copy(update=found)
 
 
+def _usual_optimizer(model: str, options: Mapping[str, Any]) -> str:
+    """Return the optimizer whose usual learning rate suits a network: SGD's 0.1 is for those with batch norm.
+
+    `simple_cnn` has it, but reads every position with weights of its own; its tutorial takes Adam.
+    """
+    if model == "simple_cnn":
+        return "adam"
+    with torch.device("meta"):
+        network = create_model(model, **options)
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return "sgd" if normed else "adamw"
+
+
 def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | None = None) -> TrainSettings:
-    """Fill in the network, its options, and the size and channels of the pictures it sees.
+    """Fill in the network, its options and optimizer, and the size and channels of the pictures it sees.
 
     Raises:
         SettingsError: a setting that these pictures' kind of labels does not allow.
@@ -80,7 +95,9 @@ def resolve_network(chosen: TrainSettings, dataset: DataSet, weights: Weights | 
     for name, values in (("mean", chosen.mean), ("std", chosen.std)):
         if values is not None and len(values) not in {1, channels}:
             raise SettingsError(f"{name}={values}: give one number, or one for each of {channels} channels")
-    return chosen.model_copy(update={"model": model, "model_options": options, "size": size, "channels": channels})
+    optimizer = chosen.optimizer or _usual_optimizer(model, options)
+    network = {"model": model, "model_options": options, "optimizer": optimizer}
+    return chosen.model_copy(update={**network, "size": size, "channels": channels})
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

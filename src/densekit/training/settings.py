@@ -23,6 +23,23 @@ from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 
 _RECIPES = Path(__file__).with_name("recipes")
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "img_size": "size",
+    "image_size": "size",
+    "grad_clip": "clip",
+    "amp": "precision",
+    "seeds": "seed",
+    "pretrained": "weights='imagenet'",
+    "in_chans": "channels",
+    "in_channels": "channels",
+    "quiet": "screen=Screen(quiet=True)",
+    "verbose": "screen=Screen(quiet=True)",
+}
 _DEFAULTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 0.05)}  # learning rate, weight decay
 
 
@@ -68,7 +85,9 @@ class TrainSettings(Augmentation, DataSettings):
     accumulate: PositiveInt = Field(
         1, description="process each batch in this many parts: the same step in less memory"
     )
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimization algorithm")
+    optimizer: Literal["sgd", "adam", "adamw"] | None = Field(
+        None, description="optimization algorithm [sgd; adam for simple_cnn, adamw for networks without batch norm]"
+    )
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         None, description="peak learning rate; auto searches for one [sgd 0.1, adam and adamw 0.001]"
     )
@@ -162,8 +181,10 @@ class TrainSettings(Augmentation, DataSettings):
 
     def with_optimizer_defaults(self) -> "TrainSettings":
         """Return these settings with the optimizer's usual learning rate and weight decay where none is given."""
-        lr, weight_decay = _DEFAULTS[self.optimizer]
+        optimizer = self.optimizer or "sgd"
+        lr, weight_decay = _DEFAULTS[optimizer]
         chosen = {
+            "optimizer": optimizer,
             "lr": lr if self.lr is None else self.lr,
             "weight_decay": weight_decay if self.weight_decay is None else self.weight_decay,
         }
@@ -220,7 +241,7 @@ def one_line(error: ValidationError, model: type[BaseModel] = TrainSettings) -> 
         return message
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return str(UnknownNameError("setting", name, sorted(model.model_fields)))
+        return str(UnknownNameError("setting", name, sorted(model.model_fields), _ELSEWHERE))
     return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 

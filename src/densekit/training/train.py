@@ -30,6 +30,7 @@ from densekit.models.pretrained import Weights, find_weights, is_published, load
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
 from densekit.training.checkpoint import TrainingState, load_checkpoint
+from densekit.training.history import measure, score
 from densekit.training.job import OnEpoch
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import run_epochs
@@ -61,6 +62,15 @@ class Run:
 
     def __fspath__(self) -> str:
         return str(self.folder)
+
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it."""
+        best = self.history[self.best_epoch - 1]
+        value = score(best)
+        reached = "" if value is None else f", validation {measure(best)} {value:.2%}"
+        return (
+            f"Run({self.folder}: {self.settings.model}, epoch {self.best_epoch} of {len(self.history)} kept{reached})"
+        )
 
     def classifier(self) -> Classifier:
         """Load the network that was kept."""
@@ -102,6 +112,8 @@ def train(
     if resume:
         run, chosen = open_to_resume(out, given)
     else:
+        if "data" not in given:
+            raise SettingsError("no pictures named: give a folder, a table, or a name such as digits or cifar10")
         run, chosen = None, make_settings(**given)
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
         if chosen.model is not None:
