@@ -55,6 +55,16 @@ def test_saved_and_loaded_gives_the_same_bits(classifier, tmp_path):
         assert (tmp_path / "third" / name).read_bytes() == (tmp_path / "new" / "folder" / name).read_bytes()
 
 
+def test_loaded_with_fused_blocks_it_answers_the_same(tmp_path):
+    network = create_model("densenet_bc100_k12_cifar", num_classes=4, block_config=(2, 2))
+    Classifier(network, CLASSES, Preprocessing(size=(16, 16))).save(tmp_path)
+    stock, fused = (load_classifier(tmp_path, device="cpu", fused=choice) for choice in (False, True))
+    pictures = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(fused.probabilities(pictures), stock.probabilities(pictures))
+    assert fused.network.features.denseblock1.ran == "cpu"
+    assert not hasattr(stock.network.features.denseblock1, "ran")
+
+
 class TestTemperature:
     def test_divides_the_logits_and_changes_no_answer(self, classifier):
         classifier.network.eval()

@@ -10,6 +10,7 @@ import torch
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.preprocessing import Preprocessing
+from densekit.engine.swap import fuse_where_faster
 from densekit.errors import CheckpointError, SettingsError
 from densekit.hardware import choose_precision
 from densekit.models.hub import HUB, fetch_hub
@@ -22,6 +23,7 @@ def load_classifier(
     *,
     device: str | torch.device = "auto",
     precision: str = "fp32",
+    fused: bool = False,
     screen: Screen | None = None,
 ) -> Classifier:
     """Load a classifier: from a run folder, any folder with model.json and model.safetensors, an export, or the Hub.
@@ -33,6 +35,7 @@ def load_classifier(
         source: the folder, a file in it, or ``hf-hub:owner/name`` (as `push` uploads it), which is downloaded once.
         device: where to compute.
         precision: what to compute in: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
+        fused: let dense blocks run fused where that is faster; the first time on a machine this compiles for some 15 s.
         screen: where the progress of a download goes.
 
     Raises:
@@ -68,6 +71,8 @@ def load_classifier(
     except SettingsError as error:
         raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
     classifier.to(device)
+    if fused:
+        fuse_where_faster(network)
     if not isinstance(network, ExportedNetwork):
         return replace(classifier, precision=choose_precision(precision, classifier.device))
     if precision not in ("auto", "fp32"):

@@ -148,5 +148,6 @@ def test_every_option_about_pictures_arrives(verb, work, options, densekit, colo
     answer = densekit(verb, colour_run, colours / "test", *typed({**options, **about_run}), *out)
     assert answer.err.endswith("densekit: seen\n")
     assert loaded.pop("screen") is not None
+    assert not loaded.pop("fused", False)  # for so few pictures
     assert loaded == about_run
     assert {name: seen[name] for name in options} == options

@@ -1,7 +1,9 @@
 """Pictures that a run learned from, where it is tested on them all the same."""
 
 import csv
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from densekit.data.split_record import Learned
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.own_data import learned_before
+from densekit.loading import load_classifier
 from densekit.training.train import train
 
 
@@ -52,6 +55,19 @@ def test_a_run_whose_data_has_moved(colours, tmp_path, screen):
     assert evaluate(run).metrics == before
     with pytest.raises(SettingsError, match="resume goes on with data="):  # it is where it is
         train(colours, out=run, resume=True, screen=screen)
+
+
+def test_a_classifier_by_itself(colour_run, colours, tmp_path, monkeypatch):
+    """It has learned from nothing that is known, and stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    classifier = load_classifier(colour_run, device="cpu")
+    found = evaluate(classifier, colours)
+    assert found.classifier is classifier
+    assert found.metrics == evaluate(colour_run, colours, out=tmp_path / "run").metrics
+    assert found.folder == Path(f"evaluation-{colours.name}")
+    assert "run" not in json.loads((found.folder / "metrics.json").read_text(encoding="utf-8"))
+    with pytest.raises(DataError, match=r"no pictures of its own: name some, evaluate\(classifier, data\)"):
+        evaluate(classifier)
 
 
 def test_a_run_that_was_stopped_is_told(colours, tmp_path, screen):

@@ -187,6 +187,4 @@ def test_a_run_is_a_path_to_its_folder(train_tiny, screen):
     assert load_classifier(export).classes == run.classifier().classes
     assert repr(run).startswith(f"Run({run.folder}: densenet")
     assert repr(run).endswith(f"epoch 1 of 1 kept, validation accuracy {run.history[0]['val_accuracy']:.2%})")
-    assert repr(found).endswith(
-        f": accuracy {found.metrics.accuracy:.2%} on 10 val pictures, in {found.folder})"
-    )
+    assert repr(found).endswith(f": accuracy {found.metrics.accuracy:.2%} on 10 val pictures, in {found.folder})")

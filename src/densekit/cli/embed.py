@@ -36,7 +36,6 @@ def embed(
 
     from densekit.console import Screen
     from densekit.data.find_pictures import find_pictures
-    from densekit.engine.swap import fuse_where_faster
     from densekit.errors import DataError, SettingsError
     from densekit.files import check_writable, write_atomically
     from densekit.loading import load_classifier
@@ -49,10 +48,9 @@ def embed(
         raise SettingsError(f"{out} {why}: choose another --out")
     check_writable(out.parent)
     screen = Screen(quiet=quiet)
-    classifier = load_classifier(run, device=device, precision=precision, screen=screen)
     files = find_pictures(images)
-    if len(files) > MANY_PICTURES:
-        fuse_where_faster(classifier.network)
+    many = len(files) > MANY_PICTURES
+    classifier = load_classifier(run, device=device, precision=precision, fused=many, screen=screen)
     with screen.bar("embedding", len(files)) as bar:
         found = classifier.embed(files, batch_size=batch_size, bar=bar)
     if found.unreadable:

@@ -47,17 +47,15 @@ def predict(
     """
     from densekit.console import Screen
     from densekit.data.find_pictures import find_pictures
-    from densekit.engine.swap import fuse_where_faster
     from densekit.errors import DataError
     from densekit.loading import load_classifier
 
     if not images:
         raise DataError("no pictures named: densekit predict RUN IMAGE... takes files, folders and patterns")
     screen = Screen(quiet=quiet)
-    classifier = load_classifier(run, device=device, precision=precision, screen=screen)
     files, failed = find_pictures(images), 0
-    if len(files) > MANY_PICTURES:
-        fuse_where_faster(classifier.network)
+    many = len(files) > MANY_PICTURES
+    classifier = load_classifier(run, device=device, precision=precision, fused=many, screen=screen)
 
     def answers() -> "Iterator[Prediction]":
         nonlocal failed

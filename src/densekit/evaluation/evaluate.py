@@ -7,24 +7,21 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_labelled
 from densekit.data.downloads import NAMED_SETS
-from densekit.data.duplicates import Pictures, find_duplicates
 from densekit.data.loaders import Workers, evaluation_loader
 from densekit.data.picture_set import DataSet, PictureSet, before_pictures
-from densekit.data.split_record import SplitRecord, tell_learned_groups
 from densekit.data.splits import number_groups
-from densekit.engine.swap import fuse_where_faster
 from densekit.errors import DataError, SettingsError, UnknownNameError
+from densekit.evaluation.leaks import tell_leaks
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
-from densekit.evaluation.own_data import OwnData, learned_before, open_own_data, own_data
+from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.results import write_evaluation, write_predictions
 from densekit.files import check_writable, whole_path
 from densekit.loading import classifier_folder, load_classifier, results_folder
@@ -59,7 +56,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | os.PathLike[str],
+    run: Classifier | str | os.PathLike[str],
     data: str | Path | None = None,
     *,
     split: str = "test",
@@ -78,12 +75,12 @@ def evaluate(
 
     Args:
         run: run folder, any folder with model.json and model.safetensors, an exported folder or file, or
-            ``hf-hub:owner/name``.
+            ``hf-hub:owner/name``; or a classifier, which stays where it is and in its precision.
         data: other pictures than those the run was trained with, with the same class names: a folder, a CSV or a
             name. Their test split is used, or all of them where they name no splits.
         split: of the run's own data: "test", or "val" or "train" to look closer.
-        out: where to write [the run folder; RUN/evaluation-NAME for another split or other data; of a classifier of
-            the Hub in a folder of its name here].
+        out: where to write [the run folder; RUN/evaluation-NAME for another split or other data; runs/OWNER--NAME of
+            one of the Hub; evaluation-NAME here of a classifier by itself].
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
@@ -98,101 +95,114 @@ def evaluate(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
-    results, run = results_folder(run), classifier_folder(run, screen)
-    classifier = load_classifier(run, device=device, precision=precision)
-    own = own_data(run)
-    if own is not None and own.unfinished:
-        screen.warn(
-            f"training was stopped after {own.unfinished}: densekit train --out {in_shell(run)} --resume goes on"
-        )
-    dataset = None
-    if data is None or (own is not None and _same(data, own.name)):
-        dataset, pictures = _own_split(run, own, classifier, split, data_root, strict, screen)
-        source, name = (own.name if own else ""), split
-    elif split != "test":
-        raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
+    if isinstance(run, Classifier):
+        place, results, classifier, own = None, Path(), run, None
     else:
-        pictures = open_labelled(
-            data,
-            classes=classifier.classes,
-            multilabel=classifier.multilabel,
-            data_root=data_root,
-            strict=strict,
-            screen=screen,
-        )
-        source = str(data) if str(data) in NAMED_SETS else whole_path(str(data))
-        split, name = pictures.split, Path(data).stem
-    # the run's own test figures, and those of other pictures, are never overwritten by others
-    own_test = dataset is not None and split == "test"
-    folder = Path(out).expanduser() if out else run if own_test else _folder(results / f"evaluation-{name}", source)
-    about = {"data": source, "model": classifier.model, "computed_in": classifier.precision}
-    if out:
-        about["run"] = str(run.resolve())
-        _check_free(folder, about)
-        if folder.resolve() == run.resolve() and not own_test:
-            raise SettingsError(f"{folder} is for the run's own test figures: choose another --out")
-    check_writable(folder)
-    loader = evaluation_loader(
-        pictures,
-        classifier.preprocessing,
-        classifier.batch_size(batch_size),
-        workers=workers,
-        strict=strict,
-    )
-    fuse_where_faster(classifier.network)
-    with screen.bar(f"evaluating on {split}", len(loader), "batches") as bar:
-        outcomes = collect_outcomes(
-            classifier.network, loader, device=classifier.device, autocast=classifier.autocast, bar=bar
-        )
-    classifier.check_logits(outcomes.logits)
-    outcomes = outcomes.as_answered_by(classifier)
-    if not len(outcomes):
-        raise DataError(f"{source}: none of the {len(pictures)} {split} pictures can be read")
+        results, place = results_folder(run), classifier_folder(run, screen)
+        classifier = load_classifier(place, device=device, precision=precision, fused=True)
+        own = own_data(place)
+    if own is not None and own.unfinished:
+        go_on = f"densekit train --out {in_shell(place)} --resume goes on"
+        screen.warn(f"training was stopped after {own.unfinished}: {go_on}")
+    tested = _choose_pictures(place, own, classifier, data, split, {"data_root": data_root, "strict": strict}, screen)
+    about = {"data": tested.source, "model": classifier.model, "computed_in": classifier.precision}
+    if out and place is not None:
+        about["run"] = str(place.resolve())
+    folder = _choose_folder(place, results, tested, out, about)
+    outcomes = _answer(classifier, tested, batch_size, workers, strict, screen)
     compute = compute_multilabel_metrics if classifier.multilabel else compute_metrics
-    groups = None if pictures.groups is None else number_groups(pictures.groups[outcomes.index.numpy()])
-    metrics = compute(outcomes, classifier.classes, split=split, groups=groups)
+    pictures, groups = tested.pictures, tested.pictures.groups
+    groups = None if groups is None else number_groups(groups[outcomes.index.numpy()])
+    metrics = compute(outcomes, classifier.classes, split=tested.split, groups=groups)
     write_evaluation(folder, metrics, about)
     write_predictions(folder / "predictions.csv", outcomes, pictures, classifier.classes)
     if outcomes.unreadable:
         which = counted(len(outcomes.unreadable), "picture", "pictures")
         screen.warn(f"{which} left out, first {outcomes.unreadable[0]}")
-    if own is not None and split != "train":
-        before = learned_before(own.weights)
-        _tell_duplicates(before.pictures, pictures, screen, f"what {own.weights} was trained on")
-        tell_learned_groups(str(own.weights), before.groups, pictures, screen)
-    if dataset is not None and split != "train":
-        _tell_duplicates(dataset.train.pictures, pictures, screen)
-    elif dataset is None and own is not None and own.record is not None:
-        _tell_learned(run, own.name, SplitRecord(own.record), Path(source), pictures, screen)
-    return Evaluation(metrics, outcomes, pictures, folder, classifier, dataset)
+    if own is not None and place is not None and tested.split != "train":
+        tell_leaks(place, own, tested.dataset, pictures, tested.source, screen)
+    return Evaluation(metrics, outcomes, pictures, folder, classifier, tested.dataset)
 
 
-def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested: PictureSet, screen: Screen) -> None:
-    """Warn where pictures that are not the run's own, or seem not to be, are what it learned from all the same."""
-    there = Path(name).exists()
-    learned = record.learned(Path(name) if there else data)
-    tell_learned_groups("the run", learned.groups, tested, screen)
-    if there:
-        _tell_duplicates(learned.pictures, tested, screen)
-    elif moved := sum(path.exists() for path in learned.pictures):
-        which = counted(moved, "picture in it has", "pictures in it have")
-        screen.warn(
-            f"{name} is gone, and {which} the name of one that the run was trained on: if its data moved to {data}, "
-            f"densekit train {in_shell(data)} --out {in_shell(run)} --resume updates the run, and "
-            f"densekit evaluate {in_shell(run)} tests it honestly"
+@dataclass(frozen=True)
+class _Tested:
+    """What is tested on.
+
+    Args:
+        pictures: the set.
+        split: what it is of its data.
+        source: the data, by its whole path or name.
+        name: of the folder for the figures.
+        dataset: the run's own data, if it is a split of that.
+    """
+
+    pictures: PictureSet
+    split: str
+    source: str
+    name: str
+    dataset: DataSet | None
+
+    @property
+    def is_own_test(self) -> bool:
+        """Whether it is the test split of the run's own data."""
+        return self.dataset is not None and self.split == "test"
+
+
+def _choose_pictures(
+    run: Path | None,
+    own: OwnData | None,
+    classifier: Classifier,
+    data: str | Path | None,
+    split: str,
+    how: dict[str, Any],
+    screen: Screen,
+) -> _Tested:
+    """Open a split of the run's own data, or other pictures."""
+    if data is None or (own is not None and _same(data, own.name)):
+        dataset, pictures = _own_split(run, own, classifier, split, how, screen)
+        return _Tested(pictures, split, own.name if own else "", split, dataset)
+    if split != "test":
+        raise SettingsError(f"split={split} is for the run's own data: of {data}, the test split or everything is used")
+    pictures = open_labelled(data, classes=classifier.classes, multilabel=classifier.multilabel, **how, screen=screen)
+    source = str(data) if str(data) in NAMED_SETS else whole_path(str(data))
+    return _Tested(pictures, pictures.split, source, Path(data).stem, None)
+
+
+def _choose_folder(
+    run: Path | None, results: Path, tested: _Tested, out: str | Path | None, about: dict[str, str]
+) -> Path:
+    """Return where the figures go; the run's own test figures, and those of other pictures, are never overwritten."""
+    if out:
+        folder = Path(out).expanduser()
+        _check_free(folder, about)
+        if run is not None and folder.resolve() == run.resolve() and not tested.is_own_test:
+            raise SettingsError(f"{folder} is for the run's own test figures: choose another --out")
+    elif run is not None and tested.is_own_test:
+        folder = run
+    else:
+        folder = _folder(results / f"evaluation-{tested.name}", tested.source)
+    check_writable(folder)
+    return folder
+
+
+def _answer(
+    classifier: Classifier, tested: _Tested, batch_size: int, workers: Workers, strict: bool, screen: Screen
+) -> Outcomes:
+    """Return what the classifier answers about the pictures.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    size = classifier.batch_size(batch_size)
+    loader = evaluation_loader(tested.pictures, classifier.preprocessing, size, workers=workers, strict=strict)
+    with screen.bar(f"evaluating on {tested.split}", len(loader), "batches") as bar:
+        outcomes = collect_outcomes(
+            classifier.network, loader, device=classifier.device, autocast=classifier.autocast, bar=bar
         )
-
-
-def _tell_duplicates(
-    learned: Pictures, tested: PictureSet, screen: Screen, what: str = "the training pictures"
-) -> None:
-    if duplicates := find_duplicates(learned, tested.pictures):
-        which = counted(len(duplicates), "picture is", "pictures are")
-        one, other = duplicates[0]
-        screen.warn(
-            f"{which} among {what} too, byte for byte, which flatters these figures; first "
-            f"{tested.name(other)} = {f'train/{one}' if isinstance(learned, np.ndarray) else learned[one]}"
-        )
+    classifier.check_logits(outcomes.logits)
+    if not len(outcomes):
+        raise DataError(f"{tested.source}: none of the {len(tested.pictures)} {tested.split} pictures can be read")
+    return outcomes.as_answered_by(classifier)
 
 
 def _folder(wanted: Path, source: str) -> Path:
@@ -225,19 +235,20 @@ def _same(one: str | Path, other: str) -> bool:
 
 
 def _own_split(
-    run: Path,
+    run: Path | None,
     own: OwnData | None,
     classifier: Classifier,
     split: str,
-    data_root: str | None,
-    strict: bool,
+    how: dict[str, Any],
     screen: Screen,
 ) -> tuple[DataSet, PictureSet]:
+    if run is None:
+        raise DataError("a classifier by itself has no pictures of its own: name some, evaluate(classifier, data)")
     if own is None:
         raise DataError(f"{run} does not say what it was trained with: name the pictures, evaluate RUN DATA")
     if split not in {"train", "val", "test"}:
         raise UnknownNameError("split", split, ["train", "val", "test"])
-    dataset = open_own_data(own, classifier, data_root=data_root, strict=strict, screen=screen)
+    dataset = open_own_data(own, classifier, **how, screen=screen)
     pictures: PictureSet | None = getattr(dataset, split)
     if pictures is None:
         raise DataError(f"{own.name} has no {split} pictures: name others, evaluate RUN DATA")
