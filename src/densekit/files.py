@@ -86,6 +86,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file, and not what `Path.is_file` does where the name is too long to be one: raise."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is a folder; likewise."""
+    return os.path.isdir(path)  # noqa: PTH112 (as is_file)
+
+
 def free_path(path: Path) -> Path:
     """Return ``path``, or, where that exists, the first of path-2, path-3, ... that does not."""
     names = (path.with_name(f"{path.name}-{number}") for number in count(2))

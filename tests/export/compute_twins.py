@@ -2,7 +2,7 @@
 
     python compute_twins.py keras|mxnet FOLDER
 
-FOLDER holds the twin and serve.py, copied there, and a folder for each network.
+FOLDER holds the twin and framework_worker.py, copied there, and a folder for each network.
 """
 
 import importlib
@@ -17,12 +17,13 @@ FILES = {"keras": "model.keras", "mxnet": "model-symbol.json"}
 def main() -> None:
     framework, root = sys.argv[1], Path(sys.argv[2])
     sys.path.insert(0, str(root))
-    twin, serve = importlib.import_module(f"to_{framework}"), importlib.import_module("serve")
+    twin = importlib.import_module(f"to_{framework}")
+    worker = importlib.import_module("framework_worker")
     for case in sorted(path.parent for path in root.glob("*/options.json")):
         file = case / FILES[framework]
         sys.argv = [twin.__file__, str(case), str(file)]
         twin.main()
-        compute = serve.LOADERS[framework](str(file))
+        compute = worker.LOADERS[framework](str(file))
         for given in sorted(case.glob("*.in.npz")):
             np.save(case / given.name.replace("in.npz", "out.npy"), compute(np.load(given)["pictures"]))
     assert not {"torch", "densekit"} & sys.modules.keys()

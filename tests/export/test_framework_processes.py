@@ -15,7 +15,7 @@ from densekit.errors import CheckpointError, ExportError, MissingPartError, Sett
 from densekit.export.targets import TARGETS, Options
 from densekit.export.twins import describe
 from densekit.runtimes.exported import ExportedNetwork, open_exported
-from densekit.runtimes.serve import receive, send
+from densekit.runtimes.framework_worker import receive, send
 
 
 def test_arrays_pass_through_a_pipe_one_after_the_other():
@@ -89,7 +89,7 @@ def test_threads_may_ask_at_the_same_time(channel_means):
 
 def test_after_an_interruption_no_answer_is_another_pictures(channel_means, monkeypatch):
     """Ctrl-C while the process computes leaves an answer in the pipe that nobody waited for."""
-    monkeypatch.setattr("densekit.runtimes.serve.receive", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("densekit.runtimes.framework_worker.receive", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         channel_means(torch.zeros(1, 3, 4, 4))
     monkeypatch.undo()

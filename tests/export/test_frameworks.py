@@ -16,7 +16,7 @@ from densekit.errors import CheckpointError
 from densekit.export import twins
 from densekit.export.export import export_run
 from densekit.export.twins import describe
-from densekit.runtimes import serve
+from densekit.runtimes import framework_worker
 from densekit.runtimes.exported import open_exported
 
 ENVIRONMENTS = os.environ.get("DENSEKIT_FRAMEWORKS")
@@ -85,7 +85,7 @@ def computed(target, make, tmp_path_factory) -> Path:
                 logits = classifier.network(pictures)
             np.savez(case / f"{number}.in.npz", pictures=pictures.numpy(), logits=logits.numpy())
     shutil.copy(Path(twins.__file__).with_name(f"to_{target}.py"), root)
-    shutil.copy(serve.__file__, root)
+    shutil.copy(framework_worker.__file__, root)
     python = os.environ[f"DENSEKIT_{target.upper()}_PYTHON"]
     subprocess.run([python, Path(__file__).with_name("compute_twins.py"), target, root], check=True)
     return root

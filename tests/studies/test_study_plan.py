@@ -3,8 +3,8 @@ import torch
 
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.models.catalogue import create_model
+from densekit.studies.named_studies import NAMED_STUDIES, named_study
 from densekit.studies.plan import Plan, make_plan, parse_choices, read_plan, vary
-from densekit.studies.ready import READY, ready_study
 from densekit.training.settings import TrainSettings
 
 BASE = TrainSettings(model="densenet121")
@@ -91,10 +91,10 @@ def test_plan_files_that_are_none(text, message, tmp_path):
         read_plan(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("name", READY)
-def test_every_variant_of_a_ready_study_is_another_network_or_training(name):
+@pytest.mark.parametrize("name", NAMED_STUDIES)
+def test_every_variant_of_a_named_study_is_another_network_or_training(name):
     base = TrainSettings(model="densenet12_wide_cifar")
-    plan = make_plan(settings=base.model_dump(), variants=vary(ready_study(name, base), base), seeds=1)
+    plan = make_plan(settings=base.model_dump(), variants=vary(named_study(name, base), base), seeds=1)
     runs = list(plan.runs())
     assert len({run.settings.with_optimizer_defaults().to_yaml() for run in runs}) == len(plan.variants) >= 2
     for run in runs:
@@ -112,11 +112,11 @@ def test_every_variant_of_a_ready_study_is_another_network_or_training(name):
     ids=["densenet", "own_blocks", "resnet"],
 )
 def test_depths_are_half_whole_and_double(model, options, expected):
-    assert ready_study("depth", TrainSettings(model=model, model_options=options)) == expected
+    assert named_study("depth", TrainSettings(model=model, model_options=options)) == expected
 
 
 def test_depth_needs_blocks():
     with pytest.raises(SettingsError, match="simple_cnn has no blocks to deepen"):
-        ready_study("depth", TrainSettings(model="simple_cnn"))
+        named_study("depth", TrainSettings(model="simple_cnn"))
     with pytest.raises(UnknownNameError, match="unknown study 'dept'; did you mean: depth"):
-        ready_study("dept", BASE)
+        named_study("dept", BASE)

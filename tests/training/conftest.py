@@ -17,7 +17,7 @@ from densekit.data.datasets import open_data
 from densekit.models.densenet import DenseNet
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
-from densekit.training.reporting import Reporter
+from densekit.training.reporter import Reporter
 from densekit.training.resolve import new_classifier, normalise, resolve
 from densekit.training.run_folder import new_run_folder
 from densekit.training.settings import make_settings

@@ -67,7 +67,7 @@ def test_a_folder_that_was_there_stays_where_nothing_began(train_tiny, tmp_path)
 
 def test_a_run_whose_checkpoint_is_gone_keeps_its_classifier(train_tiny, tmp_path, monkeypatch):
     run = train_tiny(epochs=1)
-    monkeypatch.setattr("densekit.training.train.load_checkpoint", lambda path, state: path.unlink() or path.stat())
+    monkeypatch.setattr("densekit.training.resume.load_checkpoint", lambda path, state: path.unlink() or path.stat())
     with pytest.raises(FileNotFoundError):
         train(out=run.folder, resume=True)
     assert (run.folder / "model.safetensors").exists()

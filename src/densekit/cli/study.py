@@ -66,11 +66,11 @@ def study(
         Continue the study in --out; --seeds may be higher, and --test added.
     """
     from densekit.console import Screen, print_table
+    from densekit.studies.named_studies import NAMED_STUDIES
     from densekit.studies.plan import parse_choices
-    from densekit.studies.ready import READY
     from densekit.studies.study import study as run_study
 
-    if data is None and what not in (*READY, None) and Path(what).suffix not in {".yaml", ".yml"}:
+    if data is None and what not in (*NAMED_STUDIES, None) and Path(what).suffix not in {".yaml", ".yml"}:
         what, data = None, what  # one word that is no study is the data
     found = run_study(
         data,

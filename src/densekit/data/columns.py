@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from densekit.data.find_pictures import is_file
 from densekit.data.folders import SPLIT_NAMES
 from densekit.data.picture_set import Split
 from densekit.data.pictures import PICTURE_SUFFIXES
 from densekit.errors import DataError
+from densekit.files import is_file
 
 # without spaces, _ and -; where a table has several, the first here counts
 KNOWN = {

@@ -20,9 +20,9 @@ from densekit.data.columns import (
     columns_without_names,
     find_columns,
 )
-from densekit.data.find_pictures import locate_pictures
 from densekit.data.folders import Entry, Listing
 from densekit.data.pictures import PICTURE_SUFFIXES, Skipped
+from densekit.data.table_paths import locate_pictures
 from densekit.errors import DataError
 from densekit.units import some
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from densekit.errors import CheckpointError, MissingPartError
-from densekit.runtimes import serve
+from densekit.runtimes import framework_worker
 from densekit.runtimes.exported import ExportedNetwork
 
 
@@ -92,7 +92,7 @@ def open_keras(path: Path) -> ExportedNetwork:
         CheckpointError: Keras cannot open it.
         MissingPartError: there is no Keras.
     """
-    return ExportedNetwork(_Server(KERAS, path))
+    return ExportedNetwork(_Worker(KERAS, path))
 
 
 def open_mxnet(path: Path) -> ExportedNetwork:
@@ -102,15 +102,15 @@ def open_mxnet(path: Path) -> ExportedNetwork:
         CheckpointError: MXNet cannot open it.
         MissingPartError: there is no MXNet.
     """
-    return ExportedNetwork(_Server(MXNET, path))
+    return ExportedNetwork(_Worker(MXNET, path))
 
 
-class _Server:
+class _Worker:
     """A process that answers pictures with logits; it ends with this object."""
 
     def __init__(self, framework: Framework, path: Path):
         self.name, self.lock = framework.name, Lock()
-        self.process, self.errors = framework.start(Path(serve.__file__), framework.name, path)
+        self.process, self.errors = framework.start(Path(framework_worker.__file__), framework.name, path)
         weakref.finalize(self, _stop, self.process, self.errors)
         self.receive(f"{path} cannot be opened by {framework.name}")
 
@@ -119,7 +119,7 @@ class _Server:
         with self.lock:  # answers come in the order of the questions
             try:
                 with suppress(BrokenPipeError):  # then it has ended, and said why
-                    serve.send(self.process.stdin, pictures.numpy(force=True))
+                    framework_worker.send(self.process.stdin, pictures.numpy(force=True))
                 return torch.from_numpy(self.receive(f"{self.name} cannot take pictures {tuple(pictures.shape)}"))
             except BaseException:
                 self.process.kill()  # the next question would get the answer that nobody waited for
@@ -128,7 +128,7 @@ class _Server:
     def receive(self, failure: str) -> np.ndarray:
         assert self.process.stdout is not None
         try:
-            return serve.receive(self.process.stdout)
+            return framework_worker.receive(self.process.stdout)
         except EOFError:
             raise CheckpointError(f"{failure}: {last_line(self.errors)}") from None
 

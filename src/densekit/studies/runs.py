@@ -21,9 +21,10 @@ from densekit.studies.study_folder import StudyFolder
 from densekit.training.history import measure, score
 from densekit.training.job import OnEpoch
 from densekit.training.resolve import resolve_network
+from densekit.training.resume import open_to_resume
 from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings
-from densekit.training.train import Run, open_to_resume, train
+from densekit.training.train import Run, train
 
 
 def fitting_network(settings: TrainSettings, dataset: DataSet, screen: Screen) -> TrainSettings:

@@ -12,8 +12,8 @@ from densekit.data.datasets import open_chosen
 from densekit.data.picture_set import DataSet
 from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.files import alone_in, new_folder, refuse_used
+from densekit.studies.named_studies import named_study
 from densekit.studies.plan import Plan, is_plan_file, make_plan, read_plan, vary
-from densekit.studies.ready import ready_study
 from densekit.studies.results import Result, Summary, best_variants, measure_of, results_table, summarise
 from densekit.studies.runs import compared_on, fitting_network, network_cost, train_missing
 from densekit.studies.study_folder import StudyFolder, write_yaml
@@ -71,7 +71,7 @@ def study(
 
     Args:
         data: as for `densekit.train`.
-        what: a name from `densekit.studies.ready.READY`, or a YAML file with the entries of
+        what: a name from `densekit.studies.named_studies.NAMED_STUDIES`, or a YAML file with the entries of
             `densekit.studies.plan.Plan`.
         choices: a setting, or an option of the network -> values to try; all combinations are.
         seeds: runs of each variant, with seed, seed + 1, ... [3].
@@ -142,7 +142,7 @@ def _new_plan(
     shared = base.model_dump(mode="json")
     if file is not None:
         return file.model_copy(update={"settings": shared}), dataset
-    choices = {**(ready_study(str(what), base) if what is not None else {}), **(choices or {})}
+    choices = {**(named_study(str(what), base) if what is not None else {}), **(choices or {})}
     if not choices:
         raise SettingsError("a study needs something to vary: a name such as growth-rate, or --vary lr=0.03,0.1,0.3")
     return make_plan(settings=shared, variants=vary(choices, base)), dataset

@@ -17,7 +17,7 @@ from densekit.engine.swap import fuse_where_faster
 from densekit.training.checkpoint import Progress, TrainingState
 from densekit.training.freezing import parameter_groups
 from densekit.training.job import Job
-from densekit.training.reporting import Reporter
+from densekit.training.reporter import Reporter
 from densekit.training.run_folder import RunFolder
 from densekit.training.schedules import make_schedule
 from densekit.training.settings import TrainSettings

@@ -12,7 +12,7 @@ from densekit.console import Screen
 from densekit.data.batches import EpochBatches
 from densekit.data.loaders import PictureLoader
 from densekit.training.checkpoint import TrainingState
-from densekit.training.reporting import Reporter
+from densekit.training.reporter import Reporter
 from densekit.training.run_folder import RunFolder
 from densekit.training.schedules import Schedule
 from densekit.training.settings import TrainSettings

@@ -29,26 +29,22 @@ from densekit.models.catalogue import model_options
 from densekit.models.pretrained import Weights, find_weights, is_published, load_weights
 from densekit.training.accelerator import make_accelerator
 from densekit.training.build import new_job, new_state
-from densekit.training.checkpoint import TrainingState, load_checkpoint
 from densekit.training.history import measure, score
 from densekit.training.job import OnEpoch
 from densekit.training.learning_rate import find_learning_rate
 from densekit.training.loop import run_epochs
-from densekit.training.reporting import Reporter
-from densekit.training.resolve import new_classifier, normalise, resolve
-from densekit.training.run_folder import RunFolder, new_run_folder, open_run_folder
-from densekit.training.settings import TrainSettings, load_recipe, make_settings, read_settings
-from densekit.training.telling import (
-    tell_changed_pictures,
+from densekit.training.notices import (
     tell_end,
     tell_few_pictures,
     tell_learned_before,
     tell_small_splits,
     tell_start,
 )
-from densekit.units import counted
-
-_MAY_CHANGE = ("data_root", "device", "workers", "memory_gib", "log_every", "tensorboard", "accumulate")
+from densekit.training.reporter import Reporter
+from densekit.training.resolve import new_classifier, normalise, resolve
+from densekit.training.resume import load_state, open_to_resume, restart_changed_epoch
+from densekit.training.run_folder import RunFolder, new_run_folder
+from densekit.training.settings import TrainSettings, load_recipe, make_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +154,8 @@ def _train(
             write_split_record(folder.splits, dataset)
         state = new_state(classifier, resolved, accelerator)
         if run is not None:
-            _load_state(run, state, resolved, accelerator)
-            tell_changed_pictures(state.progress, len(train_set), screen)
+            load_state(run, state, resolved, accelerator)
+            restart_changed_epoch(state.progress, len(train_set), screen)
         state.progress.train_pictures = len(train_set)
         if accelerator.num_processes > 1:  # else all would drop the same activations
             place = (accelerator.process_index, state.progress.epoch, state.progress.step)
@@ -200,55 +196,6 @@ def _at_work_in(folder: RunFolder, *, new: bool) -> Iterator[None]:
     finally:
         if useless:
             folder.discard()
-
-
-def _load_state(run: RunFolder, state: TrainingState, settings: TrainSettings, accelerator: Accelerator) -> None:
-    """Bring ``state`` to where the run stopped."""
-    load_checkpoint(run.checkpoint, state)
-    progress = state.progress
-    if progress.processes != accelerator.num_processes:
-        raise SettingsError(
-            f"{run.path} was begun by {counted(progress.processes, 'process', 'processes')}, and its steps are counted "
-            f"so: resume it with as many, not {accelerator.num_processes}"
-        )
-    if settings.accumulate != read_settings(run.settings).accumulate:  # asked for now; else what memory allowed
-        progress.accumulate = settings.accumulate
-    if accelerator.scaler is not None and progress.scaler:
-        accelerator.scaler.load_state_dict(progress.scaler)
-
-
-def open_to_resume(out: str | Path | None, given: dict[str, Any]) -> tuple[RunFolder, TrainSettings]:
-    """Open a run to go on with.
-
-    Args:
-        out: its folder.
-        given: settings that are asked for; None and "auto" ask for nothing.
-
-    Returns:
-        The run, and its settings with what may change as it is asked for.
-
-    Raises:
-        CheckpointError: there is no run to go on with.
-        SettingsError: a setting that would make another run of it.
-    """
-    if out is None:
-        raise SettingsError("resume needs the run folder: --out RUN --resume")
-    run, stored = open_run_folder(out)
-    asked = {name: value for name, value in given.items() if name in _MAY_CHANGE or value not in (None, "auto")}
-    if "model_options" in asked:  # others may have come with the weights
-        asked["model_options"] = {**stored.model_options, **asked["model_options"]}
-    wanted = make_settings(**{**stored.model_dump(), **asked})  # without what was left open, and is decided by now
-    for name in asked:
-        before, now = getattr(stored, name), getattr(wanted, name)
-        same = before == now or (name == "size" and before == (now, now))
-        moved = name == "data" and run.splits.exists() and not Path(stored.data).exists()
-        if name not in _MAY_CHANGE and not same and not moved:
-            further = f" from it, --weights {run.path}" if name == "epochs" else ""
-            raise SettingsError(
-                f"resume goes on with {name}={before!r} of {run.settings}, not {now!r}: "
-                f"leave it out, or start a new run{further}"
-            )
-    return run, wanted
 
 
 def _weights(settings: TrainSettings, accelerator: Accelerator, screen: Screen) -> Weights | None:

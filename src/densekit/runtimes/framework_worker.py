@@ -1,4 +1,6 @@
-"""What a framework's own Python runs: `python serve.py keras|mxnet FILE`; needs that framework and numpy, nothing else.
+"""What a framework's own Python runs; needs that framework and numpy, nothing else.
+
+    python framework_worker.py keras|mxnet FILE
 
 It writes an empty array to standard output when FILE is open. Then it answers every array on standard input, pictures
 float32 (N, C, H, W), with logits float32 (N, K), until the input ends.

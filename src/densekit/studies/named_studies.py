@@ -10,10 +10,10 @@ from densekit.models.catalogue import create_model, model_options
 from densekit.models.dense_block import ACTIVATIONS
 from densekit.training.settings import TrainSettings, make_settings
 
-READY = ("growth-rate", "learning-rate", "depth", "activation", "pooling", "optimizer")
+NAMED_STUDIES = ("growth-rate", "learning-rate", "depth", "activation", "pooling", "optimizer")
 
 
-def ready_study(name: str, base: TrainSettings) -> dict[str, Sequence[Any]]:
+def named_study(name: str, base: TrainSettings) -> dict[str, Sequence[Any]]:
     """Return what a named study varies, as `densekit.studies.plan.vary` takes it.
 
     - growth-rate: 8, 12, 16 and 24 features a layer.
@@ -24,14 +24,14 @@ def ready_study(name: str, base: TrainSettings) -> dict[str, Sequence[Any]]:
     - optimizer: SGD, Adam and AdamW, each with its usual learning rate and weight decay unless they are given.
 
     Args:
-        name: one of `READY`.
+        name: one of `NAMED_STUDIES`.
         base: settings with the model and the optimizer named.
 
     Raises:
         UnknownNameError: no such study.
         SettingsError: the network has no blocks to deepen.
 
-    >>> ready_study("learning-rate", TrainSettings(optimizer="adam"))
+    >>> named_study("learning-rate", TrainSettings(optimizer="adam"))
     {'lr': [0.0001, 0.0003, 0.001, 0.003]}
     """
     match name:
@@ -49,7 +49,7 @@ def ready_study(name: str, base: TrainSettings) -> dict[str, Sequence[Any]]:
             return {"pooling": ["avg", "max"]}
         case "optimizer":
             return {"optimizer": ["sgd", "adam", "adamw"]}
-    raise UnknownNameError("study", name, list(READY))
+    raise UnknownNameError("study", name, list(NAMED_STUDIES))
 
 
 def _depths(base: TrainSettings) -> dict[str, Sequence[Any]]:

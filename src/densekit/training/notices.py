@@ -9,7 +9,6 @@ from densekit.models.catalogue import count_parameters
 from densekit.models.pretrained import IMAGENET
 from densekit.models.published import published_names
 from densekit.models.timm_networks import is_timm
-from densekit.training.checkpoint import Progress
 from densekit.training.history import measure, score
 from densekit.training.job import Job
 from densekit.training.settings import TrainSettings
@@ -51,21 +50,6 @@ def tell_few_pictures(settings: TrainSettings, dataset: DataSet, screen: Screen)
             f"{len(dataset.train)} pictures are few to train {settings.model} from scratch: "
             f"--recipe finetune{model} starts from ImageNet's weights"
         )
-
-
-def tell_changed_pictures(progress: Progress, train_pictures: int, screen: Screen) -> None:
-    """Begin the current epoch anew where a run goes on with other training pictures than it stopped with, and say so.
-
-    Their order is another one: what is left of the old would miss some and repeat others.
-    """
-    if progress.train_pictures == train_pictures:
-        return
-    again = f": epoch {progress.epoch + 1} begins anew" if progress.step else ""
-    screen.warn(
-        f"there are {train_pictures} training pictures now, {progress.train_pictures} when the run stopped{again}; "
-        "it ends with another network than it would have"
-    )
-    progress.begin_epoch()
 
 
 def tell_start(job: Job, dataset: DataSet, precision: str) -> None:

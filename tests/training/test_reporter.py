@@ -90,7 +90,7 @@ def test_curves_are_drawn(epochs, val, tmp_path):
 def test_the_time_that_is_left_is_that_of_an_epoch_on_average(make_job, screen, monkeypatch):
     """With its validation, which is no part of the seconds that are told."""
     job, clock = make_job(epochs=4), iter([100.0, 105.0, 108.0])
-    monkeypatch.setattr("densekit.training.reporting.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("densekit.training.reporter.time.monotonic", lambda: next(clock))
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "pictures_per_s": 9.0, "seconds": 2.0}
     job.reporter.begin()
     job.reporter.report_epoch({**row, "epoch": 1})
