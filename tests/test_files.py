@@ -19,7 +19,7 @@ def test_a_folder_is_one_process_at_a_time(tmp_path):
     with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "in\n"
-        with pytest.raises(SettingsError, match=f"another process is at work in {tmp_path}: "), alone_in(tmp_path):
+        with pytest.raises(SettingsError, match=f"another process is using {tmp_path}: "), alone_in(tmp_path):
             pass
         child.kill()
         child.wait()

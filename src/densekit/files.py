@@ -153,7 +153,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise SettingsError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        raise SettingsError(f"another process is using {folder}: wait for it, or choose another --out") from None
     try:
         yield
     finally:

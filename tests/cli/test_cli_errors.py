@@ -38,7 +38,7 @@ import pytest
         pytest.param("train PHOTOS --schedule x", 'for --schedule. Choose from: "constant", "step"', id="bad_name"),
         pytest.param("train PHOTOS --milestones 0.5 2", "milestones=2.0: input should be less", id="one_of_many"),
         pytest.param("train PHOTOS --workers -2", "workers=-2: input should be greater than or equal to 0", id="union"),
-        pytest.param("train PHOTOS --size 32 32", "too many arguments, 32: what is one value goes in", id="two_sizes"),
+        pytest.param("train PHOTOS --size 32 32", "too many arguments, 32: put a value with spaces in", id="two_sizes"),
         pytest.param("train PHOTOS --size 32,32", "size='32,32': give pixels, or HEIGHTxWIDTH", id="no_size"),
         pytest.param("train PHOTOS --mean 1", "mean and std: give both or neither", id="half_of_two"),
         pytest.param("train PHOTOS --epoch 3", "Unknown option: --epoch. Did you mean --epochs?", id="train_bad_flag"),

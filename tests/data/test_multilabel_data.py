@@ -78,7 +78,7 @@ def test_pictures_to_test_on_must_be_of_the_same_kind(table, make_folder, tmp_pa
     assert found.labels.shape == (40, 5)
     assert found.labels.sum(0).tolist() == [20, 20, 10, 10, 0]
     assert "has 'yak': if nobody looked for these, their figures say nothing" in screen.console.export_text()
-    with pytest.raises(DataError, match="any number of labels per picture, but the classifier gives each one class"):
+    with pytest.raises(DataError, match="several labels per picture, but the classifier gives each picture one class"):
         open_labelled(table, classes=classes, screen=screen)
     folder = make_folder({"cat": 2, "dog": 2}, root=tmp_path / "folder")
     for data in (folder, "digits"):

@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_elsewhere_is_left_alone(train_tiny):
     """Or both would write its checkpoints."""
     run = train_tiny(epochs=1)
     before = contents(run.folder)
-    with alone_in(run.folder), pytest.raises(SettingsError, match=f"another process is at work in {run.folder}: "):
+    with alone_in(run.folder), pytest.raises(SettingsError, match=f"another process is using {run.folder}: "):
         train(out=run.folder, resume=True)
     assert contents(run.folder) == before
 
@@ -288,7 +288,7 @@ def test_there_must_be_a_run_to_resume(tmp_path):
     (tmp_path / "settings.yaml").write_text("epochs: 3\n")
     with pytest.raises(CheckpointError, match="has no checkpoint yet: delete the folder and start it again"):
         train(out=tmp_path, resume=True)
-    with alone_in(tmp_path), pytest.raises(SettingsError, match="another process is at work in"):
+    with alone_in(tmp_path), pytest.raises(SettingsError, match="another process is using"):
         train(out=tmp_path, resume=True)
     assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"settings.yaml"}
 

@@ -87,7 +87,7 @@ def test_folder_that_cannot_be_made(tmp_path):
         new_run_folder(tmp_path / "file" / "run", make_settings())
 
 
-@pytest.mark.parametrize(("still_there", "told"), [(True, "another process is at work in"), (False, "exists already")])
+@pytest.mark.parametrize(("still_there", "told"), [(True, "another process is using"), (False, "exists already")])
 def test_who_comes_second_deletes_nothing(still_there, told, train_tiny, tmp_path, monkeypatch):
     """Two that begin at the same time can both find their folder free."""
 

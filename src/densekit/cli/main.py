@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(status)
     except UnusedCliTokensError as error:
         more = ", ".join(error.unused_tokens or ())
-        print(f"densekit: too many arguments, {more}: what is one value goes in quotes", file=sys.stderr)
+        print(f"densekit: too many arguments, {more}: put a value with spaces in quotes", file=sys.stderr)
         sys.exit(2)
     except (DensekitError, CycloptsError) as error:
         print(f"densekit: {' '.join(str(error).split())}", file=sys.stderr)

@@ -140,10 +140,10 @@ def open_labelled(
 
 def _check_kind(source: object, found: bool, wanted: bool) -> None:
     if found and not wanted:
-        raise DataError(f"{source}: has any number of labels per picture, but the classifier gives each one class")
+        raise DataError(f"{source}: has several labels per picture, but the classifier gives each picture one class")
     if wanted and not found:
         raise DataError(
-            f"{source}: has one class per picture, but the classifier gives any number of labels: "
+            f"{source}: has one class per picture, but the classifier gives several labels: "
             "name a table of path,labels (a cell may hold cat|dog)"
         )
 

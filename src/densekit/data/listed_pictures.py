@@ -86,7 +86,8 @@ def _tell_skipped(listing: Listing, unreadable: Sequence[Skipped], screen: Scree
     if unlabelled:
         screen.warn(f"left out, because the table has no label for them: {some(unlabelled)}")
     if rest := len(unlisted) - len(empty) - len(others) - len(unlabelled):
-        screen.say(f"left out, not being pictures of a class: {counted(rest, 'file', 'files')}")
+        which = counted(rest, "file is left out: not a picture", "files are left out: not pictures")
+        screen.say(f"{which} of a class")
     if listing.doubt:
         screen.warn(listing.doubt)
     if unreadable:

@@ -53,7 +53,7 @@ def check_thresholds(thresholds: Any, labels: int) -> tuple[float, ...]:
 
 
 def right(logits: Tensor, labels: Tensor, thresholds: Sequence[float] | None = None) -> Tensor:
-    """Return whether each picture is answered rightly, bool (N,); of several labels, every one."""
+    """Return whether each picture is answered correctly, bool (N,); of several labels, every one."""
     if labels.dim() == 1:
         return logits.argmax(1) == labels
     answers = answered(to_probabilities(logits, multilabel=True), multilabel=True, thresholds=thresholds)

@@ -110,7 +110,7 @@ def search(
         trials: trials to finish, all workers together [30].
         storage: URL of a database [trials.sqlite in the folder].
         name: of the search in the database [densekit].
-        heartbeat: seconds between signs of life; after three without one a trial counts as lost [60].
+        heartbeat: seconds between heartbeats; after three without one a trial counts as lost [60].
         test: also test the network of the best trial; the test split is not looked at before.
         recipe: name or YAML file of settings to start from.
         out: folder to make [studies/DATA-search].

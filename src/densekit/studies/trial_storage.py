@@ -1,4 +1,4 @@
-"""Where a search keeps its trials: a database that machines may share, with signs of life from whoever works at one."""
+"""Where a search keeps its trials: a database that machines may share, with heartbeats from whoever works at one."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def open_trials(url: str, name: str, *, seed: int | None, warmup: int, heartbeat
         name: of the search in the database.
         seed: makes the proposals of a single worker repeatable; several must differ, and have None.
         warmup: a trial may be pruned after one epoch more than that.
-        heartbeat: seconds between signs of life; a trial is lost after three times as long without one.
+        heartbeat: seconds between heartbeats; a trial is lost after three times as long without one.
 
     Raises:
         SettingsError: the database cannot be used.
@@ -76,7 +76,7 @@ def try_again(trials: "Study", number: int) -> None:
 
 
 def take_back_running(trials: "Study") -> None:
-    """Queue the trials of a process that was killed again, without waiting for its signs of life to be missed."""
+    """Queue the trials of a process that was killed again, without waiting for missed heartbeats."""
     state = require("optuna", extra="study").trial.TrialState
     for trial in trials.get_trials(deepcopy=False, states=(state.RUNNING,)):
         trials.tell(trial.number, state=state.FAIL)
