@@ -82,7 +82,7 @@ def test_pictures_to_test_on_must_be_of_the_same_kind(table, make_folder, tmp_pa
         open_labelled(table, classes=classes, screen=screen)
     folder = make_folder({"cat": 2, "dog": 2}, root=tmp_path / "folder")
     for data in (folder, "digits"):
-        with pytest.raises(DataError, match="one class per picture, but the classifier gives any number"):
+        with pytest.raises(DataError, match="one class per picture, but the classifier gives several"):
             open_labelled(data, classes=classes, multilabel=True, screen=screen)
     with pytest.raises(DataError, match="the classifier has no class 'elk 2', 'elk 10'"):
         open_labelled(table, classes=("cat", "dog"), multilabel=True, screen=screen)
