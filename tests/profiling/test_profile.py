@@ -40,6 +40,20 @@ def test_figures_fit_together(profiles):
         assert kept[1] == pytest.approx(1.5 * kept[0], rel=0.05)
 
 
+def test_a_network_by_itself_is_that_of_its_name_and_stays_as_it_is(profiles):
+    network = dk.create_model("densenet40_k12_cifar", num_classes=10, fused=True).eval()
+    options = {"seconds": 0, "device": "cpu", "precision": "fp32", "screen": QUIET}
+    (found,) = dk.profile(network, batch=4, sizes=[32, (32, 48)], **options)
+    stock = profiles[0]
+    assert found.subject.label == "DenseNet"
+    assert (found.parameters, found.macs) == (stock.parameters, stock.macs)
+    assert found.predictions == stock.predictions
+    assert found.measured is None
+    assert "lambda" not in repr(found)
+    assert not network.training
+    assert network.features.denseblock1.ran is None
+
+
 def test_the_largest_batch_leaves_the_margin(profiles):
     found = profiles[0]
     idle = found.measured.idle if found.measured else 0

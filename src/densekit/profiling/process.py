@@ -29,12 +29,12 @@ def measure_memory(subject: Subject, batch: int, size: Size, device: torch.devic
     same step takes up to half more.
 
     Returns:
-        None where the platform does not tell.
+        None where the platform does not tell, and of a network that only this process has.
 
     Raises:
         SettingsError: the process did not survive, most likely for want of memory.
     """
-    if device.type != "cuda" and not (device.type == "cpu" and sys.platform == "linux"):
+    if not subject.by_name or (device.type != "cuda" and not (device.type == "cpu" and sys.platform == "linux")):
         return None
     task = json.dumps([subject.name, subject.fused, batch, size, str(device), precision])
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

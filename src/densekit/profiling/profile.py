@@ -1,5 +1,6 @@
 """profile: what networks cost, before they are trained."""
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ class Profile:
 
 
 def profile(
-    models: str | Iterable[str],
+    models: str | os.PathLike[str] | nn.Module | Iterable[str | os.PathLike[str] | nn.Module],
     *,
     batch: int = 16,
     sizes: Sequence[int | Size] = (),
@@ -99,7 +100,8 @@ def profile(
     """Measure what networks cost: parameters, multiply-adds, memory and time, as a whole and by stage.
 
     Args:
-        models: names of the catalogue, run folders, ``timm:NAME`` and ``torchvision:NAME``.
+        models: one or several: names of the catalogue, run folders, ``timm:NAME``, ``torchvision:NAME``, and networks,
+            whose memory is predicted but not measured.
         batch: pictures in a measured step.
         sizes: of the pictures, each one number of pixels or (height, width). The first is measured; memory is
             predicted for all. [what each network was made for]
@@ -125,7 +127,8 @@ def profile(
         raise SettingsError(
             f"batch={batch}, sizes={list(sizes)}: training needs 2 pictures or more, of 1 pixel or more"
         )
-    subjects = [find_subject(name) for name in ([models] if isinstance(models, str) else models)]
+    one = isinstance(models, str | os.PathLike | nn.Module)
+    subjects = [find_subject(each) for each in ([models] if one else models)]
     if not subjects:
         raise SettingsError("no networks named: give names of `densekit models`, or run folders")
     if fused:

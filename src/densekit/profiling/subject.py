@@ -1,15 +1,16 @@
-"""What is profiled: a network by name, from densekit's catalogue, a run folder, timm or torchvision."""
+"""What is profiled: a network by name, from densekit's catalogue, a run folder, timm or torchvision, or a module."""
 
+import os
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from densekit.engine.swap import fuse
+from densekit.engine.swap import fuse, unfuse
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model, list_models, picture_size
@@ -30,13 +31,15 @@ class Subject:
         size: of the pictures it is usually used with.
         channels: of those pictures.
         fused: whether its dense blocks run fused.
+        by_name: whether another process can build it by its name.
     """
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], nn.Module] = field(repr=False)
     size: Size = (224, 224)
     channels: int = 3
     fused: bool = False
+    by_name: bool = True
 
     @property
     def label(self) -> str:
@@ -49,11 +52,12 @@ class Subject:
         return network.to(device=device, memory_format=torch.channels_last)
 
 
-def find_subject(name: str, *, fused: bool = False) -> Subject:
+def find_subject(name: str | os.PathLike[str] | nn.Module, *, fused: bool = False) -> Subject:
     """Look a network up, without building it.
 
     Args:
-        name: a name of `densekit models`, a run folder, ``timm:NAME`` or ``torchvision:NAME``.
+        name: a name of `densekit models`, a run folder, ``timm:NAME`` or ``torchvision:NAME``; or a network, of which
+            copies are profiled.
         fused: whether its dense blocks shall run fused.
 
     Raises:
@@ -61,6 +65,11 @@ def find_subject(name: str, *, fused: bool = False) -> Subject:
         CheckpointError: a folder that holds no classifier.
         MissingPartError: timm is not installed.
     """
+    if isinstance(name, nn.Module):
+        stock = unfuse(deepcopy(name))
+        channels = next((part.in_channels for part in name.modules() if isinstance(part, nn.Conv2d)), 3)
+        return Subject(type(name).__name__, lambda: deepcopy(stock), channels=channels, fused=fused, by_name=False)
+    name = str(name)
     if name.startswith("torchvision:"):
         return Subject(name, _from_torchvision(name.removeprefix("torchvision:")), fused=fused)
     if is_timm(name) or name in list_models():
