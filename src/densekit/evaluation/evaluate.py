@@ -25,7 +25,7 @@ from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.results import write_evaluation, write_predictions
 from densekit.files import check_writable, whole_path
 from densekit.loading import classifier_folder, load_classifier, results_folder
-from densekit.units import counted, in_shell
+from densekit.units import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +102,7 @@ def evaluate(
         classifier = load_classifier(place, device=device, precision=precision, fused=True)
         own = own_data(place)
     if own is not None and own.unfinished:
-        go_on = f"densekit train --out {in_shell(place)} --resume goes on"
-        screen.warn(f"training was stopped after {own.unfinished}: {go_on}")
+        screen.warn(own.unfinished)
     tested = _choose_pictures(place, own, classifier, data, split, {"data_root": data_root, "strict": strict}, screen)
     about = {"data": tested.source, "model": classifier.model, "computed_in": classifier.precision}
     if out and place is not None:

@@ -24,7 +24,7 @@ class OwnData:
     settings: DataSettings
     record: Path | None
     weights: str | None  # that training started from
-    unfinished: str | None = None  # how far training came, if it was stopped
+    unfinished: str | None = None  # what to say if training was stopped
 
     @property
     def name(self) -> str:
@@ -52,20 +52,20 @@ def own_data(run: Path) -> OwnData | None:
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValidationError):
         raise CheckpointError(f"{path} does not hold the settings of a run") from None
     record = path.with_name(SPLIT_RECORD)
-    unfinished = _unfinished(path.with_name("history.csv"), values)
+    unfinished = _unfinished(path.parent, values)
     return OwnData(settings, record if record.exists() else None, values.get("weights"), unfinished)
 
 
-def _unfinished(history: Path, settings: dict[str, Any]) -> str | None:
-    """Return how many epochs of how many were trained, if there is something to go on with."""
-    if (
-        settings.get("early_stopping") is not None
-        or not history.exists()
-        or not (history.parent / "checkpoints").exists()
-    ):
+def _unfinished(run: Path, settings: dict[str, Any]) -> str | None:
+    """Say how far training came if it was stopped, and how it goes on."""
+    history = run / "history.csv"
+    if settings.get("early_stopping") is not None or not history.exists() or not (run / "checkpoints").exists():
         return None
     done = len(history.read_text(encoding="utf-8").splitlines()) - 1
-    return f"{done} of {settings['epochs']} epochs" if done < settings.get("epochs", 0) else None
+    if done >= settings.get("epochs", 0):
+        return None
+    go_on = f"densekit train --out {in_shell(run)} --resume goes on"
+    return f"training was stopped after {done} of {settings['epochs']} epochs: {go_on}"
 
 
 def learned_before(weights: str | None) -> Learned:
