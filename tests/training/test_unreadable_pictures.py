@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from densekit.data import memory, picture_set
 from densekit.errors import DataError, PictureError, TrainingError
 from densekit.training.interruption import Interruption
 from densekit.training.loop import finish_epoch, train_epoch
@@ -128,3 +129,15 @@ def test_pictures_that_vanish_while_training(make_job, make_folder, screen):
     assert set(progress.unreadable.values()) == {"no such file"}
     assert (progress.step, progress.pictures) == (5, 0 + 0 + 3 + 4 + 4)  # the second step had one left
     assert screen.console.export_text().count("is left out: no such file") == len(lost)
+
+
+def test_pictures_that_fit_into_memory_are_read_once(make_folder, train_tiny, monkeypatch):
+    """Photographs take long to decode, so their colours are measured on what is kept to train on."""
+    reads, read = [], memory.read_picture
+    for module in (memory, picture_set):
+        monkeypatch.setattr(module, "read_picture", lambda path: reads.append(path) or read(path))
+    root = make_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2}, size=(16, 16))
+    run = train_tiny(data=str(root), limit_per_class=None)
+    assert sorted(reads) == sorted(root.rglob("*.png"))
+    before = run.settings.mean
+    assert train_tiny(out="disk", data=str(root), limit_per_class=None, memory_gib=0.0).settings.mean == before
