@@ -68,8 +68,10 @@ class TestPredict:
         assert (good["label"], good["probability"]) == best.top[0]
         assert bad == {"path": str(mixed[1]), "error": "not a picture of a known format"}
         assert missing == {"path": str(mixed[2]), "error": "no such file"}
+        lines = densekit("predict", colour_run, *mixed, "--format", "jsonl").out.splitlines()
+        assert [json.loads(line) for line in lines] == [good, bad, missing]
 
-    @pytest.mark.parametrize("format", ["csv", "json"])
+    @pytest.mark.parametrize("format", ["csv", "json", "jsonl"])
     def test_answers_are_written_while_others_are_read(self, format):
         out = io.StringIO()
 
@@ -80,11 +82,14 @@ class TestPredict:
 
         write_predictions(answers(), format, out)
         text = out.getvalue()
-        paths = [row["path"] for row in (json.loads(text) if format == "json" else csv.DictReader(io.StringIO(text)))]
-        assert paths == ["0.png", "1.png", "2.png"]
+        if format == "csv":
+            rows = list(csv.DictReader(io.StringIO(text)))
+        else:
+            rows = json.loads(text) if format == "json" else list(map(json.loads, text.splitlines()))
+        assert [row["path"] for row in rows] == ["0.png", "1.png", "2.png"]
 
     @pytest.mark.parametrize(("chosen", "status"), [((0, 1), 0), ((1, 2), 2), ((0,), 0)], ids=["some", "none", "all"])
-    @pytest.mark.parametrize("format", ["table", "csv", "json"])
+    @pytest.mark.parametrize("format", ["table", "csv", "json", "jsonl"])
     def test_status_2_only_if_nothing_could_be_read(self, densekit, colour_run, mixed, chosen, status, format):
         answer = densekit("predict", colour_run, *(mixed[i] for i in chosen), "--format", format, "--quiet")
         assert answer.status == status
@@ -190,7 +195,7 @@ class TestListings:
         assert len(named) == 3
 
     def test_models_with_multiply_adds_and_classes(self, densekit):
-        out = densekit("models", "vgg16", "--macs", "--classes", 7).out
+        out = densekit("models", "vgg16", "--macs", "--num-classes", 7).out
         assert "7 classes" in out
         assert "0.313 G MACs at 32x32" in out  # 3x3 convolutions: 9 * sum of C_in * C_out * H * W
 

@@ -11,7 +11,7 @@ def models(
     *,
     macs: Annotated[bool, Parameter(negative="")] = False,
     weights: Annotated[bool, Parameter(negative="")] = False,
-    classes: int | None = None,
+    num_classes: int | None = None,
 ) -> None:
     """List the networks, with their parameters and whether trained weights are published for them.
 
@@ -23,7 +23,7 @@ def models(
         Also count multiply-adds, which takes up to a second per network.
     weights
         Also list the published weights, for train --weights NAME.
-    classes
+    num_classes
         Number of classes. [10 for networks for 32x32 pictures, 1000 for 224x224]
     """
     from densekit.errors import UnknownNameError
@@ -36,7 +36,7 @@ def models(
         raise UnknownNameError("model", pattern, list_models(PREFIX if is_timm(pattern) else "*"))
     for name in names:
         size = picture_size(name)
-        count = classes if classes is not None else (10 if size == 32 else 1000)
+        count = num_classes if num_classes is not None else (10 if size == 32 else 1000)
         published = published_names(name)
         print(_describe(name, size, count, macs) + ("  pretrained" if published else ""))
         if weights and published:

@@ -13,7 +13,7 @@ from densekit.cli.options import Device, Precision, Quiet
 if TYPE_CHECKING:
     from densekit.prediction import Prediction
 
-Format = Literal["table", "csv", "json"]
+Format = Literal["table", "csv", "json", "jsonl"]
 MANY_PICTURES = 100  # for so many it pays to compile the fused steps if that was never done here
 
 
@@ -41,7 +41,7 @@ def predict(
     top
         How many classes to name; of several labels per picture, at least all that are the answer.
     format
-        Format of the answers on standard output.
+        Format of the answers on standard output; jsonl writes a line of JSON for each picture.
     batch_size
         Pictures per batch.
     """
@@ -73,7 +73,7 @@ def predict(
 
 
 def write_predictions(answers: "Iterable[Prediction]", format: Format, out: TextIO) -> None:
-    """Write predictions as an aligned table, as CSV (a row for each class named) or as a JSON list.
+    """Write predictions as an aligned table, as CSV (a row for each class named), as a JSON list or as JSON lines.
 
     In the table, which is written when all are there, what is not the answer of a multi-label classifier is in
     brackets.
@@ -85,6 +85,10 @@ def write_predictions(answers: "Iterable[Prediction]", format: Format, out: Text
             out.flush()
             opening = ","
         out.write("\n]\n")
+    elif format == "jsonl":
+        for answer in answers:
+            out.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
+            out.flush()
     elif format == "csv":
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["path", "rank", "label", "probability", "error", "answer"])
