@@ -8,7 +8,6 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations, prune
-from torch.utils._pytree import tree_map_only
 
 from densekit.engine.choose_ops import choose_ops
 from densekit.engine.fused_block import Fused
@@ -155,32 +154,6 @@ def test_sync_batch_norm_runs_stock(pair):
     fused = nn.SyncBatchNorm.convert_sync_batchnorm(pair[1]).eval()
     torch.testing.assert_close(fused(x := pictures()), pair[0].eval()(x), **CLOSE)
     assert fused[1].ran == "stock: SyncBatchNorm in the place of BatchNorm2d or BatchNorm3d"
-
-
-class Quantised(torch.Tensor):
-    """A weight that holds no memory of its own: operations on it are given what it stands for."""
-
-    @staticmethod
-    def __new__(cls, values):
-        made = torch.Tensor._make_wrapper_subclass(cls, values.shape, strides=values.stride(), dtype=values.dtype)
-        made.values = values
-        return made
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        args, kwargs = tree_map_only(Quantised, lambda tensor: tensor.values, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-def test_weights_without_memory_run_the_stock_modules(pair):
-    stock, fused = (model.eval().requires_grad_(False) for model in pair)
-    conv = fused[1].denselayer1.conv1
-    values = conv.weight.data
-    del conv.weight
-    conv.weight = Quantised(values)
-    x = pictures()
-    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
-    assert fused[1].ran == "stock: weights that are not plain dense tensors"
 
 
 def test_statistics_that_are_not_tracked_stay(pair):

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.swap import fuse
@@ -152,3 +153,29 @@ def test_tensors_that_carry_labels_keep_them(pair):
     plain = x.clone().requires_grad_()
     stock[1](stock[0](plain)).square().sum().backward()
     torch.testing.assert_close(labelled.grad, plain.grad, **CLOSE)
+
+
+class Quantised(torch.Tensor):
+    """A weight that holds no memory of its own: operations on it are given what it stands for."""
+
+    @staticmethod
+    def __new__(cls, values):
+        made = torch.Tensor._make_wrapper_subclass(cls, values.shape, strides=values.stride(), dtype=values.dtype)
+        made.values = values
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(Quantised, lambda tensor: tensor.values, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def test_weights_without_memory_run_the_stock_modules(pair):
+    stock, fused = (model.eval().requires_grad_(False) for model in pair)
+    conv = fused[1].denselayer1.conv1
+    values = conv.weight.data
+    del conv.weight
+    conv.weight = Quantised(values)
+    x = pictures()
+    torch.testing.assert_close(fused(x), stock(x), **CLOSE)
+    assert fused[1].ran == "stock: weights that are not plain dense tensors"

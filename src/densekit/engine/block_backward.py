@@ -116,7 +116,7 @@ def differentiable_backward(
         given = iter(parameters)
         for layer, own in zip(call.parts, layers, strict=True):
             new = features
-            moments_of = [(own.mean, own.var)] if isinstance(own, _Plain) else [own[6:8], own[9:]]
+            moments_of = [(own.mean, own.var)] + ([] if isinstance(own, _Plain) else [(own.mean2, own.var2)])
             for pair, moments in zip(layer, moments_of, strict=True):
                 gamma, beta, weight = (next(given) for _ in range(3))
                 new = convolve(bnrelu(pair.norm, new, gamma, beta, *moments), weight, call.dtype)
