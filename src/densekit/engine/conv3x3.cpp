@@ -66,18 +66,18 @@ void weight_gradient_by_definition(const Conv3x3Size& size, Pixels<const T> dy, 
 #pragma omp for schedule(static)
     for (int tap = 0; tap < 9; ++tap) {
       std::fill_n(sums.data(), size.out * size.in, 0.0);
-      for (int64_t n = 0; n < size.N; ++n) {
-        for (int64_t h = 0; h < size.H; ++h) {
-          for (int64_t w = 0; w < size.W; ++w) {
-            const int64_t i = h + tap / 3 - 1, j = w + tap % 3 - 1;
-            if (i < 0 || i >= size.H || j < 0 || j >= size.W) continue;
-            activation.apply(x.at(size, n, i, j), Matrix<Acc<T>>{pixel.data(), size.in}, 1, size.in);
-            for (int64_t out = 0; out < size.out; ++out) {
-              const Acc<T> factor = load(dy.at(size, n, h, w).data[out]);
-              for (int64_t in = 0; in < size.in; ++in) sums[out * size.in + in] += factor * pixel[in];
-            }
+      for (int64_t line = 0; line < size.N * size.H; ++line) {
+        const int64_t n = line / size.H, h = line % size.H, i = h + tap / 3 - 1;
+        for (int64_t w = 0; w < size.W; ++w) {
+          const int64_t j = w + tap % 3 - 1;
+          if (i < 0 || i >= size.H || j < 0 || j >= size.W) continue;
+          activation.apply(x.at(size, n, i, j), Matrix<Acc<T>>{pixel.data(), size.in}, 1, size.in);
+          for (int64_t out = 0; out < size.out; ++out) {
+            const Acc<T> factor = load(dy.at(size, n, h, w).data[out]);
+            for (int64_t in = 0; in < size.in; ++in) sums[out * size.in + in] += factor * pixel[in];
           }
         }
+        if (count_nan(sums.data(), size.out * size.in) == size.out * size.in) break;  // and NaN they stay
       }
       for (int64_t out = 0; out < size.out; ++out)
         for (int64_t in = 0; in < size.in; ++in) weights.at(out, in, tap) = Acc<T>(sums[out * size.in + in]);

@@ -42,10 +42,10 @@ void pool(const PoolSize& size, Lines<T> out, PoolLine pool_line) {
   });
 }
 
-// Call padded_stride(n, h, gradient) for every line of x, and mask the gradient; `sums` are those of `drelu_rows`.
+// Call spread(n, h, gradient) for every line of x, and mask the gradient; `sums` are those of `drelu_rows`.
 template <class T, class Spread>
 void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activation, const Acc<T>* mean, Lines<T> out,
-                   Acc<T>* sums, Spread padded_stride) {
+                   Acc<T>* sums, Spread spread) {
   using A = Acc<T>;
   Sums<A> totals(size.channels, size.threads);
   const auto make = [&] { return std::tuple(Scratch<A>(size.W * size.channels)); };
@@ -54,7 +54,7 @@ void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activat
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < size.N * size.H; ++line) {
       const int64_t n = line / size.H, h = line % size.H;
-      padded_stride(n, h, Matrix<A>{gradient.data(), size.channels});
+      spread(n, h, Matrix<A>{gradient.data(), size.channels});
       A* plain = totals.chunk(thread);
       drelu_rows<T, false, A>({gradient.data(), size.channels}, x.line(n, h), activation.scale, activation.shift, mean, {},
                               out.line(n, h), plain, plain + size.channels, size.W, size.channels);

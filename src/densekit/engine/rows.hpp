@@ -62,6 +62,14 @@ A relu(A value) {  // not a maximum, so that NaN stays NaN
   return value <= 0 ? 0 : value;
 }
 
+template <class A>
+int64_t count_nan(const A* values, int64_t number) {
+  int64_t found = 0;
+#pragma omp simd reduction(+ : found)
+  for (int64_t i = 0; i < number; ++i) found += values[i] != values[i];
+  return found;
+}
+
 template <class T>
 struct Matrix {
   T* data;

@@ -45,8 +45,8 @@ def fuse(model: nn.Module, engine: str = "auto") -> nn.Module:
     Some things differ. Outputs are channels-last (use ``reshape`` instead of ``view``), so dropout behind them draws
     other values from the same seed. A block's output is kept for the backward pass and must not be changed in place
     before it, as ``F.relu(features, inplace=True)`` right behind a block would. On a CPU without AMX, bfloat16
-    activations that are more than ten thousand times smaller than their neighbours lose digits, and pictures with NaN
-    or infinity in them take many times as long. docs/performance.md, "What is fused", has the whole list.
+    activations that are more than ten thousand times smaller than their neighbours lose digits, and pictures with
+    infinity in them take several times as long. docs/performance.md, "What is fused", has the whole list.
 
     Calls that the fused path does not support (hooks inside a block, dropout in training, `torch.compile`, ...) run the
     stock modules; ``repr(model)`` and the log "densekit.engine" say so (except for compiled calls). Derivatives of

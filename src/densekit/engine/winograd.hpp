@@ -10,6 +10,8 @@
 
 #pragma once
 
+#include <limits>
+
 #include "layer_steps.hpp"
 #include "gemm.hpp"
 #include "winograd_transforms.hpp"
@@ -246,6 +248,10 @@ class Result {
       for (int64_t i = 0; i < side * part.lines; ++i) {
         for (int64_t j = 0; j < side * block.width; ++j) {
           A* to = &pixels_[((side * part.above + i) * side * block.width + j) * width_];
+          if (reads_nan(patches, part, i, j)) {  // as everywhere in a network that has diverged
+            std::fill_n(to, size_.out, std::numeric_limits<A>::quiet_NaN());
+            continue;
+          }
           for (int64_t out = 0; out < size_.out; ++out) {
             A sum = 0;
             for (int tap = 0; tap < 9; ++tap) {
@@ -257,6 +263,12 @@ class Result {
         }
       }
     });
+  }
+
+  bool reads_nan(const Patches<T, side>& patches, Part part, int64_t i, int64_t j) const {
+    for (int tap = 0; tap < 9; ++tap)
+      if (count_nan(patches.pixel(part, i + tap / 3, j + tap % 3), size_.in)) return true;
+    return false;
   }
 
   Conv3x3Size size_;
