@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from densekit.engine.step_arguments import StepMemoryError
+from densekit.engine.exported_steps import StepMemoryError
 from densekit.engine.swap import fuse
 from densekit.models.dense_block import DenseBlock
 

@@ -19,22 +19,7 @@ from platformdirs import user_cache_path
 
 from densekit.files import write_atomically, write_text
 
-_HEADERS = [
-    Path(__file__).with_name(f"{name}.hpp")
-    for name in (
-        "rows",
-        "rows_avx512_bf16",
-        "scratch",
-        "layer_steps",
-        "gemm",
-        "gemm_amx",
-        "conv3x3_amx",
-        "winograd_transforms",
-        "winograd",
-        "winograd_weight_gradient",
-    )
-]
-_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("steps", "pool", "conv1x1", "conv3x3", "layer")]
+_HEADERS, _SOURCES = (sorted(Path(__file__).parent.glob(f"*.{suffix}")) for suffix in ("hpp", "cpp"))
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = ("-std=c++20", "-O3", _NATIVE, "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 logger = logging.getLogger("densekit.engine")

@@ -2,7 +2,7 @@
 //
 // A block of rows stays in the second-level cache from batch norm and ReLU over the products to the steps on the result.
 
-#include "layer_steps.hpp"
+#include "exports.hpp"
 #include "gemm_amx.hpp"
 
 using namespace densekit;
@@ -148,27 +148,5 @@ void densekit::conv1x1_backward(const Conv1x1Size& size, Matrix<const T> dz, con
   totals.write(sums);
 }
 
-#define DEFINE(T, NAME)                                                                                                \
-  extern "C" int bnrelu_conv1x1_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,         \
-                                       const T* weights, T* out, double* moments, int64_t rows, int64_t in,            \
-                                       int64_t out_channels, int threads) {                                            \
-    return status([=] {                                                                                                \
-      bnrelu_conv1x1<T>({rows, in, out_channels, threads}, {x, x_stride}, {scale, shift}, weights, out, moments);      \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int conv1x1_backward_##NAME(const T* dz, int64_t dz_stride, const T* weights, const T* x,                 \
-                                         int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,                   \
-                                         const Acc<T>* mean, const T* source, int64_t source_stride, T* out,           \
-                                         int64_t out_stride, Acc<T>* dweights, Acc<T>* sums, int64_t rows,             \
-                                         int64_t in, int64_t out_channels, int threads) {                              \
-    return status([=] {                                                                                                \
-      conv1x1_backward<T>({rows, in, out_channels, threads}, {dz, dz_stride}, weights, {x, x_stride}, {scale, shift},  \
-                          mean, {source, source_stride}, {out, out_stride}, dweights, sums);                           \
-    });                                                                                                                \
-  }                                                                                                                    \
-  template decltype(bnrelu_conv1x1<T>) densekit::bnrelu_conv1x1<T>;                                                    \
-  template decltype(conv1x1_backward<T>) densekit::conv1x1_backward<T>;
-
-DEFINE(double, float64)
-DEFINE(float, float32)
-DEFINE(bfloat16, bfloat16)
+EXPORT(bnrelu_conv1x1)
+EXPORT(conv1x1_backward)

@@ -1,6 +1,7 @@
 // The 3x3 convolution of the fused dense block on a CPU, and its gradients.
 
 #include "conv3x3_amx.hpp"
+#include "exports.hpp"
 #include "winograd_weight_gradient.hpp"
 
 using namespace densekit;
@@ -108,39 +109,6 @@ void densekit::conv3x3_weight_gradient(const Conv3x3Size& size, Pixels<const T> 
     });
 }
 
-#define DEFINE(T, NAME)                                                                                                \
-  extern "C" int bnrelu_conv3x3_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,         \
-                                       const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, T* out,       \
-                                       int64_t out_stride, double* moments, int64_t N, int64_t H, int64_t W,           \
-                                       int64_t in, int64_t out_channels, int threads) {                                \
-    return status([=] {                                                                                                \
-      bnrelu_conv3x3<T>({N, H, W, in, out_channels, threads}, {x, x_stride}, {scale, shift},                           \
-                        {weights, {s0, s1, s2, s3}}, {out, out_stride}, moments);                                      \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int bnrelu_conv3x3_gradient_##NAME(                                                                       \
-      const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift,          \
-      const Acc<T>* mean, const T* weights, int64_t s0, int64_t s1, int64_t s2, int64_t s3, const T* source,           \
-      int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t in,    \
-      int64_t out_channels, int threads) {                                                                             \
-    return status([=] {                                                                                                \
-      bnrelu_conv3x3_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift}, \
-                                 mean, {weights, {s0, s1, s2, s3}}, {source, source_stride}, {out, out_stride}, sums); \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int conv3x3_weight_gradient_##NAME(const T* dy, int64_t dy_stride, const T* x, int64_t x_stride,          \
-                                                const Acc<T>* scale, const Acc<T>* shift, Acc<T>* weights, int64_t s0, \
-                                                int64_t s1, int64_t s2, int64_t s3, int64_t N, int64_t H, int64_t W,   \
-                                                int64_t in, int64_t out_channels, int threads) {                       \
-    return status([=] {                                                                                                \
-      conv3x3_weight_gradient<T>({N, H, W, in, out_channels, threads}, {dy, dy_stride}, {x, x_stride}, {scale, shift}, \
-                                 {weights, {s0, s1, s2, s3}});                                                         \
-    });                                                                                                                \
-  }                                                                                                                    \
-  template decltype(bnrelu_conv3x3<T>) densekit::bnrelu_conv3x3<T>;                                                    \
-  template decltype(bnrelu_conv3x3_gradient<T>) densekit::bnrelu_conv3x3_gradient<T>;                                  \
-  template decltype(conv3x3_weight_gradient<T>) densekit::conv3x3_weight_gradient<T>;
-
-DEFINE(double, float64)
-DEFINE(float, float32)
-DEFINE(bfloat16, bfloat16)
+EXPORT(bnrelu_conv3x3)
+EXPORT(bnrelu_conv3x3_gradient)
+EXPORT(conv3x3_weight_gradient)

@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "layer_steps.hpp"
+#include "steps.hpp"
 #include "gemm_amx.hpp"
 
 #ifdef HAS_TILES

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "layer_steps.hpp"
+#include "exports.hpp"
 #include "scratch.hpp"
 
 using namespace densekit;
@@ -67,27 +67,11 @@ class Cast {
   const T* data_;
 };
 
-// A layer's parameters as stored, and the sizes of its steps.
-template <class T>
-struct Layer {
-  using A = Acc<T>;
-  int64_t N, H, W, in, middle, out;
-  bool wide;  // whether the weights are stored in the type of sums and not in T
-  int threads;
-  Norm<A> norm, norm2;
-  const void *matrix, *kernels;
-  std::array<int64_t, 4> strides;  // of the kernels
+}  // namespace
 
-  Conv1x1Size product() const { return {N * H * W, in, middle, threads}; }
-  Conv3x3Size convolution() const { return {N, H, W, middle, out, threads}; }
-};
-
-// So many `pictures` are processed at a time. `z` is space for their product, or, with `keeps`, for that of all pictures. If
-// `moments2` is given, the product's moments are stored there and used instead of the second norm's; `moments` receives those
-// of the result. Both require all pictures to be processed at a time.
 template <class T>
-void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixels<T> out, T* z, Acc<T>* moments2,
-           Acc<T>* moments) {
+void densekit::layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixels<T> out, T* z,
+                     Acc<T>* moments2, Acc<T>* moments) {
   using A = Acc<T>;
   const int64_t area = layer.H * layer.W;
   const FoldedNorm<A> norm(layer.norm, layer.in);
@@ -112,19 +96,10 @@ void layer(Layer<T> layer, int64_t pictures, bool keeps, Pixels<const T> x, Pixe
   if (moments) std::copy(seen.begin(), seen.end(), moments);
 }
 
-// Where to store the gradients of the parameters; those of the matrix and of the kernels may be null.
-template <class A>
-struct Gradients {
-  A *weight, *bias, *matrix, *weight2, *bias2;
-  Kernels<A> kernels;
-};
-
-// `d` is space for the gradient of z. `out` receives `source` plus the gradient of x, and `terms` is increased by the terms of
-// the moments; both may be null. `trains2` says whether the second norm's moments are the batch's.
 template <class T>
-void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pixels<const T> x, Pixels<const T> z,
-                    Pixels<T> d, Matrix<const T> source, Matrix<T> out, Gradients<Acc<T>> gradients,
-                    Matrix<Acc<T>> terms) {
+void densekit::layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pixels<const T> x,
+                              Pixels<const T> z, Pixels<T> d, Matrix<const T> source, Matrix<T> out,
+                              const Gradients<Acc<T>>& gradients, Matrix<Acc<T>> terms) {
   using A = Acc<T>;
   const Conv1x1Size size = layer.product();
   const FoldedNorm<A> norm(layer.norm, layer.in), norm2(layer.norm2, layer.middle);
@@ -137,10 +112,11 @@ void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pix
   bnrelu_conv3x3_gradient<T>(layer.convolution(), dy, z, norm2.template activation<T>(), layer.norm2.mean,
                              {kernels.data(), layer.strides}, {}, d, sums.data());
   norm2.gradients(sums.data(), gradients.weight2, gradients.bias2);
-  std::vector<A> terms2(2 * layer.middle);
-  if (trains2) norm2.add_terms(sums.data(), size.rows, {terms2.data(), layer.middle});
+  std::vector<A> values(2 * layer.middle);
+  const Matrix<A> terms2{values.data(), layer.middle};
+  if (trains2) norm2.add_terms(sums.data(), size.rows, terms2);
   bn_gradient<T>({size.rows, layer.middle, layer.threads}, {d.data, d.stride}, z, layer.norm2.mean, norm2.scale(),
-                 trains2 ? terms2.data() : nullptr, terms2.data() + layer.middle, d);
+                 {trains2 ? terms2.data : nullptr, terms2.stride}, d);
 
   conv1x1_backward<T>(size, {d.data, d.stride}, matrix.data(), x, norm.template activation<T>(), layer.norm.mean, source, out,
                       gradients.matrix, sums.data());
@@ -148,37 +124,5 @@ void layer_backward(const Layer<T>& layer, bool trains2, Pixels<const T> dy, Pix
   if (terms.data) norm.add_terms(sums.data(), size.rows, terms);
 }
 
-}  // namespace
-
-#define LAYER(A)                                                                                                       \
-  const A *weight, const A *bias, const A *mean, const A *var, double eps, const void *matrix, const A *weight2,       \
-      const A *bias2, const A *mean2, const A *var2, double eps2, const void *kernels, int64_t s0, int64_t s1,         \
-      int64_t s2, int64_t s3
-#define SIZE int64_t wide, int64_t N, int64_t H, int64_t W, int64_t in, int64_t middle, int64_t out_channels, int threads
-#define GIVEN                                                                                                          \
-  {N, H, W, in, middle, out_channels, wide != 0, threads, {weight, bias, mean, var, eps},                              \
-   {weight2, bias2, mean2, var2, eps2}, matrix, kernels, {s0, s1, s2, s3}}
-
-#define DEFINE(T, NAME)                                                                                                \
-  extern "C" int layer_##NAME(const T* x, int64_t x_stride, LAYER(Acc<T>), T* out, int64_t out_stride, T* z,           \
-                              Acc<T>* moments2, Acc<T>* moments, int64_t pictures, int64_t keeps, SIZE) {              \
-    return status([=] {                                                                                                \
-      layer<T>(GIVEN, pictures, keeps != 0, {x, x_stride}, {out, out_stride}, z, moments2, moments);                   \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int layer_backward_##NAME(                                                                                \
-      const T* dy, int64_t dy_stride, const T* x, int64_t x_stride, LAYER(Acc<T>), const T* z, T* d, const T* source,  \
-      int64_t source_stride, T* out, int64_t out_stride, Acc<T>* dweight, Acc<T>* dbias, Acc<T>* dmatrix,              \
-      Acc<T>* dweight2, Acc<T>* dbias2, Acc<T>* dkernels, int64_t d0, int64_t d1, int64_t d2, int64_t d3,              \
-      Acc<T>* terms, int64_t terms_stride, int64_t trains2, SIZE) {                                                    \
-    return status([=] {                                                                                                \
-      layer_backward<T>(GIVEN, trains2 != 0, {dy, dy_stride}, {x, x_stride}, {z, middle}, {d, middle},                 \
-                        {source, source_stride}, {out, out_stride},                                                    \
-                        {dweight, dbias, dmatrix, dweight2, dbias2, {dkernels, {d0, d1, d2, d3}}},                     \
-                        {terms, terms_stride});                                                                        \
-    });                                                                                                                \
-  }
-
-DEFINE(double, float64)
-DEFINE(float, float32)
-DEFINE(bfloat16, bfloat16)
+EXPORT(layer)
+EXPORT(layer_backward)

@@ -8,7 +8,18 @@ from torch import Tensor
 from densekit.engine.batch_norm import StoredNorm
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.row_steps import accumulation_dtype
-from densekit.engine.step_arguments import kernels_of, matrix_of, pixels_of, vector_of
+from densekit.engine.step_structs import (
+    Conv1x1Size,
+    Conv3x3Size,
+    Gradients,
+    Layer,
+    activation_of,
+    kernels_of,
+    matrix_of,
+    norm_of,
+    pixels_of,
+    vector_of,
+)
 from densekit.engine.steps_cpu import CompiledPoolSteps
 
 
@@ -28,8 +39,8 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
             return super().bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
         product = x.new_empty(len(x), len(matrix))
         moments = torch.empty(2, len(matrix), dtype=torch.float64, device="cpu") if with_moments else None
-        vectors = map(vector_of, (scale, shift, matrix, product, moments))
-        step(*matrix_of(x), *vectors, *x.shape, len(matrix), torch.get_num_threads())
+        size = Conv1x1Size(*x.shape, len(matrix), torch.get_num_threads())
+        step(size, matrix_of(x), activation_of(scale, shift), *map(vector_of, (matrix, product, moments)))
         return product, moments if moments is None else moments.to(scale.dtype)
 
     def conv1x1_backward(
@@ -52,9 +63,9 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
             onto = {"source": source, "out": out}
             return super().conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
         dweight, sums = mean.new_empty(matrix.shape) if needs_dweight else None, mean.new_empty(2, len(mean))
-        vectors, onto = map(vector_of, (scale, shift, mean)), (*matrix_of(source), *matrix_of(out))
-        results = (vector_of(dweight), vector_of(sums), *x.shape, len(matrix), torch.get_num_threads())
-        step(*matrix_of(dz), vector_of(matrix), *matrix_of(x), *vectors, *onto, *results)
+        size = Conv1x1Size(*x.shape, len(matrix), torch.get_num_threads())
+        forward = (vector_of(matrix), matrix_of(x), activation_of(scale, shift), vector_of(mean))
+        step(size, matrix_of(dz), *forward, matrix_of(source), matrix_of(out), vector_of(dweight), vector_of(sums))
         return dweight, sums
 
     def bnrelu_conv3x3(
@@ -65,8 +76,8 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         if step is None or weight.dtype != x.dtype:
             return super().bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=with_moments)
         moments = torch.empty(2, out.shape[-1], dtype=torch.float64, device="cpu") if with_moments else None
-        vectors, size = (vector_of(scale), vector_of(shift)), (*x.shape, len(weight), torch.get_num_threads())
-        step(*pixels_of(x), *vectors, *kernels_of(weight), *pixels_of(out), vector_of(moments), *size)
+        size = Conv3x3Size(*x.shape, len(weight), torch.get_num_threads())
+        step(size, pixels_of(x), activation_of(scale, shift), kernels_of(weight), pixels_of(out), vector_of(moments))
         return moments if moments is None else moments.to(scale.dtype)
 
     def bnrelu_conv3x3_backward(
@@ -89,24 +100,16 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
             return super().bnrelu_conv3x3_backward(
                 dy, x, scale, shift, mean, weight, **onto, needs_dweight=needs_dweight
             )
-        vectors, size = (vector_of(scale), vector_of(shift)), (*x.shape, len(weight), torch.get_num_threads())
+        size = Conv3x3Size(*x.shape, len(weight), torch.get_num_threads())
+        forward = (pixels_of(dy), pixels_of(x), activation_of(scale, shift))
         sums = dweight = None
         if needs_dweight:
             dweight = mean.new_empty(weight.shape)
-            self._steps["conv3x3_weight_gradient", dy.dtype](
-                *pixels_of(dy), *pixels_of(x), *vectors, *kernels_of(dweight), *size
-            )
+            self._steps["conv3x3_weight_gradient", dy.dtype](size, *forward, kernels_of(dweight))
         if out is not None:
             sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
-            arguments = (
-                *vectors,
-                vector_of(mean),
-                *kernels_of(weight),
-                *pixels_of(source),
-                *pixels_of(out),
-                vector_of(sums),
-            )
-            step(*pixels_of(dy), *pixels_of(x), *arguments, *size)
+            onto = (pixels_of(source), pixels_of(out))
+            step(size, *forward, vector_of(mean), kernels_of(weight), *onto, vector_of(sums))
         return sums, dweight
 
     def layer(
@@ -122,8 +125,8 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         moments = torch.empty(2, k, dtype=wide, device="cpu") if with_moments else None
         pictures = len(x) if trains or with_moments else self._pictures(x)
         stored = _stored(layer, dtype)
-        results = (*pixels_of(out), *map(vector_of, (z, moments2, moments)), pictures, True)
-        step(*pixels_of(x), *_parameters(stored), *results, *_layer_size(stored, x))
+        results = (pixels_of(out), *map(vector_of, (z, moments2, moments)))
+        step(_layer_of(stored, x), pictures, True, pixels_of(x), *results)
         return z, moments2, moments
 
     def layer_backward(
@@ -152,9 +155,9 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
             torch.empty_like(tensor, dtype=wide) if wanted else None
             for tensor, wanted in zip(_tensors(stored), wants, strict=True)
         ]
-        results = (*map(vector_of, gradients[:5]), *kernels_of(gradients[5]), *matrix_of(terms), trains)
-        buffers = (vector_of(z), vector_of(d), *pixels_of(source), *pixels_of(out))
-        step(*pixels_of(dy), *pixels_of(x), *_parameters(stored), *buffers, *results, *_layer_size(stored, x))
+        results = Gradients(*map(vector_of, gradients[:5]), kernels_of(gradients[5]))
+        pixels = map(pixels_of, (dy, x, z, d, source, out))
+        step(_layer_of(stored, x), trains, *pixels, results, matrix_of(terms))
         return [None if g is None else g.to(p.dtype) for g, p in zip(gradients, _tensors(layer), strict=True)]
 
     def infer_layer(self, layer: Bottleneck, x: Tensor, out: Tensor, dtype: torch.dtype) -> None:
@@ -165,8 +168,7 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
             return
         stored, pictures = _stored(layer, dtype), self._pictures(x)
         z = torch.empty(pictures, *x.shape[1:3], len(layer.weight), dtype=dtype, device="cpu")
-        results = (*pixels_of(out), vector_of(z), None, None, pictures, False)
-        step(*pixels_of(x), *_parameters(stored), *results, *_layer_size(stored, x))
+        step(_layer_of(stored, x), pictures, False, pixels_of(x), pixels_of(out), vector_of(z), None, None)
 
     def _pictures(self, x: Tensor) -> int:
         """Return how many pictures stay in the cache together."""
@@ -197,13 +199,8 @@ def _tensors(layer: Bottleneck) -> tuple[Tensor, ...]:
     return *layer.norm[:2], layer.weight, *layer.norm2[:2], layer.weight2
 
 
-def _parameters(layer: Bottleneck) -> tuple[Any, ...]:
-    (*first, eps), (*second, eps2) = layer.norm, layer.norm2
-    kernels = kernels_of(layer.weight2)
-    return (*map(vector_of, first), eps, vector_of(layer.weight), *map(vector_of, second), eps2, *kernels)
-
-
-def _layer_size(layer: Bottleneck, x: Tensor) -> tuple[int, ...]:
-    """Return whether the weights' type is wider than that of ``x``, the sizes, and the number of threads."""
-    m, k = len(layer.weight), len(layer.weight2)
-    return layer.weight.dtype != x.dtype, *x.shape, m, k, torch.get_num_threads()
+def _layer_of(layer: Bottleneck, x: Tensor) -> Layer:
+    """A layer that is `_stored`, applied to ``x``."""
+    sizes, wide = (*x.shape, len(layer.weight), len(layer.weight2)), layer.weight.dtype != x.dtype
+    weights = (vector_of(layer.weight), kernels_of(layer.weight2))
+    return Layer(*sizes, norm_of(layer.norm), norm_of(layer.norm2), *weights, wide, torch.get_num_threads())

@@ -1,27 +1,15 @@
 // Batch norm, ReLU and pooling on a CPU in one pass, and back: the 2x2 mean of transitions, and the maximum of 3x3 pixels
-// with stride 2 of stems. A line of pixels at a time is in the cache; `pool_steps.py` defines the steps.
+// with stride 2 of stems. A line of pixels at a time is in the cache.
 
 #include <limits>
 
+#include "exports.hpp"
 #include "rows_avx512_bf16.hpp"
-#include "layer_steps.hpp"
 #include "scratch.hpp"
 
 using namespace densekit;
 
 namespace {
-
-struct PoolSize {
-  int64_t N, H, W, channels;
-  int threads;
-};
-
-template <class T>
-struct Lines {  // (N, H, W, channels)
-  T* data;
-  int64_t channels, H, W;
-  Matrix<T> line(int64_t n, int64_t h) const { return {data + (n * H + h) * W * channels, channels}; }
-};
 
 template <class T>
 using Bits = std::conditional_t<sizeof(Acc<T>) == 8, int64_t, int32_t>;
@@ -64,8 +52,10 @@ void pool_gradient(const PoolSize& size, Lines<const T> x, Activation<T> activat
   totals.write(sums);
 }
 
+}  // namespace
+
 template <class T>
-void avg_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out) {
+void densekit::bnrelu_avg_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out) {
   using A = Acc<T>;
   pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<A> values, Bits<T>*) {
     const Matrix<const T> above = x.line(n, 2 * h), below = x.line(n, 2 * h + 1);
@@ -83,8 +73,8 @@ void avg_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, 
 }
 
 template <class T>
-void avg_pool_gradient(const PoolSize& size, Lines<const T> dpooled, Lines<const T> x, Activation<T> activation,
-                       const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
+void densekit::bnrelu_avg_pool_backward(const PoolSize& size, Lines<const T> dpooled, Lines<const T> x,
+                                        Activation<T> activation, const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
   using A = Acc<T>;
   pool_gradient<T>(size, x, activation, mean, out, sums, [=](int64_t n, int64_t h, Matrix<A> gradient) {
     const bool pooled = h / 2 < dpooled.H;  // an odd last line or column was left out
@@ -100,6 +90,8 @@ void avg_pool_gradient(const PoolSize& size, Lines<const T> dpooled, Lines<const
     }
   });
 }
+
+namespace {
 
 // The pixels whose maximum is taken, and their indices in the 3x3 window; beyond the edge, the nearest pixel inside again.
 template <class T>
@@ -143,8 +135,11 @@ void shorten(const T* values, uint8_t* to, int64_t number) {
   for (int64_t i = 0; i < number; ++i) to[i] = uint8_t(values[i]);
 }
 
+}  // namespace
+
 template <class T>
-void max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out, uint8_t* indices) {
+void densekit::bnrelu_max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, Lines<T> out,
+                               uint8_t* indices) {
   pool<T>(size, out, [=](int64_t n, int64_t h, Matrix<Acc<T>> values, Bits<T>* found) {
     for (int64_t w = 0; w < out.W; ++w) {
       const Window<T> window(x, n, h, w);
@@ -159,8 +154,9 @@ void max_pool(const PoolSize& size, Lines<const T> x, Activation<T> activation, 
 }
 
 template <class T>
-void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8_t* indices, Lines<const T> x,
-                       Activation<T> activation, const Acc<T>* mean, Lines<T> out, Acc<T>* sums) {
+void densekit::bnrelu_max_pool_backward(const PoolSize& size, Lines<const T> dpooled, const uint8_t* indices,
+                                        Lines<const T> x, Activation<T> activation, const Acc<T>* mean, Lines<T> out,
+                                        Acc<T>* sums) {
   using A = Acc<T>;
   pool_gradient<T>(size, x, activation, mean, out, sums, [=](int64_t n, int64_t h, Matrix<A> gradient) {
     std::fill_n(gradient.data, size.W * size.channels, A(0));
@@ -179,39 +175,7 @@ void max_pool_gradient(const PoolSize& size, Lines<const T> dpooled, const uint8
   });
 }
 
-}  // namespace
-
-#define DEFINE(T, NAME)                                                                                                \
-  extern "C" int bnrelu_avg_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out, int64_t N,       \
-                                        int64_t H, int64_t W, int64_t C, int threads) {                                \
-    return status([=] {                                                                                                \
-      avg_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, H / 2, W / 2});                        \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int bnrelu_avg_pool_backward_##NAME(const T* dpooled, const T* x, const Acc<T>* scale,                    \
-                                                 const Acc<T>* shift, const Acc<T>* mean, T* out, Acc<T>* sums,        \
-                                                 int64_t N, int64_t H, int64_t W, int64_t C, int threads) {            \
-    return status([=] {                                                                                                \
-      avg_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, H / 2, W / 2}, {x, C, H, W}, {scale, shift}, mean,      \
-                           {out, C, H, W}, sums);                                                                      \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int bnrelu_max_pool_##NAME(const T* x, const Acc<T>* scale, const Acc<T>* shift, T* out,                  \
-                                        uint8_t* indices, int64_t N, int64_t H, int64_t W, int64_t C, int threads) {   \
-    return status([=] {                                                                                                \
-      max_pool<T>({N, H, W, C, threads}, {x, C, H, W}, {scale, shift}, {out, C, (H + 1) / 2, (W + 1) / 2}, indices);   \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int bnrelu_max_pool_backward_##NAME(const T* dpooled, const uint8_t* indices, const T* x,                 \
-                                                 const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean,         \
-                                                 T* out, Acc<T>* sums, int64_t N, int64_t H, int64_t W, int64_t C,     \
-                                                 int threads) {                                                        \
-    return status([=] {                                                                                                \
-      max_pool_gradient<T>({N, H, W, C, threads}, {dpooled, C, (H + 1) / 2, (W + 1) / 2}, indices, {x, C, H, W},       \
-                           {scale, shift}, mean, {out, C, H, W}, sums);                                                \
-    });                                                                                                                \
-  }
-
-DEFINE(double, float64)
-DEFINE(float, float32)
-DEFINE(bfloat16, bfloat16)
+EXPORT(bnrelu_avg_pool)
+EXPORT(bnrelu_avg_pool_backward)
+EXPORT(bnrelu_max_pool)
+EXPORT(bnrelu_max_pool_backward)

@@ -216,15 +216,16 @@ void drelu_rows(Matrix<const G> gradient, Matrix<const T> x, const Acc<T>* scale
   });
 }
 
-// gradient * scale - c1 - (x - mean) * c2, where the terms stem from the batch's own moments; or gradient * scale without.
+// gradient * scale - c1 - (x - mean) * c2, where the terms c1 and c2 stem from the batch's own moments; or gradient * scale
+// without terms.
 template <class T>
 void bn_gradient_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean, const Acc<T>* scale,
-                      const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out, int64_t rows, int64_t channels) {
+                      Matrix<const Acc<T>> terms, Matrix<T> out, int64_t rows, int64_t channels) {
   by_four(rows, [=](auto number, int64_t row) {
     const auto ds = rows_from<number>(gradient, row);
     const auto xs = rows_from<number>(x, row);
     const auto to = rows_from<number>(out, row);
-    if (!c1) {
+    if (!terms.data) {
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c)
         for (int r = 0; r < number; ++r) to[r][c] = store<T>(load(ds[r][c]) * scale[c]);
@@ -232,7 +233,7 @@ void bn_gradient_rows(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>*
     }
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) {
-      const Acc<T> factor = scale[c], middle = mean[c], first = c1[c], second = c2[c];
+      const Acc<T> factor = scale[c], middle = mean[c], first = terms.row(0)[c], second = terms.row(1)[c];
       for (int r = 0; r < number; ++r)
         to[r][c] = store<T>(load(ds[r][c]) * factor - first - (load(xs[r][c]) - middle) * second);
     }

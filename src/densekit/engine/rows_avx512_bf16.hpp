@@ -143,7 +143,7 @@ void drelu_lanes(Matrix<const G> gradient, Matrix<const bfloat16> x, const float
 }
 
 inline void bn_gradient_rows(Matrix<const bfloat16> gradient, Matrix<const bfloat16> x, const float* mean,
-                             const float* scale, const float* c1, const float* c2, Matrix<bfloat16> out, int64_t rows,
+                             const float* scale, Matrix<const float> terms, Matrix<bfloat16> out, int64_t rows,
                              int64_t channels) {
   by_four(rows, [=](auto number, int64_t row) {
     const auto ds = rows_from<number>(gradient, row);
@@ -151,13 +151,13 @@ inline void bn_gradient_rows(Matrix<const bfloat16> gradient, Matrix<const bfloa
     const auto to = rows_from<number>(out, row);
     by_lanes(channels, [=](int64_t c, __mmask16 mask) {
       const __m512 factor = load_lanes(mask, scale + c);
-      if (!c1) {
+      if (!terms.data) {
         for (int r = 0; r < number; ++r)
           store_lanes(mask, to[r] + c, _mm512_mul_ps(load_lanes(mask, ds[r] + c), factor));
         return;
       }
-      const __m512 middle = load_lanes(mask, mean + c), first = load_lanes(mask, c1 + c);
-      const __m512 second = load_lanes(mask, c2 + c);
+      const __m512 middle = load_lanes(mask, mean + c), first = load_lanes(mask, terms.row(0) + c);
+      const __m512 second = load_lanes(mask, terms.row(1) + c);
       for (int r = 0; r < number; ++r) {
         const __m512 apart = _mm512_sub_ps(load_lanes(mask, xs[r] + c), middle);
         const __m512 scaled = _mm512_fmsub_ps(load_lanes(mask, ds[r] + c), factor, first);

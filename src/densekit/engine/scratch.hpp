@@ -113,17 +113,4 @@ void add_threads(T* values, int64_t length) {
   }
 }
 
-// What an exported step returns: 1 if memory ran out, 2 after another exception, otherwise 0.
-template <class Step>
-int status(Step step) noexcept {
-  try {
-    step();
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 1;
-  } catch (...) {
-    return 2;
-  }
-}
-
 }  // namespace densekit

@@ -1,8 +1,7 @@
-// The memory-bound steps of the fused dense block on a CPU, each in one pass over the rows; `row_steps.py` defines them.
+// The memory-bound steps of the fused dense block on a CPU, over chunks of rows.
 
+#include "exports.hpp"
 #include "rows_avx512_bf16.hpp"
-#include "layer_steps.hpp"
-#include "scratch.hpp"
 
 using namespace densekit;
 
@@ -26,29 +25,31 @@ Matrix<T> from(Matrix<T> matrix, int64_t row) {
   return {matrix.data ? matrix.row(row) : nullptr, matrix.stride};
 }
 
+}  // namespace
+
 template <class T>
-void bnrelu(Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift, Matrix<T> out, const RowsSize& size) {
+void densekit::bnrelu(const RowsSize& size, Matrix<const T> x, Activation<T> activation, Matrix<T> out) {
   for_chunks(size, [=](int, int64_t first, int64_t rows) {
-    bnrelu_rows(from(x, first), scale, shift, from(out, first), rows, size.channels);
+    activation.apply(from(x, first), from(out, first), rows, size.channels);
   });
 }
 
 template <class T>
-void drelu_sums(Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* scale, const Acc<T>* shift,
-                const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums, const RowsSize& size) {
+void densekit::drelu_sums(const RowsSize& size, Matrix<const T> gradient, Matrix<const T> x, Activation<T> activation,
+                          const Acc<T>* mean, Matrix<const T> source, Matrix<T> out, Acc<T>* sums) {
   const auto step = source.data ? drelu_rows<T, true, T> : drelu_rows<T, false, T>;
   Sums<Acc<T>> totals(size.channels, size.threads);
   for_chunks(size, [&](int thread, int64_t first, int64_t rows) {
     Acc<T>* plain = totals.chunk(thread);
-    step(from(gradient, first), from(x, first), scale, shift, mean, from(source, first), from(out, first), plain,
-         plain + size.channels, rows, size.channels);
+    step(from(gradient, first), from(x, first), activation.scale, activation.shift, mean, from(source, first),
+         from(out, first), plain, plain + size.channels, rows, size.channels);
     totals.add(thread);
   });
   totals.write(sums);
 }
 
 template <class T>
-void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, const RowsSize& size) {
+void densekit::tile_moments(const RowsSize& size, Matrix<const T> x, Matrix<T> out, double* moments) {
   std::vector<RowMoments<T>> threads(size.threads, RowMoments<T>(size.channels));
   for_chunks(size, [&](int thread, int64_t first, int64_t rows) {
     threads[thread].add(from(x, first), from(out, first), rows);
@@ -56,14 +57,11 @@ void tile_moments(Matrix<const T> x, Matrix<T> out, double* moments, const RowsS
   RowMoments<T>::write(threads, moments);
 }
 
-}  // namespace
-
 template <class T>
 void densekit::bn_gradient(const RowsSize& size, Matrix<const T> gradient, Matrix<const T> x, const Acc<T>* mean,
-                           const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2, Matrix<T> out) {
+                           const Acc<T>* scale, Matrix<const Acc<T>> terms, Matrix<T> out) {
   for_chunks(size, [=](int, int64_t first, int64_t rows) {
-    bn_gradient_rows(from(gradient, first), from(x, first), mean, scale, c1, c2, from(out, first), rows,
-                     size.channels);
+    bn_gradient_rows(from(gradient, first), from(x, first), mean, scale, terms, from(out, first), rows, size.channels);
   });
 }
 
@@ -76,38 +74,7 @@ extern "C" int shares_work() {
 #endif
 }
 
-#define DEFINE(T, NAME)                                                                                                \
-  extern "C" int bnrelu_##NAME(const T* x, int64_t x_stride, const Acc<T>* scale, const Acc<T>* shift, T* out,         \
-                               int64_t out_stride, int64_t rows, int64_t channels, int threads) {                      \
-    return status([=] {                                                                                                \
-      bnrelu<T>({x, x_stride}, scale, shift, {out, out_stride}, {rows, channels, threads});                            \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int drelu_sums_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,           \
-                                   const Acc<T>* scale, const Acc<T>* shift, const Acc<T>* mean, const T* source,      \
-                                   int64_t source_stride, T* out, int64_t out_stride, Acc<T>* sums, int64_t rows,      \
-                                   int64_t channels, int threads) {                                                    \
-    return status([=] {                                                                                                \
-      drelu_sums<T>({gradient, gradient_stride}, {x, x_stride}, scale, shift, mean, {source, source_stride},           \
-                    {out, out_stride}, sums, {rows, channels, threads});                                               \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int bn_gradient_##NAME(const T* gradient, int64_t gradient_stride, const T* x, int64_t x_stride,          \
-                                    const Acc<T>* mean, const Acc<T>* scale, const Acc<T>* c1, const Acc<T>* c2,       \
-                                    T* out, int64_t out_stride, int64_t rows, int64_t channels, int threads) {         \
-    return status([=] {                                                                                                \
-      bn_gradient<T>({rows, channels, threads}, {gradient, gradient_stride}, {x, x_stride}, mean, scale, c1, c2,       \
-                     {out, out_stride});                                                                               \
-    });                                                                                                                \
-  }                                                                                                                    \
-  extern "C" int tile_moments_##NAME(const T* x, int64_t x_stride, T* out, int64_t out_stride, double* moments,        \
-                                     int64_t rows, int64_t channels, int threads) {                                    \
-    return status([=] {                                                                                                \
-      tile_moments<T>({x, x_stride}, {out, out_stride}, moments, {rows, channels, threads});                           \
-    });                                                                                                                \
-  }                                                                                                                    \
-  template decltype(bn_gradient<T>) densekit::bn_gradient<T>;
-
-DEFINE(double, float64)
-DEFINE(float, float32)
-DEFINE(bfloat16, bfloat16)
+EXPORT(bnrelu)
+EXPORT(drelu_sums)
+EXPORT(bn_gradient)
+EXPORT(tile_moments)

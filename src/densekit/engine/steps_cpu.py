@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from densekit.engine.exported_steps import find_steps
 from densekit.engine.pool_steps import PoolSteps
 from densekit.engine.row_steps import RowSteps
-from densekit.engine.step_arguments import find_steps, matrix_of, size_of, vector_of
+from densekit.engine.step_structs import PoolSize, RowsSize, activation_of, lines_of, matrix_of, vector_of
 
 
 class CompiledRowSteps(RowSteps):
@@ -35,7 +36,7 @@ class CompiledRowSteps(RowSteps):
         if step is None:
             return super().tile_moments(x, out)
         moments = torch.empty(2, x.shape[1], dtype=torch.float64, device="cpu")
-        step(*matrix_of(x), *matrix_of(out), vector_of(moments), *size_of(x))
+        step(_rows_size(x), matrix_of(x), matrix_of(out), vector_of(moments))
         return moments
 
     def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class CompiledRowSteps(RowSteps):
         step = self._find("bnrelu", x, out)
         if step is None:
             return super().bnrelu(x, scale, shift, out)
-        step(*matrix_of(x), vector_of(scale), vector_of(shift), *matrix_of(out), *size_of(x))
+        step(_rows_size(x), matrix_of(x), activation_of(scale, shift), matrix_of(out))
         return out
 
     def drelu_sums(
@@ -62,16 +63,8 @@ class CompiledRowSteps(RowSteps):
         if step is None:
             return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
         sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
-        vectors = (vector_of(scale), vector_of(shift), vector_of(mean))
-        step(
-            *matrix_of(gradient),
-            *matrix_of(x),
-            *vectors,
-            *matrix_of(source),
-            *matrix_of(out),
-            vector_of(sums),
-            *size_of(x),
-        )
+        norm, onto = (activation_of(scale, shift), vector_of(mean)), (matrix_of(source), matrix_of(out))
+        step(_rows_size(x), matrix_of(gradient), matrix_of(x), *norm, *onto, vector_of(sums))
         return sums
 
     def bn_gradient(
@@ -81,8 +74,8 @@ class CompiledRowSteps(RowSteps):
         step = self._find("bn_gradient", gradient, x, out)
         if step is None:
             return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        vectors = (vector_of(mean), vector_of(scale), vector_of(terms[0]), vector_of(terms[1]))
-        step(*matrix_of(gradient), *matrix_of(x), *vectors, *matrix_of(out), *size_of(x))
+        norm = (vector_of(mean), vector_of(scale), matrix_of(terms))
+        step(_rows_size(x), matrix_of(gradient), matrix_of(x), *norm, matrix_of(out))
         return out
 
 
@@ -100,7 +93,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
             return super().bnrelu_avg_pool(x, scale, shift, dtype)
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C)
-        step(*map(vector_of, (x, scale, shift, pooled)), *x.shape, torch.get_num_threads())
+        step(_pool_size(x), lines_of(x), activation_of(scale, shift), lines_of(pooled))
         return pooled
 
     def bnrelu_avg_pool_backward(
@@ -116,7 +109,8 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
         if step is None:
             return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
         gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
-        step(*map(vector_of, (dpooled, x, scale, shift, mean, gradient, sums)), *x.shape, torch.get_num_threads())
+        norm, results = (activation_of(scale, shift), vector_of(mean)), (lines_of(gradient), vector_of(sums))
+        step(_pool_size(x), lines_of(dpooled), lines_of(x), *norm, *results)
         return gradient, sums
 
     def bnrelu_max_pool(
@@ -127,7 +121,7 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
         if step is None:
             return super().bnrelu_max_pool(x, scale, shift, out, return_indices=return_indices)
         indices = torch.empty(out.shape, dtype=torch.uint8, device="cpu") if return_indices else None
-        step(*map(vector_of, (x, scale, shift, out, indices)), *x.shape, torch.get_num_threads())
+        step(_pool_size(x), lines_of(x), activation_of(scale, shift), lines_of(out), vector_of(indices))
         return indices
 
     def bnrelu_max_pool_backward(
@@ -138,6 +132,14 @@ class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
         if step is None:
             return super().bnrelu_max_pool_backward(dpooled, indices, x, scale, shift, mean)
         gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
-        tensors = (dpooled, indices, x, scale, shift, mean, gradient, sums)
-        step(*map(vector_of, tensors), *x.shape, torch.get_num_threads())
+        norm, results = (activation_of(scale, shift), vector_of(mean)), (lines_of(gradient), vector_of(sums))
+        step(_pool_size(x), lines_of(dpooled), vector_of(indices), lines_of(x), *norm, *results)
         return gradient, sums
+
+
+def _rows_size(x: Tensor) -> RowsSize:
+    return RowsSize(*x.shape, torch.get_num_threads())
+
+
+def _pool_size(x: Tensor) -> PoolSize:
+    return PoolSize(*x.shape, torch.get_num_threads())

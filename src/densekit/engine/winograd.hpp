@@ -12,7 +12,7 @@
 
 #include <limits>
 
-#include "layer_steps.hpp"
+#include "steps.hpp"
 #include "gemm.hpp"
 #include "winograd_transforms.hpp"
 
