@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from common import setting, summarise, write_results
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.choose_ops import choose_ops
 from densekit.engine.ops import TorchOps
 from densekit.errors import SettingsError
@@ -36,21 +37,21 @@ def steps(ops: TorchOps, batch: int, side: int, c: int, channels: int) -> Iterat
     z, dz = (torch.randn(P, m, dtype=TYPE, device="cuda") for _ in range(2))
     new = torch.randn(P, GROWTH, dtype=TYPE, device="cuda")
     weight = torch.randn(m, c, dtype=TYPE, device="cuda")
-    of_x, of_z, of_all = ([torch.ones(n, device="cuda") for _ in range(3)] for n in (c, m, channels))
+    of_x, of_z, of_all = (FoldedNorm(*torch.ones(4, n, device="cuda")) for n in (c, m, channels))
     terms = torch.zeros(2, m, device="cuda")
     onto = {"source": g, "out": g, "needs_dweight": True}
     yield "tile_moments", 2 * P * GROWTH * size, lambda: ops.batch_moments(new, features[:, -GROWTH:])
-    yield "bnrelu_conv1x1", P * (c + m) * size, lambda: ops.bnrelu_conv1x1(x, *of_x[:2], weight, with_moments=True)
-    yield "bnrelu", 2 * P * m * size, lambda: ops.bnrelu(z, *of_z[:2], out=dz)
-    yield "drelu_sums", 3 * P * m * size, lambda: ops.drelu_sums(dz, z, *of_z, out=dz)
-    yield "bn_gradient", 3 * P * m * size, lambda: ops.bn_gradient(dz, z, *of_z[:2], terms, out=dz)
-    yield "conv1x1_backward", P * (3 * c + m) * size, lambda: ops.conv1x1_backward(dz, weight, x, *of_x, **onto)
+    yield "bnrelu_conv1x1", P * (c + m) * size, lambda: ops.bnrelu_conv1x1(x, of_x, weight, with_moments=True)
+    yield "bnrelu", 2 * P * m * size, lambda: ops.bnrelu(z, of_z, out=dz)
+    yield "drelu_sums", 3 * P * m * size, lambda: ops.drelu_sums(dz, z, of_z, out=dz)
+    yield "bn_gradient", 3 * P * m * size, lambda: ops.bn_gradient(dz, z, of_z, terms, out=dz)
+    yield "conv1x1_backward", P * (3 * c + m) * size, lambda: ops.conv1x1_backward(dz, weight, x, of_x, **onto)
     if side > 7:  # no transition behind the last block
         pictures = features.view(shape)
-        pooled = ops.bnrelu_avg_pool(pictures, *of_all[:2], TYPE)
-        yield "bnrelu_avg_pool", P * channels * size * 5 // 4, lambda: ops.bnrelu_avg_pool(pictures, *of_all[:2], TYPE)
+        pooled = ops.bnrelu_avg_pool(pictures, of_all, TYPE)
+        yield "bnrelu_avg_pool", P * channels * size * 5 // 4, lambda: ops.bnrelu_avg_pool(pictures, of_all, TYPE)
         bytes_back = P * channels * size * 9 // 4
-        yield "bnrelu_avg_pool_backward", bytes_back, lambda: ops.bnrelu_avg_pool_backward(pooled, pictures, *of_all)
+        yield "bnrelu_avg_pool_backward", bytes_back, lambda: ops.bnrelu_avg_pool_backward(pooled, pictures, of_all)
 
 
 def seconds(call: Callable[[], Any]) -> float:

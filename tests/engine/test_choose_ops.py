@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.choose_ops import choose_ops, log_once
 from densekit.engine.compile_steps import CannotCompile, _key, load_steps
 from densekit.engine.ops_cpu import CompiledOps
@@ -266,7 +267,8 @@ def test_tiles_are_left_alone_where_the_system_forbids_them(write_compiler, monk
     ops = CompiledOps(load_steps())
     assert "MAY_USE_TILES" not in log.read_text()
     x, weight, one = torch.rand(2, 3, 3, 8).bfloat16(), torch.rand(8, 8, 3, 3).bfloat16(), torch.ones(8)
+    norm = FoldedNorm(one * 0, one, one, one * 0)
     out = torch.empty_like(x)
-    ops.bnrelu_conv3x3(x, one, one * 0, weight, out, with_moments=False)
+    ops.bnrelu_conv3x3(x, norm, weight, out, with_moments=False)
     expected = torch.conv2d(x.permute(0, 3, 1, 2).double(), weight.double(), padding=1).permute(0, 2, 3, 1)
     torch.testing.assert_close(out, expected.bfloat16())

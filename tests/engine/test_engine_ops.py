@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.tile_steps import multiply, multiply_backward
 
 
@@ -20,6 +21,16 @@ def images(*size: int) -> Tensor:
 
 def vector(columns: int) -> Tensor:
     return torch.randn(columns, dtype=torch.float64)
+
+
+def folded(columns: int) -> FoldedNorm:
+    """Any norm: a mean, scale and shift of its own; the steps read no more."""
+    return FoldedNorm(*(vector(columns) for _ in range(4)))
+
+
+def identity(columns: int) -> FoldedNorm:
+    one = torch.ones(columns)
+    return FoldedNorm(one * 0, one, one, one * 0)
 
 
 def nchw(x: Tensor) -> Tensor:
@@ -65,27 +76,28 @@ def test_equal_values_have_no_variance(ops):
 @PRODUCTS
 def test_bnrelu_and_products_are_numpys(ops, size, with_moments):
     rows, c, m = size
-    x, scale, shift = matrix(rows, c), vector(c), vector(c)
+    x, norm = matrix(rows, c), folded(c)
+    _, _, scale, shift = norm
     weight = torch.randn(m, c, dtype=torch.float64)
     activated = np.maximum(x.numpy() * scale.numpy() + shift.numpy(), 0)
     product = activated @ weight.numpy().T
-    seen = ops.bnrelu(x, scale, shift, out=torch.empty(rows, c, dtype=torch.float64))
+    seen = ops.bnrelu(x, norm, out=torch.empty(rows, c, dtype=torch.float64))
     assert_allclose(seen, activated, rtol=1e-13, atol=1e-15)
-    seen, moments = ops.bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
+    seen, moments = ops.bnrelu_conv1x1(x, norm, weight, with_moments=with_moments)
     assert_allclose(seen, product, rtol=1e-12, atol=1e-14)
     if with_moments:
         assert_allclose(moments, [product.mean(0), product.var(0)], rtol=1e-12, atol=1e-14)
     else:
         assert moments is None
-    assert ops.bnrelu(x, scale, shift, out=x) is x
+    assert ops.bnrelu(x, norm, out=x) is x
     assert_allclose(x, activated, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_gradient_passes_above_zero_and_at_nan_only(ops, dtype):
-    one, gradient = torch.ones(1), torch.ones(4, 1, dtype=dtype)
+    gradient = torch.ones(4, 1, dtype=dtype)
     x = torch.tensor([[1e-30], [0.0], [torch.nan], [2.0]], dtype=dtype)
-    sums = ops.drelu_sums(gradient, x, one, torch.zeros(1), torch.zeros(1), out=gradient)
+    sums = ops.drelu_sums(gradient, x, identity(1), out=gradient)
     assert gradient.flatten().tolist() == [1, 0, 1, 1]
     assert sums[0].item() == 3
     assert sums[1].isnan()
@@ -93,24 +105,23 @@ def test_the_gradient_passes_above_zero_and_at_nan_only(ops, dtype):
 
 @pytest.mark.parametrize("onto", ["itself", "another", "source", "source_and_another"])
 def test_drelu_sums_are_autograds(ops, onto):
-    x, gradient, source, scale, shift, mean = matrix(131, 6), matrix(131, 6), matrix(131, 6), *map(vector, (6, 6, 6))
+    x, gradient, source, norm = matrix(131, 6), matrix(131, 6), matrix(131, 6), folded(6)
+    mean, _, scale, shift = norm
     normalised = (x * scale + shift).requires_grad_()
     normalised.relu().backward(gradient)
     expected = normalised.grad if "source" not in onto else source + scale * normalised.grad
     out = {"itself": gradient, "source": source}.get(onto, matrix(131, 6))
-    sums = ops.drelu_sums(gradient, x, scale, shift, mean, source=source if "source" in onto else None, out=out)
+    sums = ops.drelu_sums(gradient, x, norm, source=source if "source" in onto else None, out=out)
     assert_allclose(out, expected, rtol=1e-13, atol=1e-15)
     assert_allclose(sums[0], normalised.grad.sum(0), rtol=1e-12, atol=1e-13)
     assert_allclose(sums[1], (normalised.grad * (x - mean)).sum(0), rtol=1e-12, atol=1e-13)
 
 
 def test_bn_gradient_is_its_formula(ops):
-    d, x, mean, scale, terms = matrix(23, 6), matrix(23, 6), vector(6), vector(6), torch.randn(2, 6).double()
-    expected = (scale * d - terms[0] - (x - mean) * terms[1]).numpy()
-    assert_allclose(
-        ops.bn_gradient(d, x, mean, scale, terms, out=torch.empty_like(x)), expected, rtol=1e-12, atol=1e-13
-    )
-    assert_allclose(ops.bn_gradient(d, x, mean, scale, terms, out=d), expected, rtol=1e-12, atol=1e-13)
+    d, x, norm, terms = matrix(23, 6), matrix(23, 6), folded(6), torch.randn(2, 6).double()
+    expected = (norm.scale * d - terms[0] - (x - norm.mean) * terms[1]).numpy()
+    assert_allclose(ops.bn_gradient(d, x, norm, terms, out=torch.empty_like(x)), expected, rtol=1e-12, atol=1e-13)
+    assert_allclose(ops.bn_gradient(d, x, norm, terms, out=d), expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("onto", ["in_place", "into_another", "nowhere"])
@@ -118,14 +129,15 @@ def test_bn_gradient_is_its_formula(ops):
 @PRODUCTS
 def test_conv1x1_backward_is_autograds(ops, size, onto, weighed):
     rows, c, m = size
-    x, scale, shift, mean, source = matrix(rows, c), vector(c), vector(c), vector(c), matrix(rows, c)
+    x, source, norm = matrix(rows, c), matrix(rows, c), folded(c)
+    mean, _, scale, shift = norm
     weight, dz = torch.randn(m, c, dtype=torch.float64), matrix(rows, m)
     normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
     (normalised.relu() @ w.t()).backward(dz)
     before = source.clone()
     out = {"in_place": source, "into_another": torch.empty_like(source), "nowhere": None}[onto]
     onto, needs_dweight = {"source": source, "out": out}, weighed == "weighed"
-    dweight, sums = ops.conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
+    dweight, sums = ops.conv1x1_backward(dz, weight, x, norm, **onto, needs_dweight=needs_dweight)
     assert (dweight is not None) == needs_dweight
     if dweight is not None:
         assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-13)
@@ -148,21 +160,21 @@ def test_convolutions_are_autograds(ops, size, with_moments):
     """Forward, and all ways to ask for the gradient."""
     *pixels, c, k = size
     x, out, dy, source = images(*pixels, c), images(*pixels, k), images(*pixels, k), images(*pixels, c)
-    scale, shift, mean = vector(c), vector(c), vector(c)
+    norm = folded(c)
+    mean, _, scale, shift = norm
     weight = torch.randn(k, c, 3, 3, dtype=torch.float64)
     normalised, w = (x * scale + shift).requires_grad_(), weight.clone().requires_grad_()
     y = torch.nn.functional.conv2d(nchw(normalised.relu()), w, padding=1)
     y.backward(nchw(dy))
-    moments = ops.bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=with_moments)
+    moments = ops.bnrelu_conv3x3(x, norm, weight, out, with_moments=with_moments)
     assert_allclose(nchw(out), y.detach(), rtol=1e-12, atol=1e-12)
     if with_moments:
         y = y.detach().transpose(0, 1).flatten(1).numpy()
         assert_allclose(moments, [y.mean(1), y.var(1)], rtol=1e-12, atol=1e-12)
-    vectors = (scale, shift, mean)
     for onto, needs_dweight in ((None, True), (source, True), (None, False)):
         d = torch.empty(*pixels, c, dtype=torch.float64)
         kinds = {"needs_dweight": needs_dweight, "source": onto, "out": d}
-        sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, *vectors, weight, **kinds)
+        sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, norm, weight, **kinds)
         expected = normalised.grad if onto is None else source + scale * normalised.grad
         assert_allclose(d, expected, rtol=1e-12, atol=1e-12)
         assert_allclose(sums[0], normalised.grad.sum((0, 1, 2)), rtol=1e-12, atol=1e-12)
@@ -170,7 +182,7 @@ def test_convolutions_are_autograds(ops, size, with_moments):
         assert (dweight is not None) == needs_dweight
         if dweight is not None:
             assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
-    sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, *vectors, weight, out=None, needs_dweight=True)
+    sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, norm, weight, out=None, needs_dweight=True)
     assert sums is None
     assert_allclose(dweight, w.grad, rtol=1e-12, atol=1e-12)
 
@@ -183,15 +195,15 @@ SINGLE_OR_HALF = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16
 def test_one_bad_pixel_spoils_what_sees_it_only(ops, value, dtype):
     """A convolution by tiles would spoil the whole tile."""
     x, dy = torch.randn(2, 8, 9, 12).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
-    weight, one, zero = (torch.rand(5, 12, 3, 3) / 9).to(dtype), torch.ones(12), torch.zeros(12)
+    weight, norm = (torch.rand(5, 12, 3, 3) / 9).to(dtype), identity(12)
     x[1, 3, 4, 2] = value
     out, d = torch.empty_like(dy), torch.empty_like(x)
-    ops.bnrelu_conv3x3(x, one, zero, weight, out, with_moments=False)
+    ops.bnrelu_conv3x3(x, norm, weight, out, with_moments=False)
     exact = dtype if ops.name == "torch" else torch.float32  # PyTorch's own spoils a line of bfloat16 with AMX
     expected = torch.nn.functional.conv2d(nchw(x).relu().to(exact), weight.to(exact), padding=1)
     torch.testing.assert_close(nchw(out), expected.to(dtype), equal_nan=True)
     dy[1, 3, 4, 2] = value
-    ops.bnrelu_conv3x3_backward(dy, torch.ones_like(x), one, zero, zero, weight, out=d, needs_dweight=False)
+    ops.bnrelu_conv3x3_backward(dy, torch.ones_like(x), norm, weight, out=d, needs_dweight=False)
     expected = torch.nn.functional.conv_transpose2d(nchw(dy).to(exact), weight.to(exact), padding=1)
     torch.testing.assert_close(nchw(d), expected.to(dtype), equal_nan=True)
 
@@ -201,10 +213,10 @@ def test_one_bad_pixel_spoils_what_sees_it_only(ops, value, dtype):
 @pytest.mark.parametrize(("c", "bad"), [(12, 2), (230, 200)], ids=["few_channels", "slices_of_channels"])
 def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, c, bad, value, dtype):
     x, dy = torch.randn(2, 8, 9, c).to(dtype), torch.randn(2, 8, 9, 5).to(dtype)
-    weight, one, zero = torch.empty(5, c, 3, 3, dtype=dtype), torch.ones(c), torch.zeros(c)
+    weight = torch.empty(5, c, 3, 3, dtype=dtype)
     x[1, 0, 0, bad] = value
     onto = {"out": None, "needs_dweight": True}
-    _, dweight = ops.bnrelu_conv3x3_backward(dy, x, one, zero, zero, weight, **onto)
+    _, dweight = ops.bnrelu_conv3x3_backward(dy, x, identity(c), weight, **onto)
     doubles = nchw(x).relu().double(), weight.shape, nchw(dy).double()
     expected = torch.nn.grad.conv2d_weight(*doubles, padding=1).to(dweight.dtype)
     finite = expected.isfinite()
@@ -218,23 +230,19 @@ def test_a_bad_corner_spoils_the_taps_that_see_it_only(ops, c, bad, value, dtype
 def test_large_values_overflow_only_where_the_definition_does(ops, dtype):
     x, weight = torch.full((1, 6, 6, 12), 2e38, dtype=dtype), torch.full((4, 12, 3, 3), 0.01, dtype=dtype)
     out = torch.empty(1, 6, 6, 4, dtype=dtype)
-    ops.bnrelu_conv3x3(x, torch.ones(12), torch.zeros(12), weight, out, with_moments=False)
+    ops.bnrelu_conv3x3(x, identity(12), weight, out, with_moments=False)
     expected = torch.nn.functional.conv2d(nchw(x).float(), weight.float(), padding=1)
     torch.testing.assert_close(nchw(out), expected.to(dtype))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_threads_computes_the_same(ops, threads):
-    x, scale, shift, weight = images(2, 9, 7, 6), vector(6), vector(6), torch.randn(4, 6, 3, 3, dtype=torch.float64)
+    x, norm, weight = images(2, 9, 7, 6), folded(6), torch.randn(4, 6, 3, 3, dtype=torch.float64)
     dy, before = images(2, 9, 7, 4), torch.get_num_threads()
-    expected = ops.bnrelu_conv3x3_backward(
-        dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), needs_dweight=True
-    )
+    expected = ops.bnrelu_conv3x3_backward(dy, x, norm, weight, out=images(2, 9, 7, 6), needs_dweight=True)
     torch.set_num_threads(threads)
     try:
-        seen = ops.bnrelu_conv3x3_backward(
-            dy, x, scale, shift, shift, weight, out=images(2, 9, 7, 6), needs_dweight=True
-        )
+        seen = ops.bnrelu_conv3x3_backward(dy, x, norm, weight, out=images(2, 9, 7, 6), needs_dweight=True)
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)

@@ -8,6 +8,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 from torch.nn import functional as F
 
+from densekit.engine.batch_norm import FoldedNorm
+
 
 def halves(*size: int) -> Tensor:
     """Columns of a wider matrix, so that rows are strided."""
@@ -34,17 +36,18 @@ def assert_rounded(seen: Tensor, exact: Tensor, magnitudes: Tensor) -> None:
 def test_products_of_bfloat16(ops, size):
     rows, c, m = size
     x, dz, source = halves(rows, c), halves(rows, m), halves(rows, c)
-    weight, (scale, shift, mean) = torch.randn(m, c).bfloat16(), torch.randn(3, c)
+    weight, norm = torch.randn(m, c).bfloat16(), FoldedNorm(*torch.randn(4, c))
+    mean, _, scale, shift = norm
     w, g = weight.double(), dz.double()
     normalised = x.double() * scale + shift
     activated, on = normalised.relu(), normalised > 0
-    product, moments = ops.bnrelu_conv1x1(x, scale, shift, weight, with_moments=True)
+    product, moments = ops.bnrelu_conv1x1(x, norm, weight, with_moments=True)
     assert product.dtype == torch.bfloat16
     assert_rounded(product, activated @ w.t(), activated @ w.abs().t())
     exact = product.double()  # moments are those of the rounded values
     assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
     before, out = source.double(), torch.empty_like(source)
-    dweight, sums = ops.conv1x1_backward(dz, weight, x, scale, shift, mean, source=source, out=out, needs_dweight=True)
+    dweight, sums = ops.conv1x1_backward(dz, weight, x, norm, source=source, out=out, needs_dweight=True)
     assert dweight.dtype == sums.dtype == torch.float32
     assert_rounded(dweight, g.t() @ activated, g.abs().t() @ activated)
     d, magnitudes = g @ w * on, g.abs() @ w.abs() * on
@@ -81,7 +84,8 @@ def test_convolutions_of_bfloat16(ops, size):
     if ops.name == "torch":  # where no instruction multiplies bfloat16, PyTorch adds up its pictures' gradients in it
         pixels[0] = min(pixels[0], 5)
     x, dy, source = (halves(*pixels, channels) for channels in (c, k, c))
-    weight, (scale, shift, mean) = torch.randn(k, c, 3, 3).bfloat16(), torch.randn(3, c)
+    weight, norm = torch.randn(k, c, 3, 3).bfloat16(), FoldedNorm(*torch.randn(4, c))
+    mean, _, scale, shift = norm
     normalised = x.double() * scale + shift
     activated, on = normalised.relu(), normalised > 0
 
@@ -93,12 +97,12 @@ def test_convolutions_of_bfloat16(ops, size):
         return torch.autograd.grad(convolve(a, b), (a, b), dy)
 
     out, w = halves(*pixels, k), weight.double()
-    moments = ops.bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=True)
+    moments = ops.bnrelu_conv3x3(x, norm, weight, out, with_moments=True)
     assert_rounded(out, convolve(activated, w), convolve(activated, w.abs()))
     exact = out.double().flatten(0, 2)
     assert_allclose(moments, [exact.mean(0), exact.var(0, unbiased=False)], rtol=1e-5, atol=1e-5)
     onto = {"source": source, "out": torch.empty_like(source)}
-    sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, scale, shift, mean, weight, **onto, needs_dweight=True)
+    sums, dweight = ops.bnrelu_conv3x3_backward(dy, x, norm, weight, **onto, needs_dweight=True)
     d, dw = gradients(dy.double(), activated, w)
     d_magnitudes, dw_magnitudes = gradients(dy.double().abs(), activated, w.abs())
     assert dweight.dtype == sums.dtype == torch.float32
@@ -115,12 +119,13 @@ def test_nothing_of_one_step_is_left_for_the_next(ops):
     weight, kernels = torch.ones(32, 32, dtype=torch.bfloat16), torch.ones(32, 32, 3, 3, dtype=torch.bfloat16)
 
     def all_steps(c: int) -> list[Tensor]:
-        few, v, w, k = x[..., :c], one[:c], weight[:c, :c].contiguous(), kernels[:c, :c].contiguous()
+        few, w, k = x[..., :c], weight[:c, :c].contiguous(), kernels[:c, :c].contiguous()
+        norm = FoldedNorm(*[one[:c]] * 4)
         rows, out, d = few.reshape(-1, c), torch.empty(2, 4, 4, c, dtype=x.dtype), torch.empty(32, c, dtype=x.dtype)
-        product, _ = ops.bnrelu_conv1x1(rows, v, v, w, with_moments=True)
-        dweight, sums = ops.conv1x1_backward(product, w, rows, v, v, v, source=rows, out=d, needs_dweight=True)
-        ops.bnrelu_conv3x3(few, v, v, k, out, with_moments=True)
-        back = ops.bnrelu_conv3x3_backward(out, few, v, v, v, k, out=torch.empty_like(out), needs_dweight=True)
+        product, _ = ops.bnrelu_conv1x1(rows, norm, w, with_moments=True)
+        dweight, sums = ops.conv1x1_backward(product, w, rows, norm, source=rows, out=d, needs_dweight=True)
+        ops.bnrelu_conv3x3(few, norm, k, out, with_moments=True)
+        back = ops.bnrelu_conv3x3_backward(out, few, norm, k, out=torch.empty_like(out), needs_dweight=True)
         return [product, dweight, sums, d, out, *back]
 
     assert not any(tensor.isfinite().any() for tensor in all_steps(32))

@@ -5,11 +5,13 @@ process of its own. bfloat16 is for GPUs: the interpreter multiplies its bits as
 """
 
 import os
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.choose_ops import choose_ops
 from densekit.engine.ops import TorchOps
 
@@ -57,8 +59,19 @@ def close(seen: Tensor, exact: Tensor, *dtypes: torch.dtype) -> None:
     torch.testing.assert_close(seen.double(), exact.double(), rtol=error, atol=error * size)
 
 
-def double(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.double() for tensor in tensors]
+def folded(columns: int) -> FoldedNorm:
+    """Any norm: a mean, scale and shift of its own; the steps read no more."""
+    return FoldedNorm(*(vector(columns) for _ in range(4)))
+
+
+def identity(columns: int) -> FoldedNorm:
+    one = torch.ones(columns, device=DEVICE)
+    return FoldedNorm(one * 0, one, one, one * 0)
+
+
+def double(*given: Any) -> list[Any]:
+    """Tensors and norms in float64."""
+    return [FoldedNorm(*double(*one)) if isinstance(one, FoldedNorm) else one.double() for one in given]
 
 
 SIZES = pytest.mark.parametrize(("rows", "columns"), [(1, 1), (131, 6), (300, 70), (700, 17), (144, 64)])
@@ -89,10 +102,10 @@ def test_moments_keep_their_digits_far_from_zero(ops, dtype):
 
 @SIZES
 def test_bnrelu(ops, dtype, rows, columns):
-    x, scale, shift = matrix(rows, columns, dtype), vector(columns), vector(columns)
-    exact = EXACT.bnrelu(*double(x, scale, shift), out=x.double())
-    close(ops.bnrelu(x, scale, shift, out=matrix(rows, columns, SINGLE)), exact)
-    assert ops.bnrelu(x, scale, shift, out=x) is x
+    x, norm = matrix(rows, columns, dtype), folded(columns)
+    exact = EXACT.bnrelu(*double(x, norm), out=x.double())
+    close(ops.bnrelu(x, norm, out=matrix(rows, columns, SINGLE)), exact)
+    assert ops.bnrelu(x, norm, out=x) is x
     close(x, exact)
 
 
@@ -100,13 +113,13 @@ def test_bnrelu(ops, dtype, rows, columns):
 @pytest.mark.parametrize("onto", ["itself", "another", "source", "source_and_another"])
 def test_drelu_sums(ops, dtype, rows, columns, onto):
     x, gradient, source = (matrix(rows, columns, dtype) for _ in range(3))
-    vectors = [vector(columns) for _ in range(3)]
+    norm = folded(columns)
     out = {"itself": gradient, "source": source}.get(onto, matrix(rows, columns, dtype))
     onto = source if "source" in onto else None
     exact = torch.empty(out.shape, dtype=torch.float64, device=DEVICE)
     exact_onto = None if onto is None else onto.double()
-    sums = EXACT.drelu_sums(*double(gradient, x, *vectors), source=exact_onto, out=exact)
-    close(ops.drelu_sums(gradient, x, *vectors, source=onto, out=out), sums)
+    sums = EXACT.drelu_sums(*double(gradient, x, norm), source=exact_onto, out=exact)
+    close(ops.drelu_sums(gradient, x, norm, source=onto, out=out), sums)
     close(out, exact)
 
 
@@ -114,10 +127,10 @@ def test_drelu_sums(ops, dtype, rows, columns, onto):
 def test_bn_gradient(ops, dtype, rows, columns):
     d, x = matrix(rows, columns, dtype), matrix(rows, columns, dtype)
     terms = torch.randn(2, columns + 3, device=DEVICE)[:, 2:-1]  # a slice of all channels', as a block's are
-    vectors = (vector(columns), vector(columns), terms)
-    exact = EXACT.bn_gradient(*double(d, x, *vectors), out=d.double())
-    close(ops.bn_gradient(d, x, *vectors, out=matrix(rows, columns, dtype)), exact)
-    close(ops.bn_gradient(d, x, *vectors, out=d), exact)
+    norm = folded(columns)
+    exact = EXACT.bn_gradient(*double(d, x, norm, terms), out=d.double())
+    close(ops.bn_gradient(d, x, norm, terms, out=matrix(rows, columns, dtype)), exact)
+    close(ops.bn_gradient(d, x, norm, terms, out=d), exact)
 
 
 PRODUCTS = pytest.mark.parametrize(
@@ -128,10 +141,10 @@ PRODUCTS = pytest.mark.parametrize(
 @PRODUCTS
 @pytest.mark.parametrize("with_moments", [True, False], ids=["measured", "not_measured"])
 def test_product(ops, dtype, rows, columns, outputs, with_moments):
-    x, scale, shift = matrix(rows, columns, dtype), vector(columns), vector(columns)
+    x, norm = matrix(rows, columns, dtype), folded(columns)
     weight = matrix(outputs, columns, dtype)
-    exact, _ = EXACT.bnrelu_conv1x1(*double(x, scale, shift, weight), with_moments=False)
-    seen, moments = ops.bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
+    exact, _ = EXACT.bnrelu_conv1x1(*double(x, norm, weight), with_moments=False)
+    seen, moments = ops.bnrelu_conv1x1(x, norm, weight, with_moments=with_moments)
     close(seen, exact)
     assert (moments is not None) == with_moments
     if moments is not None:
@@ -146,14 +159,12 @@ def test_product(ops, dtype, rows, columns, outputs, with_moments):
 def test_conv1x1_backward(ops, dtype, rows, columns, outputs, onto, needs_dweight):
     x, source = matrix(rows, columns, dtype), matrix(rows, columns, dtype)
     dz, weight = matrix(rows, outputs, dtype), matrix(outputs, columns, dtype)
-    vectors = [vector(columns) for _ in range(3)]
+    norm = folded(columns)
     out = {"in_place": source, "into_another": matrix(rows, columns, dtype), "nowhere": None}[onto]
     exact = torch.empty(source.shape, dtype=torch.float64, device=DEVICE)
-    exacts = EXACT.conv1x1_backward(
-        *double(dz, weight, x, *vectors), source=source.double(), out=exact, needs_dweight=True
-    )
+    exacts = EXACT.conv1x1_backward(*double(dz, weight, x, norm), source=source.double(), out=exact, needs_dweight=True)
     before = source.clone()
-    dweight, sums = ops.conv1x1_backward(dz, weight, x, *vectors, source=source, out=out, needs_dweight=needs_dweight)
+    dweight, sums = ops.conv1x1_backward(dz, weight, x, norm, source=source, out=out, needs_dweight=needs_dweight)
     assert (dweight is not None) == needs_dweight
     if dweight is not None:
         close(dweight, exacts[0], dtype)  # activations are rounded before they are multiplied
@@ -165,13 +176,13 @@ def test_conv1x1_backward(ops, dtype, rows, columns, outputs, onto, needs_dweigh
 
 def assert_products(ops: TorchOps, x: Tensor, weight: Tensor, dz: Tensor, *rounded: torch.dtype) -> None:
     """Compare both products with exact ones, up to what the multiplied numbers are rounded to."""
-    vectors = [vector(x.shape[1]) for _ in range(3)]
-    exact, _ = EXACT.bnrelu_conv1x1(*double(x, *vectors[:2], weight), with_moments=False)
-    close(ops.bnrelu_conv1x1(x, *vectors[:2], weight, with_moments=True)[0], exact, *rounded)
+    norm = folded(x.shape[1])
+    exact, _ = EXACT.bnrelu_conv1x1(*double(x, norm, weight), with_moments=False)
+    close(ops.bnrelu_conv1x1(x, norm, weight, with_moments=True)[0], exact, *rounded)
     out, exact_out = torch.empty_like(x), torch.empty(x.shape, dtype=torch.float64, device=DEVICE)
     onto, exact_onto = {"source": x, "out": out}, {"source": x.double(), "out": exact_out}
-    exacts = EXACT.conv1x1_backward(*double(dz, weight, x, *vectors), **exact_onto, needs_dweight=True)
-    seens = ops.conv1x1_backward(dz, weight, x, *vectors, **onto, needs_dweight=True)
+    exacts = EXACT.conv1x1_backward(*double(dz, weight, x, norm), **exact_onto, needs_dweight=True)
+    seens = ops.conv1x1_backward(dz, weight, x, norm, **onto, needs_dweight=True)
     for seen, true in zip(seens, exacts, strict=True):
         close(seen, true, *rounded)
     close(out, exact_out, *rounded)
@@ -203,7 +214,7 @@ def test_rows_that_stick_out_of_a_tile_add_nothing(ops):
     """Not even where the shift is beyond float16, as of a channel that hardly varies around a number below zero."""
     x, dz, weight = matrix(131, 6, torch.float16) / 100 - 400, matrix(131, 20, torch.float16), matrix(20, 6, SINGLE)
     scale, mean = torch.full((6,), 300.0, device=DEVICE), torch.full((6,), -400.0, device=DEVICE)
-    operands = (dz, weight.half(), x, scale, -mean * scale, mean)
+    operands = (dz, weight.half(), x, FoldedNorm(mean, 1 / scale, scale, -mean * scale))
     dweight, _ = ops.conv1x1_backward(*operands, source=x, out=None, needs_dweight=True)
     exact, _ = EXACT.conv1x1_backward(*double(*operands), source=x.double(), out=None, needs_dweight=True)
     close(dweight, exact, torch.float16)
@@ -218,23 +229,23 @@ def test_rows_far_apart(ops):
     x, gradient, out = (memory.as_strided((rows, 6), (apart, 1), start) for start in (0, 16, 32))
     for one in (x, gradient):
         one.copy_(torch.randn(rows, 6))
-    vectors, weight = [vector(6) for _ in range(3)], torch.randn(6, 6).to(DEVICE, half)
+    norm, weight = folded(6), torch.randn(6, 6).to(DEVICE, half)
     exact = torch.empty(rows, 6, dtype=torch.float64, device=DEVICE)
     moments = EXACT.batch_moments(x.double())
     for seen, true in zip(ops.batch_moments(x, out), moments, strict=True):
         close(seen, true)
     assert torch.equal(out, x)
-    close(ops.bnrelu(x, *vectors[:2], out=out), EXACT.bnrelu(*double(x, *vectors[:2]), out=exact))
+    close(ops.bnrelu(x, norm, out=out), EXACT.bnrelu(*double(x, norm), out=exact))
     onto = {"source": x.double(), "out": exact}
-    sums = EXACT.drelu_sums(*double(gradient, x, *vectors), **onto)
-    close(ops.drelu_sums(gradient, x, *vectors, source=x, out=out), sums)
+    sums = EXACT.drelu_sums(*double(gradient, x, norm), **onto)
+    close(ops.drelu_sums(gradient, x, norm, source=x, out=out), sums)
     close(out, exact)
-    EXACT.bn_gradient(*double(gradient, x, *vectors[:2]), moments, out=exact)
-    close(ops.bn_gradient(gradient, x, *vectors[:2], moments.float(), out=out), exact)
-    product, _ = EXACT.bnrelu_conv1x1(*double(x, *vectors[:2], weight), with_moments=False)
-    close(ops.bnrelu_conv1x1(x, *vectors[:2], weight, with_moments=False)[0], product)
-    exacts = EXACT.conv1x1_backward(*double(gradient, weight, x, *vectors), **onto, needs_dweight=True)
-    seens = ops.conv1x1_backward(gradient, weight, x, *vectors, source=x, out=out, needs_dweight=True)
+    EXACT.bn_gradient(*double(gradient, x, norm), moments, out=exact)
+    close(ops.bn_gradient(gradient, x, norm, moments.float(), out=out), exact)
+    product, _ = EXACT.bnrelu_conv1x1(*double(x, norm, weight), with_moments=False)
+    close(ops.bnrelu_conv1x1(x, norm, weight, with_moments=False)[0], product)
+    exacts = EXACT.conv1x1_backward(*double(gradient, weight, x, norm), **onto, needs_dweight=True)
+    seens = ops.conv1x1_backward(gradient, weight, x, norm, source=x, out=out, needs_dweight=True)
     for seen, true in zip(seens, exacts, strict=True):
         close(seen, true, half)
     close(out, exact)
@@ -242,14 +253,14 @@ def test_rows_far_apart(ops):
 
 def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
     """float64, more outputs than a program holds, columns that lie apart."""
-    x, vectors = matrix(20, 6, torch.float64), double(*(vector(6) for _ in range(3)))
-    close(ops.bnrelu(x, *vectors[:2], out=torch.empty_like(x)), EXACT.bnrelu(x, *vectors[:2], out=torch.empty_like(x)))
-    x, vectors, dz = x.float(), [v.float() for v in vectors], matrix(20, 300, SINGLE)
+    x, (norm,) = matrix(20, 6, torch.float64), double(folded(6))
+    close(ops.bnrelu(x, norm, out=torch.empty_like(x)), EXACT.bnrelu(x, norm, out=torch.empty_like(x)))
+    x, norm, dz = x.float(), folded(6), matrix(20, 300, SINGLE)
     onto = {"source": x, "out": torch.empty_like(x), "needs_dweight": True}
     weight = matrix(300, 6, SINGLE)
     for one, exact in zip(
-        ops.conv1x1_backward(dz, weight, x, *vectors, **onto),
-        EXACT.conv1x1_backward(dz, weight, x, *vectors, **onto),
+        ops.conv1x1_backward(dz, weight, x, norm, **onto),
+        EXACT.conv1x1_backward(dz, weight, x, norm, **onto),
         strict=True,
     ):
         close(one, exact)
@@ -260,18 +271,16 @@ def test_what_fits_no_kernel_is_computed_by_the_plain_steps(ops):
 def test_max_pooling(ops, dtype):
     """Whole numbers, which every type holds, so that all agree on which is the largest."""
     x = torch.randint(-99, 99, (2, 5, 7, 70)).to(DEVICE, dtype)
-    one, zero = torch.ones(70, device=DEVICE), torch.zeros(70, device=DEVICE)
+    norm = identity(70)
     out = torch.empty(2, 3, 4, 70, device=DEVICE, dtype=dtype)
     exact = out.double()
-    indices = ops.bnrelu_max_pool(x, one, zero, out, return_indices=True)
-    assert torch.equal(
-        indices, EXACT.bnrelu_max_pool(x.double(), one.double(), zero.double(), exact, return_indices=True)
-    )
+    indices = ops.bnrelu_max_pool(x, norm, out, return_indices=True)
+    assert torch.equal(indices, EXACT.bnrelu_max_pool(*double(x, norm), exact, return_indices=True))
     assert torch.equal(out.double(), exact)
     dpooled = torch.randint(-9, 9, out.shape).to(DEVICE, dtype)
     for seen, true in zip(
-        ops.bnrelu_max_pool_backward(dpooled, indices, x, one, zero, zero),
-        EXACT.bnrelu_max_pool_backward(*double(dpooled), indices, *double(x, one, zero, zero)),
+        ops.bnrelu_max_pool_backward(dpooled, indices, x, norm),
+        EXACT.bnrelu_max_pool_backward(*double(dpooled), indices, *double(x, norm)),
         strict=True,
     ):
         close(seen, true)
@@ -281,36 +290,36 @@ def test_max_pooling(ops, dtype):
 @pytest.mark.parametrize("columns", [5, 70])
 def test_pooling(ops, dtype, size, columns):
     x = torch.randn(*size, columns).to(DEVICE, dtype)
-    vectors = [vector(columns) for _ in range(3)]
-    exact = EXACT.bnrelu_avg_pool(*double(x, *vectors[:2]), torch.float64)
-    close(ops.bnrelu_avg_pool(x, *vectors[:2], dtype), exact)
+    norm = folded(columns)
+    exact = EXACT.bnrelu_avg_pool(*double(x, norm), torch.float64)
+    close(ops.bnrelu_avg_pool(x, norm, dtype), exact)
     dpooled = torch.randn(exact.shape).to(DEVICE, dtype)
     for one, true in zip(
-        ops.bnrelu_avg_pool_backward(dpooled, x, *vectors),
-        EXACT.bnrelu_avg_pool_backward(*double(dpooled, x, *vectors)),
+        ops.bnrelu_avg_pool_backward(dpooled, x, norm),
+        EXACT.bnrelu_avg_pool_backward(*double(dpooled, x, norm)),
         strict=True,
     ):
         close(one, true)
 
 
 def test_nan_passes_and_zero_does_not(ops, dtype):
-    one, zero = torch.ones(1, device=DEVICE), torch.zeros(1, device=DEVICE)
+    norm = identity(1)
     x = torch.tensor([[1e-7], [0.0], [torch.nan], [2.0], [-3.0]], device=DEVICE).to(dtype)
     expected = [1, 0, 1, 1, 0]
-    assert ops.bnrelu(x, one, zero, out=torch.empty_like(x)).isnan().flatten().tolist() == [0, 0, 1, 0, 0]
+    assert ops.bnrelu(x, norm, out=torch.empty_like(x)).isnan().flatten().tolist() == [0, 0, 1, 0, 0]
     gradient = torch.ones_like(x)
-    sums = ops.drelu_sums(gradient, x, one, zero, zero, out=gradient)
+    sums = ops.drelu_sums(gradient, x, norm, out=gradient)
     assert gradient.flatten().tolist() == expected
     assert sums[0].item() == 3
     assert sums[1].isnan()
-    product, moments = ops.bnrelu_conv1x1(x, one, zero, torch.ones_like(x[:1]), with_moments=True)
+    product, moments = ops.bnrelu_conv1x1(x, norm, torch.ones_like(x[:1]), with_moments=True)
     assert product.isnan().flatten().tolist() == [0, 0, 1, 0, 0]
     assert moments is not None
     assert moments.isnan().all()
     assert ops.batch_moments(x).isnan().all()
     out = torch.zeros_like(x)
     dweight, sums = ops.conv1x1_backward(
-        gradient.fill_(1), x[3:4] / 2, x, one, zero, zero, source=out, out=out, needs_dweight=True
+        gradient.fill_(1), x[3:4] / 2, x, norm, source=out, out=out, needs_dweight=True
     )
     assert out.flatten().tolist() == expected
     assert dweight.isnan().all()
@@ -319,12 +328,12 @@ def test_nan_passes_and_zero_does_not(ops, dtype):
 
 def test_same_bits_twice(ops, dtype):
     x, dz, weight = matrix(260, 20, dtype), matrix(260, 17, dtype), matrix(17, 20, dtype)
-    vectors = [vector(20) for _ in range(3)]
+    norm = folded(20)
     runs = []
     for _ in range(2):
         out = torch.empty(x.shape, dtype=dtype, device=DEVICE)
-        results = [ops.batch_moments(x), *ops.bnrelu_conv1x1(x, *vectors[:2], weight, with_moments=True)]
-        results += [*ops.conv1x1_backward(dz, weight, x, *vectors, source=x, out=out, needs_dweight=True), out]
-        results += [ops.drelu_sums(x, x, *vectors, out=torch.empty_like(out))]
+        results = [ops.batch_moments(x), *ops.bnrelu_conv1x1(x, norm, weight, with_moments=True)]
+        results += [*ops.conv1x1_backward(dz, weight, x, norm, source=x, out=out, needs_dweight=True), out]
+        results += [ops.drelu_sums(x, x, norm, out=torch.empty_like(out))]
         runs.append(results)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -12,7 +12,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from densekit.engine import ops_triton, triton_launchers
-from densekit.engine.batch_norm import StoredNorm
+from densekit.engine.batch_norm import FoldedNorm, StoredNorm
 from densekit.engine.ops import Bottleneck
 
 class Device:
@@ -33,10 +33,10 @@ def compile_only(kernel, shape, *operands, **sizes):
 
 def compile_products(P, c, m, dtype):
     x, weight, dz = (torch.zeros(size, dtype=dtype) for size in ((P, c), (m, c), (P, m)))
-    v = torch.zeros(c)
-    ops.bnrelu_conv1x1(x, v, v, weight, with_moments=True)
+    norm = FoldedNorm(*torch.zeros(4, c))
+    ops.bnrelu_conv1x1(x, norm, weight, with_moments=True)
     for wanted in (True, False):
-        ops.conv1x1_backward(dz, weight, x, v, v, v, source=x, out=x, needs_dweight=wanted)
+        ops.conv1x1_backward(dz, weight, x, norm, source=x, out=x, needs_dweight=wanted)
 
 def compile_layer(pictures, m, dtype):
     c, k = pictures.shape[-1], 32
@@ -50,14 +50,14 @@ def compile_layer(pictures, m, dtype):
         ops.layer_backward(layer, new, pictures, z, trains=trains, **onto, **more)
 
 def compile_all(N, H, W, c, m, dtype):
-    pictures, v = torch.zeros(N, H, W, c, dtype=dtype), torch.zeros(c)
+    pictures, norm = torch.zeros(N, H, W, c, dtype=dtype), FoldedNorm(*torch.zeros(4, c))
     x = pictures.view(-1, c)
     ops.batch_moments(x, x)
-    ops.bnrelu(x, v, v, out=x)
-    ops.drelu_sums(x, x, v, v, v, source=x, out=x)
-    ops.bn_gradient(x, x, v, v, torch.zeros(2, c), out=x)
-    pooled = ops.bnrelu_avg_pool(pictures, v, v, dtype)
-    ops.bnrelu_avg_pool_backward(pooled, pictures, v, v, v)
+    ops.bnrelu(x, norm, out=x)
+    ops.drelu_sums(x, x, norm, source=x, out=x)
+    ops.bn_gradient(x, x, norm, torch.zeros(2, c), out=x)
+    pooled = ops.bnrelu_avg_pool(pictures, norm, dtype)
+    ops.bnrelu_avg_pool_backward(pooled, pictures, norm)
     compile_products(len(x), c, m, dtype)
     compile_layer(pictures, m, dtype)
 

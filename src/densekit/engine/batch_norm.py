@@ -5,7 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from densekit.engine.row_steps import accumulation_dtype
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which statistics and sums over values of ``dtype`` are kept."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class StoredNorm(NamedTuple):
@@ -25,6 +28,7 @@ class FoldedNorm(NamedTuple):
     ``beta - mean * scale``.
     """
 
+    mean: Tensor
     std: Tensor
     scale: Tensor
     shift: Tensor
@@ -34,8 +38,8 @@ def fold_norm(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: floa
     """Fold the vectors of a batch norm, each (c,), into a scale and a shift."""
     dtype = accumulation_dtype(weight.dtype)
     std = (var.to(dtype) + eps).sqrt()
-    scale = weight.to(dtype) / std
-    return FoldedNorm(std, scale, bias.to(dtype) - mean.to(dtype) * scale)
+    mean, scale = mean.to(dtype), weight.to(dtype) / std
+    return FoldedNorm(mean, std, scale, bias.to(dtype) - mean * scale)
 
 
 def norm_gradients(sums: Tensor, norm: FoldedNorm, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from densekit.engine.batch_norm import StoredNorm, fold_norm, moment_terms, norm_gradients
+from densekit.engine.batch_norm import FoldedNorm, StoredNorm, fold_norm, moment_terms, norm_gradients
 from densekit.engine.calls import Call, growth, pixels
 from densekit.engine.differentiable_backward import bnrelu, convolve, gradients_by_autograd
 from densekit.engine.ops import Bottleneck
@@ -66,8 +66,10 @@ class _Gradient:
         if not self.deferred:  # there is nothing to subtract; doing so would turn infinity into NaN
             return out.copy_(part)
         x, mean = self.features[..., start:stop], self.means[start:stop]
-        terms, scale = self.terms[:, start:stop], torch.ones_like(mean)
-        self.call.ops.bn_gradient(flat(part), flat(x), mean, scale, terms, out=flat(out))
+        one = torch.ones_like(mean)  # every layer has applied its own scale
+        self.call.ops.bn_gradient(
+            flat(part), flat(x), FoldedNorm(mean, one, one, -mean), self.terms[:, start:stop], out=flat(out)
+        )
         return out
 
     def defer(self, channels: int) -> Tensor:
@@ -153,7 +155,7 @@ def _plain_backward(
     elif any(wants[:2]):
         onto = {"out": dy.new_empty(x.shape)}
     sums, dweight = gradient.call.ops.bnrelu_conv3x3_backward(
-        dy, x, norm.scale, norm.shift, mean.to(norm.scale.dtype), weight.to(dy.dtype), needs_dweight=wants[2], **onto
+        dy, x, norm, weight.to(dy.dtype), needs_dweight=wants[2], **onto
     )
     dweight = None if dweight is None else dweight.to(weight.dtype)
     if sums is None:
@@ -172,9 +174,9 @@ def _bottleneck_backward(
     gamma, beta, weight, gamma2, beta2, weight2, mean, var, z, mean2, var2 = saved
     norm2, ops, c = StoredNorm(gamma2, beta2, mean2, var2, layer[1].norm.stored.eps), gradient.call.ops, len(mean)
     if not (upstream or any(wants[:5])):
-        _, scale, shift = fold_norm(*norm2)
-        vectors, nothing = (scale, shift, mean2.to(scale.dtype)), {"out": None, "needs_dweight": True}
-        _, dweight2 = ops.bnrelu_conv3x3_backward(dy, z, *vectors, weight2.to(dy.dtype), **nothing)
+        _, dweight2 = ops.bnrelu_conv3x3_backward(
+            dy, z, fold_norm(*norm2), weight2.to(dy.dtype), out=None, needs_dweight=True
+        )
         return [*[None] * 5, None if dweight2 is None else dweight2.to(weight2.dtype)]
     norm = StoredNorm(gamma, beta, mean, var, layer[0].norm.stored.eps)
     gradients = ops.layer_backward(

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from densekit.engine.autograd_function import Passes
-from densekit.engine.batch_norm import fold_norm
+from densekit.engine.batch_norm import accumulation_dtype, fold_norm
 from densekit.engine.block_backward import differentiable_backward, run_backward
 from densekit.engine.calls import Call, channels_last, growth, pixels, statistics
 from densekit.engine.ops import Bottleneck
 from densekit.engine.parts import Layer
-from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.tile_steps import flat
 
 
@@ -85,8 +84,7 @@ def _run_layer(
     ops, dtype, first = call.ops, call.dtype, layer[0]
     norm = first.norm.stored._replace(mean=mean, var=var)
     if len(layer) == 1:
-        _, scale, shift = fold_norm(*norm)
-        return [], ops.bnrelu_conv3x3(x, scale, shift, first.weight.to(dtype), out, with_moments=with_moments)
+        return [], ops.bnrelu_conv3x3(x, fold_norm(*norm), first.weight.to(dtype), out, with_moments=with_moments)
     second = layer[1]
     bottleneck = Bottleneck(norm, first.weight, second.norm.stored, second.weight)
     trains = second.norm.trains

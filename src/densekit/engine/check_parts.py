@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from densekit.engine.batch_norm import accumulation_dtype
 from densekit.engine.fallback import UnsupportedInput, is_plain
 from densekit.engine.parts import NormState, Pair, dimensions
-from densekit.engine.row_steps import accumulation_dtype
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.compile_steps import CannotCompile, load_steps, logger
 from densekit.engine.ops import TorchOps
 from densekit.engine.ops_cpu import CompiledOps
@@ -98,7 +99,7 @@ def _load_triton(device: str) -> TorchOps:
     ops = TritonOps()
     try:
         one = torch.ones(1, 1, device=device)
-        ops.bnrelu(one, one[0], one[0], out=one)
+        ops.bnrelu(one, FoldedNorm(one[0], one[0], one[0], one[0]), out=one)
     except Exception as reason:  # a missing C compiler, an old driver: any of it would stop every step
         raise _CannotRun(f"a first kernel failed: {str(reason).strip().partition(chr(10))[0]}") from reason
     return ops

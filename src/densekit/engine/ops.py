@@ -57,15 +57,13 @@ class TorchOps(TileSteps, PoolSteps):
             The product (N, H, W, m), its moments (2, m) if the norm trains, and those of ``out`` (2, k) if wanted.
         """
         norm2 = layer.norm2
-        _, scale, shift = fold_norm(*layer.norm)
-        z, moments2 = self.bnrelu_conv1x1(flat(x), scale, shift, layer.weight.to(dtype).flatten(1), with_moments=trains)
-        _, scale2, shift2 = fold_norm(*norm2 if moments2 is None else norm2._replace(mean=moments2[0], var=moments2[1]))
+        weight, weight2 = layer.weight.to(dtype).flatten(1), layer.weight2.to(dtype)
+        z, moments2 = self.bnrelu_conv1x1(flat(x), fold_norm(*layer.norm), weight, with_moments=trains)
+        if moments2 is not None:
+            norm2 = norm2._replace(mean=moments2[0], var=moments2[1])
         z = z.view(*x.shape[:-1], -1)
-        return (
-            z,
-            moments2,
-            self.bnrelu_conv3x3(z, scale2, shift2, layer.weight2.to(dtype), out, with_moments=with_moments),
-        )
+        moments = self.bnrelu_conv3x3(z, fold_norm(*norm2), weight2, out, with_moments=with_moments)
+        return z, moments2, moments
 
     def layer_backward(
         self,
@@ -97,19 +95,16 @@ class TorchOps(TileSteps, PoolSteps):
             needs_dweight2: whether that of the 3x3 convolution's is.
         """
         norm, norm2, count = fold_norm(*layer.norm), fold_norm(*layer.norm2), dy[..., 0].numel()
-        mean, mean2 = layer.norm.mean.to(norm.scale.dtype), layer.norm2.mean.to(norm2.scale.dtype)
-        d = torch.empty_like(z)
-        vectors, weight2 = (norm2.scale, norm2.shift, mean2), layer.weight2.to(dy.dtype)
-        sums2, dweight2 = self.bnrelu_conv3x3_backward(dy, z, *vectors, weight2, out=d, needs_dweight=needs_dweight2)
+        d, matrix, weight2 = torch.empty_like(z), layer.weight.to(dy.dtype).flatten(1), layer.weight2.to(dy.dtype)
+        sums2, dweight2 = self.bnrelu_conv3x3_backward(dy, z, norm2, weight2, out=d, needs_dweight=needs_dweight2)
         assert sums2 is not None
         dz = flat(d)
         if trains:
-            self.bn_gradient(dz, flat(z), mean2, norm2.scale, moment_terms(sums2, norm2, count), out=dz)
+            self.bn_gradient(dz, flat(z), norm2, moment_terms(sums2, norm2, count), out=dz)
         else:
             dz.mul_(norm2.scale)
-        vectors, matrix = (norm.scale, norm.shift, mean), layer.weight.to(dy.dtype).flatten(1)
         onto = {"source": flat(source), "out": None if out is None else flat(out)}
-        dmatrix, sums = self.conv1x1_backward(dz, matrix, flat(x), *vectors, **onto, needs_dweight=needs_dweight)
+        dmatrix, sums = self.conv1x1_backward(dz, matrix, flat(x), norm, **onto, needs_dweight=needs_dweight)
         if terms is not None:
             terms += moment_terms(sums, norm, count)
         return [
@@ -125,17 +120,16 @@ class TorchOps(TileSteps, PoolSteps):
         In float32 and float64 the second scale is folded into the weight. Half types would round the weight a second
         time, so the product is scaled instead.
         """
-        _, scale, shift = fold_norm(*layer.norm)
-        _, scale2, shift2 = fold_norm(*layer.norm2)
+        norm, norm2 = fold_norm(*layer.norm), fold_norm(*layer.norm2)
         weight, weight2 = layer.weight.to(dtype).flatten(1), layer.weight2.to(dtype)
-        folds = dtype == scale.dtype
-        matrix = weight * scale2[:, None] if folds else weight  # (m, c)
+        folds = dtype == norm2.scale.dtype
+        matrix = weight * norm2.scale[:, None] if folds else weight  # (m, c)
         for images in self.tiles(x):
             tile = x[images]
-            activated = self.bnrelu(flat(tile), scale, shift, out=weight.new_empty(flat(tile).shape))
+            activated = self.bnrelu(flat(tile), norm, out=weight.new_empty(flat(tile).shape))
             if folds:
-                second = multiply(activated, matrix, shift2).relu_()
+                second = multiply(activated, matrix, norm2.shift).relu_()
             else:
                 product = multiply(activated, matrix)
-                second = self.bnrelu(product, scale2, shift2, out=product)
+                second = self.bnrelu(product, norm2, out=product)
             out[images] = convolve(second.view(*tile.shape[:-1], -1), weight2)

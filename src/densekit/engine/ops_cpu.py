@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densekit.engine.batch_norm import StoredNorm
+from densekit.engine.batch_norm import FoldedNorm, StoredNorm, accumulation_dtype
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
-from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.step_structs import (
     Conv1x1Size,
     Conv3x3Size,
@@ -30,27 +29,25 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
     tile_values = 1 << 20  # float32: 4 MiB, so that a tile's data stays in the last-level cache
 
     def bnrelu_conv1x1(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, with_moments: bool
+        self, x: Tensor, norm: FoldedNorm, weight: Tensor, *, with_moments: bool
     ) -> tuple[Tensor, Tensor | None]:
         """As `TileSteps.bnrelu_conv1x1`."""
         matrix = weight.contiguous()
         step = self._find("bnrelu_conv1x1", x, matrix)
         if step is None:
-            return super().bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
+            return super().bnrelu_conv1x1(x, norm, weight, with_moments=with_moments)
         product = x.new_empty(len(x), len(matrix))
         moments = torch.empty(2, len(matrix), dtype=torch.float64, device="cpu") if with_moments else None
         size = Conv1x1Size(*x.shape, len(matrix), torch.get_num_threads())
-        step(size, matrix_of(x), activation_of(scale, shift), *map(vector_of, (matrix, product, moments)))
-        return product, moments if moments is None else moments.to(scale.dtype)
+        step(size, matrix_of(x), activation_of(norm), *map(vector_of, (matrix, product, moments)))
+        return product, moments if moments is None else moments.to(norm.scale.dtype)
 
     def conv1x1_backward(
         self,
         dz: Tensor,
         weight: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         *,
         source: Tensor,
         out: Tensor | None,
@@ -61,32 +58,30 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         step = self._find("conv1x1_backward", dz, matrix, x, source, out)
         if step is None:
             onto = {"source": source, "out": out}
-            return super().conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
-        dweight, sums = mean.new_empty(matrix.shape) if needs_dweight else None, mean.new_empty(2, len(mean))
+            return super().conv1x1_backward(dz, weight, x, norm, **onto, needs_dweight=needs_dweight)
+        dweight, sums = norm.mean.new_empty(matrix.shape) if needs_dweight else None, norm.mean.new_empty(2, x.shape[1])
         size = Conv1x1Size(*x.shape, len(matrix), torch.get_num_threads())
-        forward = (vector_of(matrix), matrix_of(x), activation_of(scale, shift), vector_of(mean))
+        forward = (vector_of(matrix), matrix_of(x), activation_of(norm), vector_of(norm.mean))
         step(size, matrix_of(dz), *forward, matrix_of(source), matrix_of(out), vector_of(dweight), vector_of(sums))
         return dweight, sums
 
     def bnrelu_conv3x3(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, with_moments: bool
+        self, x: Tensor, norm: FoldedNorm, weight: Tensor, out: Tensor, *, with_moments: bool
     ) -> Tensor | None:
         """As `TileSteps.bnrelu_conv3x3`."""
         step = self._find("bnrelu_conv3x3", x, out)
         if step is None or weight.dtype != x.dtype:
-            return super().bnrelu_conv3x3(x, scale, shift, weight, out, with_moments=with_moments)
+            return super().bnrelu_conv3x3(x, norm, weight, out, with_moments=with_moments)
         moments = torch.empty(2, out.shape[-1], dtype=torch.float64, device="cpu") if with_moments else None
         size = Conv3x3Size(*x.shape, len(weight), torch.get_num_threads())
-        step(size, pixels_of(x), activation_of(scale, shift), kernels_of(weight), pixels_of(out), vector_of(moments))
-        return moments if moments is None else moments.to(scale.dtype)
+        step(size, pixels_of(x), activation_of(norm), kernels_of(weight), pixels_of(out), vector_of(moments))
+        return moments if moments is None else moments.to(norm.scale.dtype)
 
     def bnrelu_conv3x3_backward(
         self,
         dy: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         weight: Tensor,
         *,
         source: Tensor | None = None,
@@ -97,19 +92,17 @@ class CompiledOps(CompiledPoolSteps, TorchOps):
         step = self._find("bnrelu_conv3x3_gradient", dy, x, source, out)
         if step is None or weight.dtype != x.dtype:
             onto = {"source": source, "out": out}
-            return super().bnrelu_conv3x3_backward(
-                dy, x, scale, shift, mean, weight, **onto, needs_dweight=needs_dweight
-            )
+            return super().bnrelu_conv3x3_backward(dy, x, norm, weight, **onto, needs_dweight=needs_dweight)
         size = Conv3x3Size(*x.shape, len(weight), torch.get_num_threads())
-        forward = (pixels_of(dy), pixels_of(x), activation_of(scale, shift))
+        forward = (pixels_of(dy), pixels_of(x), activation_of(norm))
         sums = dweight = None
         if needs_dweight:
-            dweight = mean.new_empty(weight.shape)
+            dweight = norm.mean.new_empty(weight.shape)
             self._steps["conv3x3_weight_gradient", dy.dtype](size, *forward, kernels_of(dweight))
         if out is not None:
-            sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
+            sums = norm.mean.new_empty(2, len(norm.mean))
             onto = (pixels_of(source), pixels_of(out))
-            step(size, *forward, vector_of(mean), kernels_of(weight), *onto, vector_of(sums))
+            step(size, *forward, vector_of(norm.mean), kernels_of(weight), *onto, vector_of(sums))
         return sums, dweight
 
     def layer(

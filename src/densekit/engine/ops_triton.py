@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from densekit.engine import triton_launchers as launch
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.ops import Bottleneck, BottleneckGradients, TorchOps
 from densekit.engine.tile_steps import convolve, flat, kernels_like
 
@@ -28,53 +29,45 @@ class TritonOps(TorchOps):
         """As `RowSteps.tile_moments`, in float32: there is one tile, whose parts are joined in float64."""
         return launch.tile_moments(x, out) if launch.fits(x, out) else super().tile_moments(x, out)
 
-    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+    def bnrelu(self, x: Tensor, norm: FoldedNorm, out: Tensor) -> Tensor:
         """As `RowSteps.bnrelu`."""
-        if not launch.fits(x, out):
-            return super().bnrelu(x, scale, shift, out)
-        return launch.bnrelu(x, (scale, shift, None, None, 0.0), out)
+        return launch.bnrelu(x, norm, out) if launch.fits(x, out) else super().bnrelu(x, norm, out)
 
     def drelu_sums(
         self,
         gradient: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         *,
         source: Tensor | None = None,
         out: Tensor,
     ) -> Tensor:
         """As `RowSteps.drelu_sums`."""
         if not launch.fits(gradient, x, source, out):
-            return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
-        return launch.drelu_sums(gradient, x, (scale, shift, mean, None, 0.0), source, out)
+            return super().drelu_sums(gradient, x, norm, source=source, out=out)
+        return launch.drelu_sums(gradient, x, norm, source, out)
 
-    def bn_gradient(
-        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
-    ) -> Tensor:
+    def bn_gradient(self, gradient: Tensor, x: Tensor, norm: FoldedNorm, terms: Tensor, out: Tensor) -> Tensor:
         """As `RowSteps.bn_gradient`."""
         if not launch.fits(gradient, x, out):
-            return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        launch.bn_gradient(gradient, x, (scale, None, mean, None, 0.0), terms, 1, out)
+            return super().bn_gradient(gradient, x, norm, terms, out)
+        launch.bn_gradient(gradient, x, norm, terms, 1, out)
         return out
 
     def bnrelu_conv1x1(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, with_moments: bool
+        self, x: Tensor, norm: FoldedNorm, weight: Tensor, *, with_moments: bool
     ) -> tuple[Tensor, Tensor | None]:
         """As `TileSteps.bnrelu_conv1x1`; activations stay on the chip, the product is measured while it is there."""
         if not launch.fits(x, weight):
-            return super().bnrelu_conv1x1(x, scale, shift, weight, with_moments=with_moments)
-        return launch.bnrelu_conv1x1(x, (scale, shift, None, None, 0.0), weight, with_moments)
+            return super().bnrelu_conv1x1(x, norm, weight, with_moments=with_moments)
+        return launch.bnrelu_conv1x1(x, norm, weight, with_moments)
 
     def conv1x1_backward(
         self,
         dz: Tensor,
         weight: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         *,
         source: Tensor,
         out: Tensor | None,
@@ -83,26 +76,23 @@ class TritonOps(TorchOps):
         """As `TileSteps.conv1x1_backward`."""
         if not (launch.holds(dz, weight) and launch.fits(dz, weight, x, source, out)):
             onto = {"source": source, "out": out}
-            return super().conv1x1_backward(dz, weight, x, scale, shift, mean, **onto, needs_dweight=needs_dweight)
-        return launch.conv1x1_backward(dz, weight, x, (scale, shift, mean, None, 0.0), source, out, needs_dweight)
+            return super().conv1x1_backward(dz, weight, x, norm, **onto, needs_dweight=needs_dweight)
+        return launch.conv1x1_backward(dz, weight, x, norm, source, out, needs_dweight)
 
-    def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    def bnrelu_avg_pool(self, x: Tensor, norm: FoldedNorm, dtype: torch.dtype) -> Tensor:
         """As `PoolSteps.bnrelu_avg_pool`; the mean is taken before anything is rounded."""
         if dtype not in launch.TYPES or not launch.fits(flat(x)) or x.dim() > 4:
-            return super().bnrelu_avg_pool(x, scale, shift, dtype)
+            return super().bnrelu_avg_pool(x, norm, dtype)
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C, dtype=dtype)
-        launch.bnrelu_avg_pool(flat(x), (H, W), (scale, shift, None, None, 0.0), flat(pooled))
+        launch.bnrelu_avg_pool(flat(x), (H, W), norm, flat(pooled))
         return pooled
 
-    def bnrelu_avg_pool_backward(
-        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def bnrelu_avg_pool_backward(self, dpooled: Tensor, x: Tensor, norm: FoldedNorm) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_avg_pool_backward`."""
         if not (launch.fits(flat(x), flat(dpooled)) and dpooled.is_contiguous()) or x.dim() > 4:
-            return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
-        gradient = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device)
-        norm, (_, H, W, _) = (scale, shift, mean, None, 0.0), x.shape
+            return super().bnrelu_avg_pool_backward(dpooled, x, norm)
+        gradient, (_, H, W, _) = torch.empty(x.shape, dtype=dpooled.dtype, device=x.device), x.shape
         return gradient, launch.bnrelu_avg_pool_backward(dpooled, flat(x), (H, W), norm, gradient)
 
     def layer(

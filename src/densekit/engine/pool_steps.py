@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.row_steps import RowSteps
 from densekit.engine.tile_steps import flat
 
@@ -16,38 +17,33 @@ from densekit.engine.tile_steps import flat
 class PoolSteps(RowSteps):
     """The steps in plain PyTorch, over tiles of pictures that stay in the processor's cache."""
 
-    def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the 2x2 means of ``relu(x * scale + shift)``, (N, H // 2, W // 2, C), without an odd last line.
+    def bnrelu_avg_pool(self, x: Tensor, norm: FoldedNorm, dtype: torch.dtype) -> Tensor:
+        """Return the 2x2 means of ``relu(norm(x))``, (N, H // 2, W // 2, C), without an odd last line.
 
         Args:
             x: (N, H, W, C).
-            scale: (C,).
-            shift: (C,).
+            norm: of (C,).
             dtype: of the result.
         """
         N, *size, C = x.shape
         pooled = torch.empty(N, *(side // 2 for side in size), C, dtype=dtype, device=x.device)
         average = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
         # PyTorch has no average pooling of volumes in half types on a CPU
-        through = scale.dtype if x.dim() == 5 and x.device.type == "cpu" else dtype
+        through = norm.scale.dtype if x.dim() == 5 and x.device.type == "cpu" else dtype
         for pictures in self.tiles(x):
             tile = x[pictures]
             out = pooled.new_empty(flat(tile).shape, dtype=through)
-            activated = self.bnrelu(flat(tile), scale, shift, out=out).view(tile.shape)
+            activated = self.bnrelu(flat(tile), norm, out=out).view(tile.shape)
             pooled[pictures] = average(activated.movedim(-1, 1), 2).movedim(1, -1)
         return pooled
 
-    def bnrelu_avg_pool_backward(
-        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def bnrelu_avg_pool_backward(self, dpooled: Tensor, x: Tensor, norm: FoldedNorm) -> tuple[Tensor, Tensor]:
         """Differentiate `bnrelu_avg_pool` up to batch norm.
 
         Args:
             dpooled: (N, H // 2, W // 2, C) gradient of the pooled features.
             x: (N, H, W, C), as in the forward pass.
-            scale: (C,), likewise.
-            shift: (C,), likewise.
-            mean: (C,), what batch norm subtracted.
+            norm: likewise.
 
         Returns:
             The masked gradient (N, H, W, C), and its sums as of `drelu_sums`.
@@ -56,7 +52,7 @@ class PoolSteps(RowSteps):
         gradient = dpooled.new_empty(x.shape)
         for axis, half in enumerate(halves, start=1):
             gradient.narrow(axis, 2 * half, x.shape[axis] - 2 * half).zero_()
-        sums = torch.zeros(2, x.shape[-1], dtype=mean.dtype, device=mean.device)
+        sums = norm.mean.new_zeros(2, len(norm.mean))
         for pictures in self.tiles(x):
             inner, spread = gradient[pictures], dpooled[pictures] / 2 ** len(halves)
             for axis, half in reversed(list(enumerate(halves, start=1))):
@@ -64,18 +60,15 @@ class PoolSteps(RowSteps):
                 spread = spread.unsqueeze(axis + 1)
             inner.copy_(spread)  # (n, h, 2, w, 2, C) from (n, h, 1, w, 1, C)
             tile = flat(gradient[pictures])
-            sums += self.drelu_sums(tile, flat(x[pictures]), scale, shift, mean, out=tile)
+            sums += self.drelu_sums(tile, flat(x[pictures]), norm, out=tile)
         return gradient, sums
 
-    def bnrelu_max_pool(
-        self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, return_indices: bool
-    ) -> Tensor | None:
-        """Write the largest of 3x3 pixels of ``relu(x * scale + shift)`` to ``out``, every second pixel.
+    def bnrelu_max_pool(self, x: Tensor, norm: FoldedNorm, out: Tensor, *, return_indices: bool) -> Tensor | None:
+        """Write the largest of 3x3 pixels of ``relu(norm(x))`` to ``out``, every second pixel.
 
         Args:
             x: (N, H, W, C).
-            scale: (C,).
-            shift: (C,).
+            norm: of (C,).
             out: (N, h, w, C), half of the lines and columns, rounded up.
             return_indices: whether the indices are wanted.
 
@@ -86,7 +79,7 @@ class PoolSteps(RowSteps):
         largest_of = F.max_pool2d if x.dim() == 4 else F.max_pool3d
         for pictures in self.tiles(x):
             tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=out.new_empty(flat(tile).shape)).view(tile.shape)
+            activated = self.bnrelu(flat(tile), norm, out=out.new_empty(flat(tile).shape)).view(tile.shape)
             largest, pixels = largest_of(activated.movedim(-1, 1), 3, 2, 1, return_indices=True)
             out[pictures] = largest.movedim(1, -1)
             if indices is not None:
@@ -94,7 +87,7 @@ class PoolSteps(RowSteps):
         return indices
 
     def bnrelu_max_pool_backward(
-        self, dpooled: Tensor, indices: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+        self, dpooled: Tensor, indices: Tensor, x: Tensor, norm: FoldedNorm
     ) -> tuple[Tensor, Tensor]:
         """Differentiate `bnrelu_max_pool` up to batch norm.
 
@@ -102,15 +95,12 @@ class PoolSteps(RowSteps):
             dpooled: (N, h, w, C) gradient of the pooled features.
             indices: (N, h, w, C), of the maxima.
             x: (N, H, W, C), as in the forward pass.
-            scale: (C,), likewise.
-            shift: (C,), likewise.
-            mean: (C,), what batch norm subtracted.
+            norm: likewise.
 
         Returns:
             The masked gradient (N, H, W, C), and its sums as of `drelu_sums`.
         """
-        gradient = dpooled.new_empty(x.shape)
-        sums = torch.zeros(2, x.shape[-1], dtype=mean.dtype, device=mean.device)
+        gradient, sums = dpooled.new_empty(x.shape), norm.mean.new_zeros(2, len(norm.mean))
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         if x.dim() > 4:
             backward = torch.ops.aten.max_pool3d_with_indices_backward
@@ -120,7 +110,7 @@ class PoolSteps(RowSteps):
             incoming, tile, pixels = (t.movedim(-1, 1) for t in (dpooled[pictures], gradient[pictures], pixels))
             tile.copy_(backward(incoming, tile, *window, pixels))
             rows = flat(gradient[pictures])
-            sums += self.drelu_sums(rows, flat(x[pictures]), scale, shift, mean, out=rows)
+            sums += self.drelu_sums(rows, flat(x[pictures]), norm, out=rows)
         return gradient, sums
 
 

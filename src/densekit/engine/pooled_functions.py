@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densekit.engine.autograd_function import Passes
-from densekit.engine.batch_norm import FoldedNorm, fold_norm, moment_terms, norm_gradients
+from densekit.engine.batch_norm import FoldedNorm, accumulation_dtype, fold_norm, moment_terms, norm_gradients
 from densekit.engine.calls import Call, channels_last, pixels, statistics
 from densekit.engine.differentiable_backward import bnrelu, convolve, gradients_by_autograd
 from densekit.engine.parts import NormState, Pair
-from densekit.engine.row_steps import accumulation_dtype
 from densekit.engine.tile_steps import flat, kernels_like, multiply, multiply_backward
 
 
@@ -26,7 +25,7 @@ def _transition_forward(call: Call[Pair], x: Tensor, *, keep: bool) -> tuple[Ten
     """Compute (N, C, H, W) -> (N, D, H // 2, W // 2), in channels-last memory."""
     features = pixels(x)
     norm, moments = _normalise(call, call.parts.norm, features, keep=keep)
-    pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, call.dtype)  # (N, h, w, C)
+    pooled = call.ops.bnrelu_avg_pool(features, norm, call.dtype)  # (N, h, w, C)
     (N, *size, _), weight = pooled.shape, call.parts.weight.to(call.dtype).flatten(1)
     out = torch.empty(N, len(weight), *size, dtype=pooled.dtype, device=x.device, memory_format=channels_last(x))
     multiply(flat(pooled), weight, out=flat(out.movedim(1, -1)))
@@ -41,14 +40,13 @@ def _transition_backward(
     features = pixels(x)
     norm = fold_norm(gamma, beta, mean, var, call.parts.norm.stored.eps)
     dout = dout.movedim(1, -1)  # (N, h, w, D)
-    pooled = call.ops.bnrelu_avg_pool(features, norm.scale, norm.shift, dout.dtype)
+    pooled = call.ops.bnrelu_avg_pool(features, norm, dout.dtype)
     matrix = weight.to(dout.dtype).flatten(1)
     rows, dmatrix = multiply_backward(dout.flatten(0, -2), flat(pooled), matrix, needs_dweight=wanted[3])
     dpooled = rows.view(pooled.shape)
     dweight = None if dmatrix is None else kernels_like(dmatrix.to(weight.dtype), weight)
-    mean = mean.to(norm.scale.dtype)
-    gradient, sums = call.ops.bnrelu_avg_pool_backward(dpooled, features, norm.scale, norm.shift, mean)
-    return [*_norm_backward(call, call.parts.norm, norm, mean, features, gradient, sums), dweight]
+    gradient, sums = call.ops.bnrelu_avg_pool_backward(dpooled, features, norm)
+    return [*_norm_backward(call, call.parts.norm, norm, features, gradient, sums), dweight]
 
 
 def _transition_differentiable(
@@ -74,7 +72,7 @@ def _stem_forward(call: Call[NormState], x: Tensor, *, keep: bool) -> tuple[Tens
     N, C, *size = x.shape
     size = [(side + 1) // 2 for side in size]
     out = torch.empty(N, C, *size, dtype=x.dtype, device=x.device, memory_format=channels_last(x))
-    indices = call.ops.bnrelu_max_pool(features, norm.scale, norm.shift, out.movedim(1, -1), return_indices=keep)
+    indices = call.ops.bnrelu_max_pool(features, norm, out.movedim(1, -1), return_indices=keep)
     return out, [x, *call.parts.parameters, *moments, *([] if indices is None else [indices])]
 
 
@@ -85,10 +83,8 @@ def _stem_backward(
     x, gamma, beta, mean, var, indices = kept
     features = pixels(x)
     norm = fold_norm(gamma, beta, mean, var, call.parts.stored.eps)
-    mean = mean.to(norm.scale.dtype)
-    vectors = (norm.scale, norm.shift, mean)
-    gradient, sums = call.ops.bnrelu_max_pool_backward(pixels(dout), indices, features, *vectors)
-    return _norm_backward(call, call.parts, norm, mean, features, gradient, sums)
+    gradient, sums = call.ops.bnrelu_max_pool_backward(pixels(dout), indices, features, norm)
+    return _norm_backward(call, call.parts, norm, features, gradient, sums)
 
 
 def _stem_differentiable(
@@ -110,29 +106,28 @@ STEM = Passes(_stem_forward, _stem_backward, _stem_differentiable)
 def _normalise(
     call: Call[Any], norm: NormState, features: Tensor, *, keep: bool
 ) -> tuple[FoldedNorm, tuple[Tensor, Tensor]]:
-    """Return the norm of ``features`` (N, H, W, C) as scale and shift, and the mean and variance that it uses."""
+    """Return the norm of ``features`` (N, H, W, C), folded, and the mean and variance that it uses."""
     moments = call.ops.batch_moments(flat(features)) if norm.trains else None
     mean, var = statistics(call, norm, moments, keep=keep)
     return fold_norm(*norm.stored._replace(mean=mean, var=var)), (mean, var)
 
 
 def _norm_backward(
-    call: Call[Any], state: NormState, norm: FoldedNorm, mean: Tensor, features: Tensor, gradient: Tensor, sums: Tensor
+    call: Call[Any], state: NormState, norm: FoldedNorm, features: Tensor, gradient: Tensor, sums: Tensor
 ) -> list[Tensor | None]:
     """Differentiate a norm: return the gradients of its input (N, C, H, W), gamma and beta.
 
     Args:
         call: of which module.
         state: the norm.
-        norm: as scale and shift.
-        mean: (C,), what it subtracted.
+        norm: folded.
         features: (N, H, W, C), its input.
         gradient: (N, H, W, C), masked by the ReLU; is overwritten.
         sums: of `RowSteps.drelu_sums`.
     """
     d = flat(gradient)
     if state.trains:
-        call.ops.bn_gradient(d, flat(features), mean, norm.scale, moment_terms(sums, norm, len(d)), out=d)
+        call.ops.bn_gradient(d, flat(features), norm, moment_terms(sums, norm, len(d)), out=d)
     else:
         d.mul_(norm.scale)
     return [gradient.movedim(-1, 1).to(features.dtype), *norm_gradients(sums, norm, state.stored.weight)]

@@ -11,10 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which statistics and sums over values of ``dtype`` are kept."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from densekit.engine.batch_norm import FoldedNorm, accumulation_dtype
 
 
 class RowSteps:
@@ -53,19 +50,18 @@ class RowSteps:
         rest = centred.mean(0)
         return torch.stack([pivot.double() + rest, centred.sub_(rest).square_().mean(0).double()])
 
-    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-        """Write ``relu(x * scale + shift)`` to ``out``, which may be ``x``; both (P, c)."""
+    def bnrelu(self, x: Tensor, norm: FoldedNorm, out: Tensor) -> Tensor:
+        """Write ``relu(norm(x))`` to ``out``, which may be ``x``; both (P, c)."""
         for rows in self.tiles(x):
-            out[rows] = torch.addcmul(shift, x[rows].to(scale.dtype), scale).relu_()  # NaN stays NaN, as in stock
+            tile = x[rows].to(norm.scale.dtype)
+            out[rows] = torch.addcmul(norm.shift, tile, norm.scale).relu_()  # NaN stays NaN, as in stock
         return out
 
     def drelu_sums(
         self,
         gradient: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         *,
         source: Tensor | None = None,
         out: Tensor,
@@ -75,9 +71,7 @@ class RowSteps:
         Args:
             gradient: (P, c).
             x: (P, c), as in the forward pass; where it is NaN the gradient passes.
-            scale: (c,), likewise.
-            shift: (c,), likewise.
-            mean: (c,), what batch norm subtracted.
+            norm: likewise.
             source: (P, c), to be added to.
             out: (P, c), becomes D; or, where there is a ``source``, ``source + scale * D``. May be one of the others.
 
@@ -85,7 +79,8 @@ class RowSteps:
             The column sums ``sum D`` and ``sum D (x - mean)``, (2, c): the gradient of the shift, and of the scale
             over ``1/std``.
         """
-        sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
+        mean, _, scale, shift = norm
+        sums = mean.new_zeros(2, len(mean))
         for rows in self.tiles(x):
             tile = x[rows].to(mean.dtype)
             before_relu = torch.addcmul(shift, tile, scale)
@@ -95,20 +90,18 @@ class RowSteps:
             out[rows] = masked if source is None else torch.addcmul(source[rows].to(mean.dtype), masked, scale)
         return sums
 
-    def bn_gradient(
-        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
-    ) -> Tensor:
+    def bn_gradient(self, gradient: Tensor, x: Tensor, norm: FoldedNorm, terms: Tensor, out: Tensor) -> Tensor:
         """Write ``scale * gradient - terms[0] - (x - mean) * terms[1]``: the terms stem from the batch's own moments.
 
         Args:
             gradient: (P, c).
             x: (P, c), values before batch norm.
-            mean: (c,), what batch norm subtracted.
-            scale: (c,).
-            terms: (2, c), see `norms.moment_terms`.
+            norm: whose mean and scale these are.
+            terms: (2, c), see `batch_norm.moment_terms`.
             out: (P, c), may be ``gradient``.
         """
+        dtype = norm.scale.dtype
         for rows in self.tiles(x):
-            part = torch.addcmul(-terms[0], gradient[rows].to(mean.dtype), scale)
-            out[rows] = part.addcmul_(x[rows].to(mean.dtype) - mean, terms[1], value=-1)
+            part = torch.addcmul(-terms[0], gradient[rows].to(dtype), norm.scale)
+            out[rows] = part.addcmul_(x[rows].to(dtype) - norm.mean, terms[1], value=-1)
         return out

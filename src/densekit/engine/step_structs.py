@@ -4,7 +4,7 @@ from ctypes import Structure, c_bool, c_double, c_int, c_int64, c_void_p
 
 from torch import Tensor
 
-from densekit.engine.batch_norm import StoredNorm
+from densekit.engine.batch_norm import FoldedNorm, StoredNorm
 from densekit.engine.tile_steps import flat
 
 
@@ -102,9 +102,9 @@ def kernels_of(weight: Tensor | None) -> Kernels:
     return Kernels() if weight is None else Kernels(weight.data_ptr(), weight.stride())
 
 
-def activation_of(scale: Tensor, shift: Tensor) -> Activation:
-    """Both (c,) without gaps; else ValueError."""
-    return Activation(vector_of(scale), vector_of(shift))
+def activation_of(norm: FoldedNorm) -> Activation:
+    """Vectors without gaps; else ValueError."""
+    return Activation(vector_of(norm.scale), vector_of(norm.shift))
 
 
 def norm_of(norm: StoredNorm) -> Norm:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from densekit.engine.batch_norm import FoldedNorm
 from densekit.engine.exported_steps import find_steps
 from densekit.engine.pool_steps import PoolSteps
 from densekit.engine.row_steps import RowSteps
@@ -39,21 +40,19 @@ class CompiledRowSteps(RowSteps):
         step(_rows_size(x), matrix_of(x), matrix_of(out), vector_of(moments))
         return moments
 
-    def bnrelu(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+    def bnrelu(self, x: Tensor, norm: FoldedNorm, out: Tensor) -> Tensor:
         """As `RowSteps.bnrelu`."""
         step = self._find("bnrelu", x, out)
         if step is None:
-            return super().bnrelu(x, scale, shift, out)
-        step(_rows_size(x), matrix_of(x), activation_of(scale, shift), matrix_of(out))
+            return super().bnrelu(x, norm, out)
+        step(_rows_size(x), matrix_of(x), activation_of(norm), matrix_of(out))
         return out
 
     def drelu_sums(
         self,
         gradient: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         *,
         source: Tensor | None = None,
         out: Tensor,
@@ -61,79 +60,73 @@ class CompiledRowSteps(RowSteps):
         """As `RowSteps.drelu_sums`."""
         step = self._find("drelu_sums", gradient, x, source, out)
         if step is None:
-            return super().drelu_sums(gradient, x, scale, shift, mean, source=source, out=out)
-        sums = torch.empty(2, len(mean), dtype=mean.dtype, device="cpu")
-        norm, onto = (activation_of(scale, shift), vector_of(mean)), (matrix_of(source), matrix_of(out))
-        step(_rows_size(x), matrix_of(gradient), matrix_of(x), *norm, *onto, vector_of(sums))
+            return super().drelu_sums(gradient, x, norm, source=source, out=out)
+        sums = norm.mean.new_empty(2, len(norm.mean))
+        forward = (matrix_of(x), activation_of(norm), vector_of(norm.mean))
+        step(_rows_size(x), matrix_of(gradient), *forward, matrix_of(source), matrix_of(out), vector_of(sums))
         return sums
 
-    def bn_gradient(
-        self, gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, terms: Tensor, out: Tensor
-    ) -> Tensor:
+    def bn_gradient(self, gradient: Tensor, x: Tensor, norm: FoldedNorm, terms: Tensor, out: Tensor) -> Tensor:
         """As `RowSteps.bn_gradient`."""
         step = self._find("bn_gradient", gradient, x, out)
         if step is None:
-            return super().bn_gradient(gradient, x, mean, scale, terms, out)
-        norm = (vector_of(mean), vector_of(scale), matrix_of(terms))
-        step(_rows_size(x), matrix_of(gradient), matrix_of(x), *norm, matrix_of(out))
+            return super().bn_gradient(gradient, x, norm, terms, out)
+        vectors = (vector_of(norm.mean), vector_of(norm.scale), matrix_of(terms))
+        step(_rows_size(x), matrix_of(gradient), matrix_of(x), *vectors, matrix_of(out))
         return out
 
 
 class CompiledPoolSteps(CompiledRowSteps, PoolSteps):
     """The pooling steps, each one pass over the lines of pictures."""
 
-    def bnrelu_avg_pool(self, x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    def bnrelu_avg_pool(self, x: Tensor, norm: FoldedNorm, dtype: torch.dtype) -> Tensor:
         """As `PoolSteps.bnrelu_avg_pool`; volumes go slice by slice, which rounds half types once more."""
         if x.dim() == 5 and dtype == x.dtype:
-            slices = self.bnrelu_avg_pool(x.flatten(0, 1), scale, shift, dtype).unflatten(0, x.shape[:2])
+            slices = self.bnrelu_avg_pool(x.flatten(0, 1), norm, dtype).unflatten(0, x.shape[:2])
             pairs = slices[:, : x.shape[1] // 2 * 2]  # (N, 2 d, h, w, C)
             return (pairs[:, ::2] / 2).add_(pairs[:, 1::2], alpha=0.5)
         step = self._find("bnrelu_avg_pool", x)
         if step is None or dtype != x.dtype:
-            return super().bnrelu_avg_pool(x, scale, shift, dtype)
+            return super().bnrelu_avg_pool(x, norm, dtype)
         N, H, W, C = x.shape
         pooled = x.new_empty(N, H // 2, W // 2, C)
-        step(_pool_size(x), lines_of(x), activation_of(scale, shift), lines_of(pooled))
+        step(_pool_size(x), lines_of(x), activation_of(norm), lines_of(pooled))
         return pooled
 
-    def bnrelu_avg_pool_backward(
-        self, dpooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def bnrelu_avg_pool_backward(self, dpooled: Tensor, x: Tensor, norm: FoldedNorm) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_avg_pool_backward`."""
         if x.dim() == 5 and dpooled.dtype == x.dtype:
             dslices = dpooled.new_zeros(*x.shape[:2], *dpooled.shape[2:])  # an odd last slice gets no gradient
             dslices[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2)).copy_(dpooled[:, :, None] / 2)
-            gradient, sums = self.bnrelu_avg_pool_backward(dslices.flatten(0, 1), x.flatten(0, 1), scale, shift, mean)
+            gradient, sums = self.bnrelu_avg_pool_backward(dslices.flatten(0, 1), x.flatten(0, 1), norm)
             return gradient.view_as(x), sums
         step = self._find("bnrelu_avg_pool_backward", x, dpooled)
         if step is None:
-            return super().bnrelu_avg_pool_backward(dpooled, x, scale, shift, mean)
-        gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
-        norm, results = (activation_of(scale, shift), vector_of(mean)), (lines_of(gradient), vector_of(sums))
-        step(_pool_size(x), lines_of(dpooled), lines_of(x), *norm, *results)
+            return super().bnrelu_avg_pool_backward(dpooled, x, norm)
+        gradient, sums = torch.empty_like(x), norm.mean.new_empty(2, len(norm.mean))
+        forward = (lines_of(x), activation_of(norm), vector_of(norm.mean))
+        step(_pool_size(x), lines_of(dpooled), *forward, lines_of(gradient), vector_of(sums))
         return gradient, sums
 
-    def bnrelu_max_pool(
-        self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, *, return_indices: bool
-    ) -> Tensor | None:
+    def bnrelu_max_pool(self, x: Tensor, norm: FoldedNorm, out: Tensor, *, return_indices: bool) -> Tensor | None:
         """As `PoolSteps.bnrelu_max_pool`."""
         step = self._find("bnrelu_max_pool", x, out)
         if step is None:
-            return super().bnrelu_max_pool(x, scale, shift, out, return_indices=return_indices)
+            return super().bnrelu_max_pool(x, norm, out, return_indices=return_indices)
         indices = torch.empty(out.shape, dtype=torch.uint8, device="cpu") if return_indices else None
-        step(_pool_size(x), lines_of(x), activation_of(scale, shift), lines_of(out), vector_of(indices))
+        step(_pool_size(x), lines_of(x), activation_of(norm), lines_of(out), vector_of(indices))
         return indices
 
     def bnrelu_max_pool_backward(
-        self, dpooled: Tensor, indices: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor
+        self, dpooled: Tensor, indices: Tensor, x: Tensor, norm: FoldedNorm
     ) -> tuple[Tensor, Tensor]:
         """As `PoolSteps.bnrelu_max_pool_backward`."""
         step = self._find("bnrelu_max_pool_backward", x, dpooled)
         if step is None:
-            return super().bnrelu_max_pool_backward(dpooled, indices, x, scale, shift, mean)
-        gradient, sums = torch.empty_like(x), mean.new_empty(2, len(mean))
-        norm, results = (activation_of(scale, shift), vector_of(mean)), (lines_of(gradient), vector_of(sums))
-        step(_pool_size(x), lines_of(dpooled), vector_of(indices), lines_of(x), *norm, *results)
+            return super().bnrelu_max_pool_backward(dpooled, indices, x, norm)
+        gradient, sums = torch.empty_like(x), norm.mean.new_empty(2, len(norm.mean))
+        forward = (lines_of(x), activation_of(norm), vector_of(norm.mean))
+        step(_pool_size(x), lines_of(dpooled), vector_of(indices), *forward, lines_of(gradient), vector_of(sums))
         return gradient, sums
 
 

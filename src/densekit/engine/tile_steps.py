@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densekit.engine.row_steps import RowSteps, accumulation_dtype
+from densekit.engine.batch_norm import FoldedNorm, accumulation_dtype
+from densekit.engine.row_steps import RowSteps
 
 
 class TileSteps(RowSteps):
@@ -21,14 +22,13 @@ class TileSteps(RowSteps):
         return moments.joined(accumulation_dtype(x.dtype))
 
     def bnrelu_conv1x1(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, with_moments: bool
+        self, x: Tensor, norm: FoldedNorm, weight: Tensor, *, with_moments: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute ``relu(x * scale + shift) @ weight.T``, a 1x1 convolution of normalised features.
+        """Compute ``relu(norm(x)) @ weight.T``, a 1x1 convolution of normalised features.
 
         Args:
             x: (P, c), rows may be strided.
-            scale: (c,).
-            shift: (c,).
+            norm: of (c,).
             weight: (m, c), in the type of the product.
             with_moments: whether the moments of the product are wanted.
 
@@ -37,20 +37,18 @@ class TileSteps(RowSteps):
         """
         product, moments = weight.new_empty(len(x), len(weight)), _Moments()
         for rows in self.tiles(x):
-            activated = self.bnrelu(x[rows], scale, shift, out=weight.new_empty(x[rows].shape))
+            activated = self.bnrelu(x[rows], norm, out=weight.new_empty(x[rows].shape))
             multiply(activated, weight, out=product[rows])
             if with_moments:
                 moments.add(self.tile_moments(product[rows]), len(activated))
-        return product, moments.joined(scale.dtype) if with_moments else None
+        return product, moments.joined(norm.scale.dtype) if with_moments else None
 
     def conv1x1_backward(
         self,
         dz: Tensor,
         weight: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         *,
         source: Tensor,
         out: Tensor | None,
@@ -62,9 +60,7 @@ class TileSteps(RowSteps):
             dz: (P, m) gradient of the product.
             weight: (m, c).
             x: (P, c), as in the forward pass.
-            scale: (c,), likewise.
-            shift: (c,), likewise.
-            mean: (c,), what batch norm subtracted.
+            norm: likewise.
             source: (P, c) gradient of ``x`` so far.
             out: (P, c), becomes ``source + scale * D``; may be ``source``; None if it is not wanted.
             needs_dweight: whether the weight's gradient is wanted.
@@ -72,28 +68,26 @@ class TileSteps(RowSteps):
         Returns:
             The weight's gradient (m, c), of the accumulation type, if it is wanted, and the sums of `drelu_sums`.
         """
-        dweight = torch.zeros(weight.shape, dtype=mean.dtype, device=mean.device)
-        sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
+        dweight, sums = norm.mean.new_zeros(weight.shape), norm.mean.new_zeros(2, len(norm.mean))
         for rows in self.tiles(x):
             tile = weight.new_empty(x[rows].shape)
             if needs_dweight:
-                self.bnrelu(x[rows], scale, shift, out=tile)
+                self.bnrelu(x[rows], norm, out=tile)
             gradient, more = multiply_backward(dz[rows], tile, weight, needs_dweight=needs_dweight)
             if more is not None:
                 dweight += more
             onto = {"out": gradient} if out is None else {"source": source[rows], "out": out[rows]}
-            sums += self.drelu_sums(gradient, x[rows], scale, shift, mean, **onto)
+            sums += self.drelu_sums(gradient, x[rows], norm, **onto)
         return dweight if needs_dweight else None, sums
 
     def bnrelu_conv3x3(
-        self, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, out: Tensor, *, with_moments: bool
+        self, x: Tensor, norm: FoldedNorm, weight: Tensor, out: Tensor, *, with_moments: bool
     ) -> Tensor | None:
-        """Write the 3x3 convolution of ``relu(x * scale + shift)`` to ``out``.
+        """Write the 3x3 convolution of ``relu(norm(x))`` to ``out``.
 
         Args:
             x: (N, H, W, c), pixels may be strided.
-            scale: (c,).
-            shift: (c,).
+            norm: of (c,).
             weight: (k, c, 3, 3), in the type of the convolution.
             out: (N, H, W, k), pixels may be strided.
             with_moments: whether the moments of the result are wanted.
@@ -104,17 +98,15 @@ class TileSteps(RowSteps):
         moments = _Moments()
         for pictures in self.tiles(x):
             tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=weight.new_empty(flat(tile).shape))
+            activated = self.bnrelu(flat(tile), norm, out=weight.new_empty(flat(tile).shape))
             self._write(convolve(activated.view(tile.shape), weight), out[pictures], moments if with_moments else None)
-        return moments.joined(scale.dtype) if with_moments else None
+        return moments.joined(norm.scale.dtype) if with_moments else None
 
     def bnrelu_conv3x3_backward(
         self,
         dy: Tensor,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        mean: Tensor,
+        norm: FoldedNorm,
         weight: Tensor,
         *,
         source: Tensor | None = None,
@@ -126,9 +118,7 @@ class TileSteps(RowSteps):
         Args:
             dy: (N, H, W, k), in the type of the convolution.
             x: (N, H, W, c), as in the forward pass.
-            scale: (c,), likewise.
-            shift: (c,), likewise.
-            mean: (c,), what batch norm subtracted.
+            norm: likewise.
             weight: (k, c, 3, 3), likewise.
             source: (N, H, W, c), see `drelu_sums`.
             out: (N, H, W, c), likewise; None if neither the gradient of ``x`` nor the sums are wanted.
@@ -137,18 +127,16 @@ class TileSteps(RowSteps):
         Returns:
             The sums of `drelu_sums` and the weight's gradient, of the accumulation type, each if it is wanted.
         """
-        sums = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)
-        dweight = torch.zeros(weight.shape, dtype=mean.dtype, device=mean.device)
+        dweight, sums = norm.mean.new_zeros(weight.shape), norm.mean.new_zeros(2, len(norm.mean))
         for pictures in self.tiles(x):
             tile = x[pictures]
-            activated = self.bnrelu(flat(tile), scale, shift, out=dy.new_empty(flat(tile).shape)).view(tile.shape)
+            activated = self.bnrelu(flat(tile), norm, out=dy.new_empty(flat(tile).shape)).view(tile.shape)
             dactivated, more = self.convolve_backward(dy[pictures], activated, weight, out is not None, needs_dweight)
             if more is not None:
                 dweight += more
             if dactivated is not None and out is not None:
                 onto = None if source is None else flat(source[pictures])
-                vectors = (scale, shift, mean)
-                sums += self.drelu_sums(flat(dactivated), flat(tile), *vectors, source=onto, out=flat(out[pictures]))
+                sums += self.drelu_sums(flat(dactivated), flat(tile), norm, source=onto, out=flat(out[pictures]))
         return None if out is None else sums, dweight if needs_dweight else None
 
     def convolve_backward(

@@ -63,7 +63,7 @@ def _scale_and_shift(gamma, beta, mean, var, eps, cols, c):
 
 @triton.jit
 def _terms(sums0, sums1, scale, std, count):
-    """Return the terms of `norms.moment_terms` from the sums of `drelu_sums`; all (1, COLS)."""
+    """Return the terms of `batch_norm.moment_terms` from the sums of `drelu_sums`; all (1, COLS)."""
     return scale * sums0 / count, scale * sums1 / (std * std * count)
 
 

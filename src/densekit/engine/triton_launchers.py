@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from densekit.engine import triton_kernels as kernels
-from densekit.engine.batch_norm import StoredNorm
+from densekit.engine.batch_norm import FoldedNorm, StoredNorm
 
-Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float] | StoredNorm
-"""A batch norm for the kernels: as stored, or as scale, shift and mean (those that are needed) without a variance."""
+Norm = StoredNorm | FoldedNorm
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_ROWS = 1 << 30  # half of what the kernels' 32-bit row numbers can count
 _GROUP = 128  # tiles whose moments are joined at a time: the largest possible matrix takes three rounds
@@ -61,24 +60,24 @@ def tile_moments(x: Tensor, out: Tensor | None) -> Tensor:
     return _join(moments, sizes["ROWS"], len(x))
 
 
-def bnrelu(x: Tensor, norm: Vectors, out: Tensor) -> Tensor:
+def bnrelu(x: Tensor, norm: Norm, out: Tensor) -> Tensor:
     """As `RowSteps.bnrelu`."""
-    _launch(kernels.bnrelu, x.shape, *_matrix(x), *norm, *_matrix(out), *x.shape, **_sizes(x))
+    _launch(kernels.bnrelu, x.shape, *_matrix(x), *_norm(norm), *_matrix(out), *x.shape, **_sizes(x))
     return out
 
 
-def drelu_sums(gradient: Tensor, x: Tensor, norm: Vectors, source: Tensor | None, out: Tensor) -> Tensor:
+def drelu_sums(gradient: Tensor, x: Tensor, norm: Norm, source: Tensor | None, out: Tensor) -> Tensor:
     """As `RowSteps.drelu_sums`."""
     sizes = _sizes(x)
     sums = _parts(x, sizes["ROWS"])
-    matrices = (*_matrix(gradient), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
+    matrices = (*_matrix(gradient), *_matrix(x), *_norm(norm), *_matrix(source), *_matrix(out))
     _launch(kernels.drelu_sums, x.shape, *matrices, sums, *x.shape, **sizes)
     return sums.sum(0)
 
 
-def bn_gradient(gradient: Tensor, x: Tensor, norm: Vectors, terms: Tensor | None, count: int, out: Tensor) -> None:
+def bn_gradient(gradient: Tensor, x: Tensor, norm: Norm, terms: Tensor | None, count: int, out: Tensor) -> None:
     """As `RowSteps.bn_gradient`; for a stored norm the terms are sums of ``count`` rows, or None to scale only."""
-    scale, _, *rest = norm
+    scale, _, *rest = _norm(norm)
     vectors = (scale, *rest, *((None, None) if terms is None else terms), count)
     matrices = (*_matrix(gradient), *_matrix(x), *vectors, *_matrix(out))
     _launch(kernels.bn_gradient, x.shape, *matrices, *x.shape, **_sizes(x))
@@ -87,30 +86,30 @@ def bn_gradient(gradient: Tensor, x: Tensor, norm: Vectors, terms: Tensor | None
 def norm_gradients(
     sums: Tensor, norm: StoredNorm, count: int, terms: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """As `norms.norm_gradients`; `norms.moment_terms` of ``count`` rows are added to ``terms``, if there are any."""
+    """As `batch_norm.norm_gradients`; the `moment_terms` of ``count`` rows are added to ``terms``, if there are any."""
     dscale = torch.empty_like(sums[0], dtype=dtype)
     operands = (sums, norm.weight, norm.var, norm.eps, dscale, *_matrix(terms), count, len(dscale))
     _launch(kernels.norm_gradient, (1, len(dscale)), *operands, ROWS=1, COLS=256)
     return dscale, sums[0].to(dtype)
 
 
-def bnrelu_avg_pool(x: Tensor, size: tuple[int, int], norm: Vectors, out: Tensor) -> None:
+def bnrelu_avg_pool(x: Tensor, size: tuple[int, int], norm: Norm, out: Tensor) -> None:
     """As `PoolSteps.bnrelu_avg_pool`, of pictures of H x W pixels."""
-    operands = (*_matrix(x), *norm, *_matrix(out), *size)
+    operands = (*_matrix(x), *_norm(norm), *_matrix(out), *size)
     _launch(kernels.bnrelu_avg_pool, out.shape, *operands, *out.shape, **_sizes(out))
 
 
-def bnrelu_avg_pool_backward(dpooled: Tensor, x: Tensor, size: tuple[int, int], norm: Vectors, out: Tensor) -> Tensor:
+def bnrelu_avg_pool_backward(dpooled: Tensor, x: Tensor, size: tuple[int, int], norm: Norm, out: Tensor) -> Tensor:
     """As `PoolSteps.bnrelu_avg_pool_backward`; returns the sums."""
     sizes = _sizes(x)
     sums = _parts(x, sizes["ROWS"])
-    operands = (dpooled, *_matrix(x), *norm, out, sums, *size)
+    operands = (dpooled, *_matrix(x), *_norm(norm), out, sums, *size)
     _launch(kernels.bnrelu_avg_pool_backward, x.shape, *operands, *x.shape, **sizes)
     return sums.sum(0)
 
 
 def bnrelu_conv1x1(
-    x: Tensor, norm: Vectors, weight: Tensor, with_moments: bool, second: StoredNorm | None = None
+    x: Tensor, norm: Norm, weight: Tensor, with_moments: bool, second: StoredNorm | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """As `TileSteps.bnrelu_conv1x1`; the product goes through a ``second`` norm and ReLU, if there is one."""
     rows, m = 128, len(weight)
@@ -124,13 +123,13 @@ def bnrelu_conv1x1(
         "num_stages": 3,
     }
     norm2 = (None, None, None, None, 0.0) if second is None else second
-    operands = (*_matrix(x), *norm, *_matrix(weight), *norm2, product, moments)
+    operands = (*_matrix(x), *_norm(norm), *_matrix(weight), *norm2, product, moments)
     _launch(kernels.bnrelu_conv1x1, product.shape, *operands, *x.shape, m, PRECISION=precision(), **sizes)
     return product, None if moments is None else _join(moments, rows, len(x))
 
 
 def conv1x1_backward(
-    dz: Tensor, weight: Tensor, x: Tensor, norm: Vectors, source: Tensor, out: Tensor | None, needs_dweight: bool
+    dz: Tensor, weight: Tensor, x: Tensor, norm: Norm, source: Tensor, out: Tensor | None, needs_dweight: bool
 ) -> tuple[Tensor | None, Tensor]:
     """As `TileSteps.conv1x1_backward`; both products share one pass over ``x`` and ``dz``."""
     m, c = weight.shape
@@ -144,7 +143,7 @@ def conv1x1_backward(
         "num_warps": 8,
         "num_stages": 2,
     }
-    matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), *norm, *_matrix(source), *_matrix(out))
+    matrices = (*_matrix(dz), *_matrix(weight), *_matrix(x), *_norm(norm), *_matrix(source), *_matrix(out))
     operands = (*matrices, dweight, sums, *x.shape, m)
     _launch(kernels.conv1x1_backward, x.shape, *operands, PRECISION=precision(), **sizes)
     return None if dweight is None else dweight.sum(0), sums.sum(0)
@@ -153,6 +152,11 @@ def conv1x1_backward(
 def _matrix(x: Tensor | None) -> tuple[Tensor | None, int]:
     """Return the pointer and the row stride, in values."""
     return (None, 0) if x is None else (x, x.stride(0))
+
+
+def _norm(norm: Norm) -> tuple[Tensor | float | None, ...]:
+    """Return gamma, beta, mean, variance and epsilon; or, without a variance, scale and shift in place of the first."""
+    return norm if isinstance(norm, StoredNorm) else (norm.scale, norm.shift, norm.mean, None, 0.0)
 
 
 def _tiles(length: int, size: int) -> int:
