@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from densekit.profiling.profile import Profile, profile
     from densekit.report.write import write_report
     from densekit.serving.serve import serve
+    from densekit.studies.cross_validation import CrossValidation, cross_validate
     from densekit.studies.search import search
     from densekit.studies.study import Study, study
     from densekit.training.settings import TrainSettings, list_recipes
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Classifier": "densekit.classifier:Classifier",
+    "CrossValidation": "densekit.studies.cross_validation:CrossValidation",
     "DensekitError": "densekit.errors:DensekitError",
     "Embeddings": "densekit.prediction:Embeddings",
     "Evaluation": "densekit.evaluation.evaluate:Evaluation",
@@ -48,6 +50,7 @@ _HOMES = {
     "Screen": "densekit.console:Screen",
     "Study": "densekit.studies.study:Study",
     "TrainSettings": "densekit.training.settings:TrainSettings",
+    "cross_validate": "densekit.studies.cross_validation:cross_validate",
     "create_model": "densekit.engine.create:create_model",
     "evaluate": "densekit.evaluation.evaluate:evaluate",
     "explain_pictures": "densekit.explain.explain_pictures:explain_pictures",
@@ -72,6 +75,7 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "CrossValidation",
     "DensekitError",
     "Embeddings",
     "Evaluation",
@@ -86,6 +90,7 @@ __all__ = [
     "TrainSettings",
     "__version__",
     "create_model",
+    "cross_validate",
     "evaluate",
     "explain_pictures",
     "export_run",

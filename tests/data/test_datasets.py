@@ -57,6 +57,34 @@ def test_cuts_depend_on_the_seed_and_not_on_place_or_order(tmp_path, make_folder
     assert cut(first, seed=1) != cut(first)
 
 
+def test_a_fold_takes_the_place_of_other_test_pictures(make_folder, screen):
+    root = make_folder({"train/a": 10, "train/b": 20, "test/b": 2})
+    folds = [open_data(root, fold=f"{number}/5", screen=screen) for number in range(1, 6)]
+    assert [fold.test.counts(2).tolist() for fold in folds] == [[2, 4]] * 5
+    tested = [name for fold in folds for name in names(fold.test)]
+    assert sorted(tested) == sorted(str(path) for path in (root / "train").rglob("*.png"))
+    for fold in folds:
+        assert len(fold.train) + len(fold.val) == 24
+        assert not set(names(fold.test)) & {*names(fold.train), *names(fold.val)}
+
+
+def test_a_fold_keeps_the_validation_pictures_that_are_named(make_folder, screen):
+    root = make_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 3})
+    folds = [open_data(root, fold=f"{number}/3", screen=screen) for number in (1, 2, 3)]
+    assert [(len(fold.train), len(fold.val), len(fold.test)) for fold in folds] == [(8, 4, 4)] * 3
+
+
+def test_limits_cut_before_folds(make_folder, screen):
+    data = open_data(make_folder({"a": 30, "b": 40}), fold="1/2", limit_per_class=10, screen=screen)
+    assert len(data.train) + len(data.val) == len(data.test) == 10
+
+
+def test_a_class_of_one_picture_cannot_be_in_folds(make_folder, screen):
+    root = make_folder({"a": 5, "b": 1})
+    with pytest.raises(DataError, match="'b' cannot be in 3 folds: each class needs two pictures or more"):
+        open_data(root, fold="1/3", screen=screen)
+
+
 def test_limits_cut_before_validation(make_folder, screen):
     root = make_folder({"train/a": 30, "train/b": 8, "test/a": 9, "test/b": 2})
     data = open_data(root, limit_per_class=20, limit_test_per_class=3, screen=screen)

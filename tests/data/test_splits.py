@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from densekit.data.splits import limit_per_class, stratified_split
+from densekit.data.splits import assign_folds, limit_per_class, stratified_split
 
 
 def several(pictures: int, shares: tuple[float, ...], seed: int = 0) -> np.ndarray:
@@ -133,3 +133,26 @@ def test_pictures_without_labels_are_limited_too():
     labels = np.zeros((50, 2), np.float32)
     labels[:5] = 1
     assert len(limit_per_class(labels, 3, seed=0)) == 6
+
+
+FOLDED = {
+    "one_class_each": (np.repeat([0, 1, 2], [103, 40, 5]), None),
+    "several_labels": (several(300, (0.5, 0.1, 0.3)), None),
+    "groups": (numbered(600, 3, 1), numbered(600, 90)),
+}
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+@pytest.mark.parametrize(("labels", "groups"), FOLDED.values(), ids=FOLDED)
+def test_folds_are_equal_parts(labels, groups, folds):
+    numbers = assign_folds(labels, folds, seed=1, groups=groups)
+    held = labels[:, None] == np.unique(labels) if labels.ndim == 1 else labels > 0
+    wanted = held.sum(0) / folds
+    for fold in range(1, folds + 1):
+        apart = np.abs(held[numbers == fold].sum(0) - wanted)
+        # of single labels as near as scikit-learn's StratifiedKFold; groups, and labels that come together, do not fit
+        assert (apart <= (1 if labels.ndim == 1 and groups is None else np.maximum(2, 0.25 * wanted))).all(), apart
+        if groups is not None:
+            assert not set(groups[numbers == fold]) & set(groups[numbers != fold])
+    assert numbers.min() == 1
+    assert numbers.max() == folds

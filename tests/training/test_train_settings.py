@@ -19,6 +19,7 @@ VALUES = {
     "data_root": "~",
     "val_fraction": 0.05,
     "test_fraction": 1e-05,
+    "fold": "2/5",
     "limit_per_class": 7,
     "limit_test_per_class": 3,
     "strict": True,

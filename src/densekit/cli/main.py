@@ -13,6 +13,10 @@ from densekit.version import __version__
 TABLE = {
     "train": ("densekit.cli.train:train", "Train a classifier on a folder of labelled pictures, a CSV or a named set."),
     "evaluate": ("densekit.cli.evaluate:evaluate", "Test a trained classifier on pictures that it was not trained on."),
+    "cross-validate": (
+        "densekit.cli.cross_validate:cross_validate",
+        "Test every picture with a network that was trained without it.",
+    ),
     "predict": (
         "densekit.cli.predict:predict",
         "Name what is on pictures. Exit status 2 only if none of them can be read.",

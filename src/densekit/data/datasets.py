@@ -12,14 +12,14 @@ from densekit.data.folders import natural_key
 from densekit.data.listed_pictures import ListedPictures, open_listed, tell_cut_groups
 from densekit.data.picture_set import DataSet, PictureSet, Split
 from densekit.data.seeding import seed_from
-from densekit.data.settings import DataSettings
+from densekit.data.settings import DataSettings, read_fold
 from densekit.data.split_record import SplitRecord
+from densekit.data.splits import assign_folds, stratified_split
 from densekit.data.splits import limit_per_class as limit_labels
-from densekit.data.splits import stratified_split
 from densekit.errors import DataError, SettingsError
 from densekit.units import some
 
-_TEST, _LIMIT, _LIMIT_TEST, _VAL = range(4)  # each cut has its own random numbers
+_TEST, _LIMIT, _LIMIT_TEST, _VAL, _FOLD = range(5)  # each cut has its own random numbers
 
 
 def open_data(
@@ -28,6 +28,7 @@ def open_data(
     data_root: str | Path | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    fold: str | None = None,
     seed: int = 0,
     limit_per_class: int | None = None,
     limit_test_per_class: int | None = None,
@@ -44,8 +45,9 @@ def open_data(
         data_root: where named sets are kept; the platform's cache folder by default.
         val_fraction: share of each class's training pictures to validate on, where no val split is given.
         test_fraction: share of each class's pictures to test on, where the data names no splits at all.
+        fold: "N/M": test on part N of M equal parts of the training pictures instead, and on no other test pictures.
         seed: decides the cuts; the same seed and files give the same cuts on any machine.
-        limit_per_class: keep at most so many training pictures a class (before validation is cut off), or, where they
+        limit_per_class: keep at most so many training pictures a class (before others are cut off them), or, where they
             have any number of labels, pictures until each label has so many.
         limit_test_per_class: the same for test pictures.
         strict: a picture that cannot be opened is an error instead of being left out.
@@ -69,15 +71,17 @@ def open_data(
         path = Path(data).expanduser()
         found = open_listed(path, strict, screen)
         if record is not None:
-            limited = limit_per_class is not None or limit_test_per_class is not None
+            limited = any(limit is not None for limit in (limit_per_class, limit_test_per_class, fold))
             return _as_recorded(path, found, SplitRecord(record), limited, screen)
         classes, skipped = _class_names(path, found), found.skipped
         tell_cut_groups(found.entries, screen)
         parts = found.parts(classes)
-        if found.without_splits:
+        if found.without_splits and fold is None:
             _cut(parts, "test", test_fraction, seed_from(seed, _TEST))
     if limit_per_class is not None:
         parts["train"] = _limit(parts["train"], limit_per_class, seed_from(seed, _LIMIT))
+    if fold is not None:
+        _cut_fold(parts, fold, str(data), classes, seed_from(seed, _FOLD))
     if limit_test_per_class is not None and "test" in parts:
         parts["test"] = _limit(parts["test"], limit_test_per_class, seed_from(seed, _LIMIT_TEST))
     if "val" not in parts:
@@ -200,6 +204,26 @@ def _class_names(source: Path, found: ListedPictures) -> tuple[str, ...]:
 
 def _limit(part: PictureSet, limit: int, seed: int) -> PictureSet:
     return part.select(limit_labels(part.labels, limit, seed=seed))
+
+
+def _cut_fold(parts: dict[Split, PictureSet], fold: str, source: str, classes: Sequence[str], seed: int) -> None:
+    """Make a fold of the training pictures the test split.
+
+    Raises:
+        DataError: a fold is empty, or has all pictures of a class: there are too few.
+    """
+    train, (number, folds) = parts["train"], read_fold(fold)
+    numbers = assign_folds(train.labels, folds, seed=seed, groups=train.groups)
+    counts = [train.select(np.flatnonzero(numbers == one)).counts(len(classes)) for one in range(1, folds + 1)]
+    if alone := [
+        name for name, of_class in zip(classes, np.transpose(counts), strict=True) if (of_class > 0).sum() == 1
+    ]:
+        what = "two pictures" if train.groups is None else "pictures of two groups"
+        raise DataError(f"{source}: {some(alone)} cannot be in {folds} folds: each class needs {what} or more")
+    if len(np.unique(numbers)) < folds:
+        raise DataError(f"{source}: too few pictures for {folds} folds")
+    tested = numbers == number
+    parts["train"], parts["test"] = train.select(np.flatnonzero(~tested)), train.select(np.flatnonzero(tested), "test")
 
 
 def _cut(parts: dict[Split, PictureSet], name: Split, fraction: float, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
@@ -23,6 +23,11 @@ class DataSettings(BaseModel):
         0.1, description="share of the training pictures to validate on, if there is no val split; 0: none"
     )
     test_fraction: Part = Field(0.1, description="share to test on, if the data names no splits at all")
+    fold: str | None = Field(
+        None,
+        description="test on part N of M equal parts of the training pictures, e.g. 2/5, and not on other test "
+        "pictures; `densekit cross-validate` does so with every part",
+    )
     limit_per_class: int | None = Field(
         None,
         ge=1,
@@ -31,6 +36,28 @@ class DataSettings(BaseModel):
     limit_test_per_class: int | None = Field(None, ge=1, description="use at most this many test pictures per class")
     strict: bool = Field(False, description="a picture that cannot be read is an error, not left out")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of splits, weights, order and augmentation")
+
+    @field_validator("fold")
+    @classmethod
+    def _part_of_parts(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_fold(value)
+        return value
+
+
+def read_fold(text: str) -> tuple[int, int]:
+    """Return the number of a part and how many there are.
+
+    Raises:
+        ValueError: it is not one of two parts or more.
+
+    >>> read_fold("2/5")
+    (2, 5)
+    """
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) >= 2):
+        raise ValueError("give a part and the number of parts, such as 2/5")
+    return int(number), int(parts)
 
 
 class Augmentation(BaseModel):

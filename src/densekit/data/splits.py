@@ -38,6 +38,31 @@ def stratified_split(
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
+def assign_folds(labels: np.ndarray, folds: int, *, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Cut pictures into parts of equal size, each as `stratified_split` would hold it out.
+
+    Args:
+        labels: as of `stratified_split`.
+        folds: how many parts, 2 and up.
+        seed: the same seed and labels give the same parts.
+        groups: as of `stratified_split`.
+
+    Returns:
+        The part that each picture is in, 1 and up, int64 (N,). Some are empty where there are too few pictures.
+
+    >>> np.bincount(assign_folds(np.array([0, 0, 0, 1, 1, 1]), 3, seed=0)).tolist()
+    [0, 2, 2, 2]
+    """
+    numbers = np.full(len(labels), folds, np.int64)  # the last part is what is left
+    left = np.arange(len(labels))
+    for fold in range(1, folds):
+        here = None if groups is None else groups[left]
+        stay, out = stratified_split(labels[left], 1 / (folds - fold + 1), seed=seed, groups=here)
+        numbers[left[out]] = fold
+        left = left[stay]
+    return numbers
+
+
 def limit_per_class(labels: np.ndarray, limit: int, *, seed: int) -> np.ndarray:
     """Ascending indices of the first ``limit`` pictures of each class after a seeded shuffle.
 

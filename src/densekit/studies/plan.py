@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from densekit.data.settings import DataSettings
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.models.catalogue import model_options
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
 
-_FIXED = {"data", "seed", "data_root", "val_fraction", "test_fraction", "limit_per_class", "limit_test_per_class"}
+_FIXED = {"seed", *DataSettings.model_fields} - {"strict"}
 
 _LONGEST = 150  # characters of a variant's name, which folders and their files begin with
 
