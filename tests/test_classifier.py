@@ -1,5 +1,4 @@
 import io
-import json
 import math
 import shutil
 from copy import deepcopy
@@ -17,7 +16,6 @@ from densekit.data.find_pictures import find_pictures
 from densekit.data.pictures import read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, DataError, SettingsError
-from densekit.hardware import choose_precision
 from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
 from densekit.models.weights import save_model
@@ -63,64 +61,6 @@ def test_loaded_with_fused_blocks_it_answers_the_same(tmp_path):
     torch.testing.assert_close(fused.probabilities(pictures), stock.probabilities(pictures))
     assert fused.network.features.denseblock1.ran == "cpu"
     assert not hasattr(stock.network.features.denseblock1, "ran")
-
-
-class TestTemperature:
-    def test_divides_the_logits_and_changes_no_answer(self, classifier):
-        classifier.network.eval()
-        pictures = torch.randn(5, 3, 8, 8)
-        warm = replace(classifier, temperature=2.5).probabilities(pictures)
-        with torch.no_grad():
-            expected = (classifier.network(pictures).double() / 2.5).softmax(1)
-        torch.testing.assert_close(warm, expected.float())
-        assert torch.equal(warm.argmax(1), classifier.probabilities(pictures).argmax(1))
-
-    def test_travels_with_the_model(self, classifier, tmp_path):
-        replace(classifier, temperature=0.75).save(tmp_path)
-        assert load_classifier(tmp_path, device="cpu").temperature == 0.75
-
-    def test_is_1_where_there_is_none(self, classifier, tmp_path):
-        classifier.save(tmp_path)
-        record = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
-        del record["temperature"]
-        (tmp_path / "model.json").write_text(json.dumps(record), encoding="utf-8")
-        assert load_classifier(tmp_path, device="cpu").temperature == 1.0
-
-    @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
-    def test_must_be_above_0(self, classifier, tmp_path, wrong):
-        replace(classifier, temperature=wrong).save(tmp_path)
-        with pytest.raises(CheckpointError, match="it must be above 0"):
-            load_classifier(tmp_path)
-
-
-class TestPrecision:
-    def test_is_that_of_the_answers(self, classifier, tmp_path):
-        classifier.save(tmp_path)
-        pictures = torch.randn(5, 3, 8, 8)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            expected = classifier.network.eval()(pictures).float().softmax(1)
-        single, half = (load_classifier(tmp_path, device="cpu", precision=name) for name in ("fp32", "bf16"))
-        assert torch.equal(half.probabilities(pictures), expected)
-        assert torch.equal(single.probabilities(pictures), classifier.probabilities(pictures))
-        assert not torch.equal(single.probabilities(pictures), expected)
-
-    def test_is_single_unless_told_and_stays_here(self, classifier, tmp_path):
-        classifier.save(tmp_path / "first")
-        assert load_classifier(tmp_path / "first").precision == "fp32"
-        load_classifier(tmp_path / "first", precision="bf16").save(tmp_path / "second")
-        first, second = ((tmp_path / name / "model.json").read_bytes() for name in ("first", "second"))
-        assert first == second
-
-    def test_auto_is_what_the_processor_computes_in(self, classifier, tmp_path):
-        classifier.save(tmp_path)
-        chosen = choose_precision("auto", torch.device("cpu"))
-        assert load_classifier(tmp_path, device="cpu", precision="auto").precision == chosen
-
-    @pytest.mark.parametrize(("wrong", "told"), [("half", "use one of auto, fp32"), ("fp16", "fp16 needs a GPU")])
-    def test_that_there_is_not(self, classifier, tmp_path, wrong, told):
-        classifier.save(tmp_path)
-        with pytest.raises(SettingsError, match=told):
-            load_classifier(tmp_path, device="cpu", precision=wrong)
 
 
 def test_trained_classifier_keeps_its_answers(colour_run, colours):

@@ -1,5 +1,6 @@
 """Classifier: a network together with what it needs to answer, the class names and the preprocessing."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,13 +21,14 @@ from densekit.data.pictures import convert_picture, read_picture
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError, UnknownNameError
 from densekit.hardware import autocast, choose_device
-from densekit.models.answers import answered, check_thresholds, to_probabilities
+from densekit.models.answers import answered, check_names, check_thresholds, to_probabilities
 from densekit.models.ending import embed
 from densekit.models.modes import evaluation_mode
 from densekit.models.weights import save_model, save_record
 from densekit.prediction import Embeddings, Prediction
 from densekit.runtimes.exported import ExportedNetwork
 
+PRECISIONS = ("fp32", "bf16", "fp16", "own")
 Batch = tuple[list[Path], list[Tensor | PictureError]]
 """Files, each with its prepared picture (C, H, W), or why it cannot be read."""
 
@@ -57,7 +59,12 @@ class Classifier:
     thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raise SettingsError where the thresholds are not what they must be."""
+        """Raise SettingsError where a value is none that can answer."""
+        object.__setattr__(self, "classes", check_names(self.classes))
+        if not 0 < self.temperature < math.inf:
+            raise SettingsError(f"temperature={self.temperature}: it must be above 0")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("precision", self.precision, list(PRECISIONS))
         if self.thresholds is not None:
             labels = len(self.classes) if self.multilabel else 0
             object.__setattr__(self, "thresholds", check_thresholds(self.thresholds, labels))

@@ -1,11 +1,11 @@
 """A classifier from where it is kept: a run folder, an export, the Hugging Face Hub."""
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from densekit.classifier import Classifier
 from densekit.console import Screen
@@ -50,17 +50,22 @@ def load_classifier(
     else:
         network, record = load_model(folder)
     try:
-        classes = tuple(record.pop("classes"))
-        preprocessing = Preprocessing.model_validate(record.pop("preprocessing"))
-        temperature = float(record.pop("temperature", 1.0))
-        multilabel = bool(record.pop("multilabel", False))
-        thresholds = record.pop("thresholds", None)
-    except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
+        classes, preprocessing = record.pop("classes"), record.pop("preprocessing")
+    except KeyError:
         raise CheckpointError(
             f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
         ) from None
-    if not 0 < temperature < math.inf:
-        raise CheckpointError(f"{folder / 'model.json'} has the temperature {temperature}: it must be above 0")
+    try:
+        preprocessing = Preprocessing.model_validate(preprocessing)
+        temperature = float(record.pop("temperature", 1.0))
+        multilabel = bool(record.pop("multilabel", False))
+        thresholds = record.pop("thresholds", None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, ("preprocessing", *first["loc"])))
+        raise CheckpointError(f"{folder / 'model.json'}: {name}: {first['msg']}") from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'model.json'}: temperature: {error}") from None
     architecture = getattr(network, "architecture", None) or record.get("architecture", {})
     answers = architecture.get("options", {}).get("num_classes", len(classes))
     if answers != len(classes):
@@ -93,7 +98,13 @@ def classifier_folder(source: str | os.PathLike[str], screen: Screen | None = No
         _refuse_code(folder)
         return folder
     path = Path(source).expanduser()
-    return path.parent if path.is_file() and (path.parent / "model.json").exists() else path
+    if not path.is_file():
+        return path
+    if not (path.parent / "model.json").exists():
+        raise CheckpointError(
+            f"{path}: there is no model.json beside it, which names its classes: name the whole folder"
+        )
+    return path.parent
 
 
 def _refuse_code(folder: Path) -> None:
@@ -118,5 +129,8 @@ def results_folder(source: str | os.PathLike[str]) -> Path:
 
 
 def _on_hub(source: str | os.PathLike[str]) -> str | None:
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise TypeError(f"a run is named by its folder, not by a {kind}: classifier.save(folder) makes one of your own")
     name = Path(source).as_posix()
     return name.removeprefix(HUB) if name.startswith(HUB) else None

@@ -54,3 +54,8 @@ class Embeddings:
     paths: tuple[str, ...]
     vectors: "Tensor"
     unreadable: dict[str, str]
+
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it."""
+        rest = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
+        return f"Embeddings({len(self.paths)} pictures, vectors {tuple(self.vectors.shape)}{rest})"

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from densekit.data.pictures import read_picture
 from densekit.engine.choose_ops import choose_ops
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError, UnknownNameError
 from densekit.evaluation.evaluate import evaluate
+from densekit.evaluation.results import read_metrics
 from densekit.loading import load_classifier
 from densekit.models.catalogue import create_model
+from densekit.models.weights import fingerprint
 
 FILES = {"metrics.json", "predictions.csv", "confusion.csv", "confusion.png"}
 CONFUSION = ((8, 0, 0), (0, 8, 1), (0, 0, 8))  # one picture of test/grün is red
@@ -178,8 +181,9 @@ def test_travelled_classifier_needs_data(travelled, flat):
 def test_metrics_json_holds_what_was_measured(colour_run, colours, tmp_path):
     evaluation = evaluate(colour_run, out=tmp_path)
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    about = {name: written.pop(name) for name in ("data", "model", "computed_in", "run")}
+    about = {name: written.pop(name) for name in ("data", "model", "computed_in", "run", "classifier")}
     assert about.pop("run") == str(colour_run.resolve())
+    assert about.pop("classifier") == fingerprint(colour_run)
     assert about == {"data": str(colours.resolve()), "model": "simple_cnn", "computed_in": "fp32"}
     assert written == json.loads(json.dumps(evaluation.metrics.to_dict()))
     assert written["split"] == "test"
@@ -275,9 +279,33 @@ def test_the_test_figures_of_a_run_are_those_of_its_test_split(trained_on, colou
     with pytest.raises(SettingsError, match="is for the run's own test figures: choose another --out"):
         evaluate(run, split="train", out=run)
     evaluate(run, split="train", out=other)
-    shutil.copytree(run, copy := tmp_path / "copy")
+    shutil.copytree(run, moved := tmp_path / "moved")
+    assert evaluate(moved, split="train", out=other).folder == other  # it is the same classifier
+    replace(load_classifier(moved), temperature=2.0).save(moved)
+    evaluate(run, split="train", out=other)
     with pytest.raises(SettingsError, match=r"has the figures of another run \(.*\): choose another --out"):
-        evaluate(copy, split="train", out=other)
+        evaluate(moved, split="train", out=other)
+
+
+def test_classifiers_by_themselves_have_figures_of_their_own(colour_run, colours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classifier = load_classifier(colour_run)
+    folders = [evaluate(one, colours).folder for one in (classifier, replace(classifier, temperature=2.0))]
+    assert [folder.name for folder in folders] == [f"evaluation-{colours.name}", f"evaluation-{colours.name}-2"]
+    assert evaluate(classifier, colours, out="here").folder == Path("here")
+    assert evaluate(classifier, colours, out="here").folder == Path("here")
+
+
+def test_figures_of_an_earlier_state_are_not_those_of_the_run(trained_on, colours, screen):
+    run = trained_on(data=str(colours))
+    evaluate(run)
+    assert read_metrics(run, screen) is not None
+    assert not screen.console.export_text()
+    replace(load_classifier(run), temperature=2.0).save(run)
+    assert read_metrics(run, screen) is None
+    assert f"the classifier has changed since {run / 'metrics.json'} was written" in screen.console.export_text()
+    evaluate(run)
+    assert read_metrics(run, screen) is not None
 
 
 def test_out_of_other_pictures_is_refused(trained_on, colours, flat):

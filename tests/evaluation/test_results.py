@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.metrics import confusion_matrix
 
+from densekit.console import Screen
 from densekit.errors import CheckpointError
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.outcomes import Outcomes
@@ -100,4 +101,4 @@ def test_colours_are_shares_of_the_true_class(tmp_path, monkeypatch):
 def test_damaged_figures_are_told(tmp_path):
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"metrics\.json is damaged"):
-        read_metrics(tmp_path)
+        read_metrics(tmp_path, Screen(quiet=True))

@@ -22,6 +22,16 @@ def test_lights_the_corner_that_holds_the_class(corner_classifier, corner_world,
     assert share.mean() > 0.8
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_maps_are_the_same_where_gradients_are_off(corner_classifier, corner_world, method, mode):
+    pictures, classes = corner_world.pictures[:2], corner_world.classes[:2]
+    expected = heat_maps(corner_classifier, pictures, classes, method=method)
+    with mode():
+        seen = heat_maps(corner_classifier, pictures.clone(), classes, method=method)
+    torch.testing.assert_close(seen, expected)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 100], ids=lambda n: f"batch_of_{n}")
 def test_batches_change_nothing(corner_classifier, corner_world, batch_size):
     pictures, classes, _ = corner_world

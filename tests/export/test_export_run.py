@@ -8,9 +8,12 @@ import stat
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from densekit.console import Screen
@@ -126,6 +129,30 @@ def test_8_bits_that_change_many_answers_are_told(run, tmp_path, monkeypatch, ag
     assert (
         f"warning: 7% of the answers changed: densekit evaluate {tmp_path / 'out'} measures the cost" in text
     ) == told
+
+
+def test_pictures_are_opened_as_the_card_says(onnx, tmp_path):
+    """Without densekit: transparent, 16 bits deep, and lying on the side."""
+    card = (onnx.folder / "README.md").read_text(encoding="utf-8")
+    (opening,) = re.findall(r"In Pillow, the first steps are\n\n```python\n(.*?)```", card, re.DOTALL)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (9, 7, 4), np.uint8)
+    palette, exif = Image.fromarray(pixels[..., :3]).quantize(8), Image.Exif()
+    palette.info["transparency"] = 3
+    exif[0x0112] = 6
+    cases = {
+        "rgba": (Image.fromarray(pixels), {}),
+        "grey": (Image.fromarray(pixels[..., :2].copy(), "LA"), {}),
+        "palette": (palette, {"transparency": 3}),
+        "deep": (Image.fromarray(random.integers(0, 65536, (9, 7), np.uint16)), {}),
+        "sideways": (Image.fromarray(pixels[..., :3]), {"exif": exif}),
+    }
+    for name, (picture, options) in cases.items():
+        picture.save(tmp_path / f"{name}.png", **options)
+        told = {"PIL": PIL, "np": np}
+        exec(opening.replace('"picture.jpg"', repr(str(tmp_path / f"{name}.png"))), told)
+        expected = read_picture(tmp_path / f"{name}.png").convert("RGB")
+        np.testing.assert_array_equal(np.asarray(told["picture"]), np.asarray(expected), name)
 
 
 def test_card_has_the_test_figures_and_no_place_on_this_computer(onnx, colours):

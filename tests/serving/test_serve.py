@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from densekit.errors import SettingsError
+from densekit.models.weights import fingerprint
 from densekit.serving.serve import _address, _listen, serve
 
 
@@ -43,7 +44,7 @@ def test_a_host_that_cannot_be_is_told(host):
 @pytest.mark.parametrize("fused", [True, False])
 def test_what_is_asked_for_reaches_the_application(fused, colour_run, tmp_path, monkeypatch):
     copy = shutil.copytree(colour_run, tmp_path / "run")
-    figures = {"split": "test", "accuracy": 0.5}
+    figures = {"split": "test", "accuracy": 0.5, "classifier": fingerprint(copy)}
     (copy / "metrics.json").write_text(json.dumps(figures))
     seen, asked = {}, []
 

@@ -1,12 +1,12 @@
 """The fixed steps of every use, from a picture to what a network takes."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     channels: Literal[1, 3] = Field(default=3, description="1: pictures become grey; 3: they become RGB")
-    size: tuple[PositiveInt, PositiveInt] = Field(description="height and width in pixels")
+    size: tuple[PositiveInt, PositiveInt] = Field(description="height and width in pixels, or one number for both")
     resize: Literal["squash", "crop"] = Field(
         default="squash", description="squash: stretch to size; crop: keep proportions and cut out the centre"
     )
@@ -36,6 +36,13 @@ class Preprocessing(BaseModel):
     in_network: bool = Field(
         default=False, description="an exported network does all this itself: it takes each picture as bytes, as it is"
     )
+
+    @field_validator("size", "mean", "std", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, int | float):
+            return value
+        return (value, value) if info.field_name == "size" else (value,)
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> Self:

@@ -23,8 +23,9 @@ from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel
 from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.results import write_evaluation, write_predictions
-from densekit.files import check_writable, whole_path
+from densekit.files import check_writable, free_path, whole_path
 from densekit.loading import classifier_folder, load_classifier, results_folder
+from densekit.models.weights import fingerprint
 from densekit.units import counted
 
 
@@ -80,7 +81,7 @@ def evaluate(
             name. Their test split is used, or all of them where they name no splits.
         split: of the run's own data: "test", or "val" or "train" to look closer.
         out: where to write [the run folder; RUN/evaluation-NAME for another split or other data; runs/OWNER--NAME of
-            one of the Hub; evaluation-NAME here of a classifier by itself].
+            one of the Hub; evaluation-NAME here of a classifier by itself, numbered if it exists].
         data_root: where named data sets are kept [as in training].
         batch_size: pictures at a time.
         device: where to compute.
@@ -96,17 +97,19 @@ def evaluate(
     """
     screen = screen or Screen()
     if isinstance(run, Classifier):
-        place, results, classifier, own = None, Path(), run, None
+        place, results, files, classifier, own = None, Path(), "", run, None
     else:
         results, place = results_folder(run), classifier_folder(run, screen)
+        files = fingerprint(place)  # before they are read: a training that is under way may write others
         classifier = load_classifier(place, device=device, precision=precision, fused=True)
         own = own_data(place)
     if own is not None and own.unfinished:
         screen.warn(own.unfinished)
     tested = _choose_pictures(place, own, classifier, data, split, {"data_root": data_root, "strict": strict}, screen)
     about = {"data": tested.source, "model": classifier.model, "computed_in": classifier.precision}
-    if out and place is not None:
-        about["run"] = str(place.resolve())
+    if place is not None:
+        about["classifier"] = files
+        about |= {"run": str(place.resolve())} if out else {}
     folder = _choose_folder(place, results, tested, out, about)
     outcomes = _answer(classifier, tested, batch_size, workers, strict, screen)
     compute = compute_multilabel_metrics if classifier.multilabel else compute_metrics
@@ -176,7 +179,9 @@ def _choose_folder(
         _check_free(folder, about)
         if run is not None and folder.resolve() == run.resolve() and not tested.is_own_test:
             raise SettingsError(f"{folder} is for the run's own test figures: choose another --out")
-    elif run is not None and tested.is_own_test:
+    elif run is None:
+        folder = free_path(results / f"evaluation-{tested.name}")  # whose figures are there, nobody can tell
+    elif tested.is_own_test:
         folder = run
     else:
         folder = _folder(results / f"evaluation-{tested.name}", tested.source)
@@ -213,8 +218,11 @@ def _folder(wanted: Path, source: str) -> Path:
 def _check_free(folder: Path, about: dict[str, str]) -> None:
     """Raise SettingsError where the figures of other pictures or of another run are."""
     there = _figures(folder)
-    for name, kind in (("data", "other pictures"), ("run", "another run")):
-        if there.get(name, about[name]) != about[name]:
+    others = [("data", "other pictures")]
+    if there.get("classifier") != about.get("classifier"):  # a run that has moved is still that run
+        others.append(("run", "another run"))
+    for name, kind in others:
+        if name in about and there.get(name, about[name]) != about[name]:
             raise SettingsError(f"{folder} has the figures of {kind} ({there[name]}): choose another --out")
 
 

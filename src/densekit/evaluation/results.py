@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densekit.console import Screen
 from densekit.data.columns import LABEL_SEPARATOR
 from densekit.data.picture_set import PictureSet
 from densekit.errors import CheckpointError
@@ -18,6 +19,8 @@ from densekit.evaluation.multilabel import MultilabelMetrics
 from densekit.evaluation.outcomes import Outcomes
 from densekit.evaluation.plots import draw_confusion, draw_labels
 from densekit.files import write_csv, write_json, write_text
+from densekit.models.weights import fingerprint
+from densekit.units import in_shell
 
 _MOST_COLUMNS = 100  # of probabilities in predictions.csv, which a thousand classes would make gigabytes
 
@@ -72,8 +75,10 @@ def _named(classes: Sequence[str], *rows: Tensor) -> list[str]:
     return [LABEL_SEPARATOR.join(classes[place] for place in found) for found in places]
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """Return the test figures of a run folder, or None if it was not tested.
+def read_metrics(folder: Path, screen: Screen) -> dict[str, Any] | None:
+    """Return the test figures of the classifier in a folder, or None if it was not tested.
+
+    Figures of another one, as of a run that was tested before it went on, are none; a warning says so.
 
     Raises:
         CheckpointError: metrics.json is damaged.
@@ -81,11 +86,17 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     path = folder / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        return metrics if metrics.get("split") == "test" else None
+        if metrics.get("split") != "test":
+            return None
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:  # no JSON, or no object
         raise CheckpointError(f"{path} is damaged, or not JSON ({error})") from None
+    if metrics.get("classifier") != fingerprint(folder):
+        again = f"densekit evaluate {in_shell(folder)}"
+        screen.warn(f"the classifier has changed since {path} was written, whose figures are left out: {again}")
+        return None
+    return metrics
 
 
 def _confusion_csv(names: list[str], confusion: tuple[tuple[int, ...], ...]) -> str:

@@ -61,7 +61,9 @@ def heat_maps(
     _check(classifier, pictures, classes, method, batch_size)
     explain = METHODS[method or choose_method(classifier, pictures)]
     network, device, maps = classifier.network, classifier.device, []
-    with evaluation_mode(network):
+    # gradients are needed whatever the caller has switched off
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(network):
+        pictures = pictures.clone() if pictures.is_inference() else pictures
         for some, wanted in zip(pictures.split(batch_size), classes.split(batch_size), strict=True):
             found = explain(network, some.to(device), wanted.to(device))[:, None].float()
             maps.append(F.interpolate(found, size=some.shape[2:], mode="bilinear")[:, 0].cpu())

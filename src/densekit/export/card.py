@@ -8,6 +8,18 @@ from densekit.classifier import Classifier
 from densekit.data.preprocessing import Preprocessing
 from densekit.units import on_one_line
 
+_OPENING = {
+    channels: f"""\
+picture = PIL.ImageOps.exif_transpose(PIL.Image.open("picture.jpg"))
+if picture.mode.startswith("I"):  # 16 bits
+    picture = PIL.Image.fromarray((np.asarray(picture) / 257).round().astype("uint8"))
+if picture.has_transparency_data:
+    white = PIL.Image.new("RGBA", picture.size, "white")
+    picture = PIL.Image.alpha_composite(white, picture.convert("RGBA"))
+picture = picture.convert("{mode}")
+"""
+    for channels, mode in ((1, "L"), (3, "RGB"))
+}
 _MOST_CLASSES = 100  # more names than this are no reading; model.json has them all
 
 
@@ -65,8 +77,10 @@ def describe(preprocessing: Preprocessing) -> str:
         )
     mean, std = ([round(value, 4) for value in values] for values in (preprocessing.mean, preprocessing.std))
     return (
-        f"{colours}, {sized}, {preprocessing.interpolation} with smoothing; then (value / 255 - mean) / std with mean "
-        f"{mean} and std {std}, in channels, height, width. model.json has the exact numbers."
+        f"Turned upright as EXIF says, transparency laid on white, grey of 16 bits divided by 257; {colours}, {sized}, "
+        f"{preprocessing.interpolation} with smoothing; then (value / 255 - mean) / std with mean {mean} and std "
+        f"{std}, in channels, height, width. model.json has the exact numbers.\n\nIn Pillow, the first steps are\n\n"
+        f"```python\n{_OPENING[preprocessing.channels]}```"
     )
 
 
@@ -94,7 +108,7 @@ def _data_name(metrics: dict[str, Any]) -> str:
 
 def _data(metrics: dict[str, Any] | None) -> str:
     if metrics is None:
-        return "What it was trained on is not recorded with it."
+        return "Which pictures it was trained on stands here once `densekit evaluate` has tested it."
     return f"Trained and tested on `{_data_name(metrics)}`; the test pictures played no part in the training."
 
 

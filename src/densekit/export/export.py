@@ -94,7 +94,7 @@ def export_run(
             )
         write_json(work / "comparison.json", comparison.to_dict())
         use, told = _use(target, options, classifier), _exported(to, comparison, classifier)
-        card = model_card(classifier, read_metrics(run), use=use, exported=told, exact=not int8)
+        card = model_card(classifier, read_metrics(run, screen), use=use, exported=told, exact=not int8)
         write_text(work / "README.md", card)
     screen.say(f"{to}: {comparison}")
     if comparison.agreement < _UNCHANGED:  # only where the target allows it

@@ -62,7 +62,9 @@ def push(
         screen.warn(f"{card} is older than {metrics}: the figures in it may be others")
     if not card.exists():
         text = model_card(
-            classifier, read_metrics(folder), use=_LOADING.format(answer="labels" if classifier.multilabel else "label")
+            classifier,
+            read_metrics(folder, screen),
+            use=_LOADING.format(answer="labels" if classifier.multilabel else "label"),
         )
         operations.append(CommitOperationAdd("README.md", text.encode()))
     try:

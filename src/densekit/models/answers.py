@@ -31,6 +31,21 @@ def answered(probabilities: Tensor, *, multilabel: bool, thresholds: Sequence[fl
     return probabilities > (0.5 if thresholds is None else torch.tensor(thresholds).to(probabilities))
 
 
+def check_names(classes: Any) -> tuple[str, ...]:
+    """Return class names as a tuple.
+
+    Raises:
+        SettingsError: there are none, one is no text, or one comes twice.
+    """
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
+        raise SettingsError(f"classes={classes!r}: give the name of each class, such as ('cat', 'dog')")
+    if unnamed := [name for name in classes if not isinstance(name, str)]:
+        raise SettingsError(f"class {unnamed[0]!r} is no name: give text, such as {str(unnamed[0])!r}")
+    if twice := [name for place, name in enumerate(classes) if name in classes[:place]]:
+        raise SettingsError(f"class {twice[0]!r} is named twice")
+    return tuple(classes)
+
+
 def check_thresholds(thresholds: Any, labels: int) -> tuple[float, ...]:
     """Return the thresholds of a multi-label classifier as numbers.
 

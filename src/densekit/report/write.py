@@ -54,6 +54,7 @@ def write_report(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
+    folder = classifier_folder(run, screen)
     evaluation = evaluate(
         run,
         data,
@@ -68,5 +69,5 @@ def write_report(
         screen=screen,
     )
     path = evaluation.folder / "report.html"
-    write_text(path, render_page(evaluation, RunFolder(classifier_folder(run, screen)), screen))
+    write_text(path, render_page(evaluation, RunFolder(folder), screen))
     return path

@@ -62,7 +62,7 @@ def serve(
         source = classifier_folder(source, screen)
         classifier = load_classifier(source, device=device, precision=precision)
         fuses = fused and fuse_where_faster(classifier.network)
-        metrics = read_metrics(source)
+        metrics = read_metrics(source, screen)
         app = create_app(classifier, metrics=metrics, batch_size=batch_size, max_upload_mb=max_upload_mb)
         names = ("label", "labels") if classifier.multilabel else ("class", "classes")
         classes = counted(len(classifier.classes), *names)

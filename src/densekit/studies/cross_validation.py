@@ -145,7 +145,7 @@ def _test_folds(folder: StudyFolder, base: TrainSettings, folds: int, screen: Sc
 
 def _is_tested(run: Path) -> bool:
     own = own_data(run)
-    return own is not None and own.unfinished is None and read_metrics(run) is not None
+    return own is not None and own.unfinished is None and read_metrics(run, Screen(quiet=True)) is not None
 
 
 def _write(folder: Path, folds: Sequence[Evaluation], data: str) -> Metrics | MultilabelMetrics:
