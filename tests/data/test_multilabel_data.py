@@ -90,9 +90,9 @@ def test_pictures_to_test_on_must_be_of_the_same_kind(table, make_folder, tmp_pa
 
 def test_splits_of_a_run_stay(table, tmp_path, screen):
     before, record = open_data(table, seed=4, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, before)
+    write_split_record(record, before, screen)
     with record.open(encoding="utf-8") as file:
-        assert next(csv.reader(file)) == ["path", "labels", "split"]
+        assert next(csv.reader(file)) == ["path", "labels", "split", "digest"]
     lines = table.read_text().replace("b/3.png,", "b/3.png,dog").splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:]), "a/new.png,cat"]))
     after = open_data(table, seed=9, record=record, screen=screen)
@@ -118,7 +118,7 @@ def test_weights_make_up_for_rare_labels():
 
 def test_a_picture_that_got_a_new_label_is_left_out_of_a_run(table, tmp_path, screen):
     record = tmp_path / "splits.csv"
-    write_split_record(record, open_data(table, screen=screen))
+    write_split_record(record, open_data(table, screen=screen), screen)
     table.write_text(table.read_text().replace("c/3.png,dog", "c/3.png,dog|yak"))
     again = open_data(table, record=record, screen=screen)
     parts = [part for part in (again.train, again.val, again.test) if part is not None]
@@ -169,7 +169,7 @@ class TestGroups:
 
     def test_that_a_run_has_cut_are_told_again(self, patients, tmp_path, screen):
         dataset = open_data(patients(lambda i: "train" if i % 3 else "test"), screen=Screen(quiet=True))
-        write_split_record(tmp_path / "splits.csv", dataset)
+        write_split_record(tmp_path / "splits.csv", dataset, screen)
         open_data(dataset.name, record=tmp_path / "splits.csv", screen=screen)
         assert "20 groups have pictures in more than one split" in screen.console.export_text()
 
@@ -185,6 +185,6 @@ def test_labels_of_many_kinds_are_remembered_by_a_limited_run(make_folder, tmp_p
     lines = [f"x/{i}.png,{'all|rare' if i < 2 else 'all'}" for i in range(40)]
     (root / "t.csv").write_text("\n".join(["path,labels", *lines]))
     dataset = open_data(root / "t.csv", limit_per_class=3, test_fraction=0, val_fraction=0, screen=screen)
-    write_split_record(tmp_path / "splits.csv", dataset)
+    write_split_record(tmp_path / "splits.csv", dataset, screen)
     again = open_data(root / "t.csv", record=tmp_path / "splits.csv", limit_per_class=3, screen=screen)
     assert again.classes == dataset.classes == ("all", "rare")

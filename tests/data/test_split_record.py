@@ -1,8 +1,11 @@
 """The splits of a run stay what they were, whatever happens to the folder."""
 
 import csv
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from densekit.data.datasets import open_data
 from densekit.data.split_record import write_split_record
@@ -10,8 +13,17 @@ from densekit.errors import DataError
 
 
 @pytest.fixture
-def root(make_folder):
-    return make_folder({"a": 20, "b": 20, "ü, c": 20})
+def root(make_folder, tmp_path):
+    """A folder of pictures that are all different."""
+    root = make_folder({"a": 20, "b": 20, "ü, c": 20}, root=tmp_path / "root")
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        paint(path, number)
+    return root
+
+
+def paint(path, number):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -19,7 +31,7 @@ def record(root, tmp_path, screen):
     """The table of a run on ``root``, and the files of each split."""
     dataset = open_data(root, test_fraction=0.2, limit_per_class=12, screen=screen)
     path = tmp_path / "run" / "splits.csv"
-    write_split_record(path, dataset)
+    write_split_record(path, dataset, screen)
     return path, splits(dataset)
 
 
@@ -28,9 +40,10 @@ def splits(dataset):
     return {name: set(map(str, part.pictures)) for name, part in parts.items() if part is not None}
 
 
-def test_a_changed_folder_changes_no_split(root, record, make_folder, screen):
+def test_a_changed_folder_changes_no_split(root, record, screen):
     path, before = record
-    make_folder({"a": 25, "0": 30}, root=root)  # five more of a class, and a new class, first by its name
+    for number in range(35):  # five more of a class, and a new class, first by its name
+        paint(root / "a" / f"{number + 20}.png" if number < 5 else root / "0" / f"{number}.png", 100 + number)
     gone = sorted(before["test"])[0]
     (root / gone).unlink()
     dataset = open_data(root, record=path, screen=screen)
@@ -54,7 +67,7 @@ def test_a_table_of_pictures_anywhere(root, tmp_path, screen):
     lines += [f"{file},{file.parent.name}" for file in files[1::2]]  # whole paths
     table.write_text("\n".join(lines))
     dataset, path = open_data(table, screen=screen), tmp_path / "splits.csv"
-    write_split_record(path, dataset)
+    write_split_record(path, dataset, screen)
     with path.open(encoding="utf-8") as file:
         assert {row["path"] for row in csv.DictReader(file)} == {line.rpartition(",")[0] for line in lines}
     table.write_text("\n".join(reversed(lines)))
@@ -62,7 +75,7 @@ def test_a_table_of_pictures_anywhere(root, tmp_path, screen):
 
 
 def test_named_sets_need_no_record(tmp_path, screen):
-    write_split_record(tmp_path / "splits.csv", open_data("digits", screen=screen))
+    write_split_record(tmp_path / "splits.csv", open_data("digits", screen=screen), screen)
     assert not (tmp_path / "splits.csv").exists()
 
 
@@ -85,7 +98,7 @@ def test_another_class_than_then_is_told(root, tmp_path, screen):
     table, record = tmp_path / "list.csv", tmp_path / "splits.csv"
     files = sorted(root.glob("[ab]/*.png"))
     table.write_text("".join(f"{file},{file.parent.name}\n" for file in files))
-    write_split_record(record, open_data(table, screen=screen))
+    write_split_record(record, open_data(table, screen=screen), screen)
     open_data(table, record=record, screen=screen)
     assert "another class" not in screen.console.export_text()
     lines = table.read_text().splitlines()
@@ -104,5 +117,71 @@ def test_names_that_are_no_utf_8(make_folder, tmp_path, screen):
     odd = root / "a" / "p\udcff.png"  # a byte that begins no character, as Python names it
     (root / "a" / "0.png").rename(odd)
     dataset, record = open_data(root, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset)
+    write_split_record(record, dataset, screen)
     assert splits(open_data(root, record=record, screen=screen)) == splits(dataset)
+
+
+def contents(dataset):
+    return {name: {Path(file).read_bytes() for file in files} for name, files in splits(dataset).items()}
+
+
+def test_pictures_with_names_given_anew_keep_their_splits(root, tmp_path, screen):
+    """As an export that numbers its pictures gives them: by path, most of the test pictures would be training's."""
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    before = contents(dataset)
+    for folder in root.iterdir():
+        files = sorted(folder.iterdir())
+        pixels = [file.read_bytes() for file in files]
+        for file, content in zip(files, reversed(pixels), strict=True):
+            file.write_bytes(content)
+    assert contents(open_data(root, record=record, screen=screen)) == before
+    assert "60 pictures have other names than when the run began" in screen.console.export_text()
+
+
+def test_classes_that_change_names(root, tmp_path, screen):
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    before = contents(dataset)
+    (root / "a").rename(root / "was a")
+    (root / "b").rename(root / "a")
+    (root / "was a").rename(root / "b")
+    assert contents(open_data(root, record=record, screen=screen)) == before
+    assert "40 pictures have another class than when the run began" in screen.console.export_text()
+
+
+def test_new_names_for_all_beside_new_pictures(root, tmp_path, screen):
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    before = contents(dataset)
+    for file in sorted(root.rglob("*.png")):
+        file.rename(file.with_stem(f"x{file.stem}"))
+    for number in range(5):
+        paint(root / "a" / f"{number}.png", 100 + number)  # under the names of others
+    (root / "a" / "copy.png").write_bytes((root / "a" / "x3.png").read_bytes())
+    assert contents(open_data(root, record=record, screen=screen)) == before
+    text = screen.console.export_text()
+    assert "60 pictures have other names than when the run began, but the same split" in text
+    assert "6 pictures are newer than this run: left out" in text
+    assert "gone" not in text
+    assert "contents" not in text
+
+
+def test_other_contents_are_told(root, tmp_path, screen):
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    tested = sorted(splits(dataset)["test"])[0]
+    Image.new("RGB", (8, 6)).save(tested)
+    assert splits(open_data(root, record=record, screen=screen)) == splits(dataset)
+    told = "1 picture has other contents than when the run began, first "
+    assert f"{told}{Path(tested).relative_to(root)}" in screen.console.export_text()
+
+
+def test_one_picture_in_two_classes_is_told(root, tmp_path, screen):
+    (root / "b" / "copy.png").write_bytes((root / "a" / "3.png").read_bytes())
+    (root / "a" / "copy.png").write_bytes((root / "a" / "4.png").read_bytes())  # of one class: nothing to tell
+    write_split_record(tmp_path / "splits.csv", open_data(root, screen=screen), screen)
+    text = screen.console.export_text()
+    assert "1 picture is there again with another label, byte for byte" in text
+    assert "a/3.png (a)" in text
+    assert "b/copy.png (b)" in text

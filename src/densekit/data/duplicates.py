@@ -1,10 +1,13 @@
-"""Pictures that are in two sets, byte for byte, under whatever names."""
+"""Pictures that are the same, byte for byte, under whatever names."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+from densekit.console import Screen
 
 Pictures = Sequence[Path] | np.ndarray
 
@@ -23,6 +26,25 @@ def find_duplicates(one: Pictures, other: Pictures) -> list[tuple[int, int]]:
     return [(first[digest], place) for place, digest in _digests(other, lengths) if digest in first]
 
 
+def digest_files(paths: Sequence[Path], screen: Screen, title: str) -> list[str]:
+    """Return a hash of the bytes of each file, "" of one that cannot be read; ``title`` stands before the bar."""
+    with ThreadPoolExecutor(8) as pool, screen.bar(title, len(paths)) as bar:
+        digests = []
+        for content in pool.map(_digest, paths):
+            digests.append(content)
+            bar.advance()
+    return digests
+
+
+def _digest(picture: Path) -> str:
+    content = _content(picture)
+    return "" if content is None else _hash(content).hex()
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
 def _lengths(pictures: Pictures) -> Iterator[tuple[int, int]]:
     """Yield the length in bytes and the place of every picture."""
     if isinstance(pictures, np.ndarray):
@@ -39,7 +61,7 @@ def _digests(pictures: Pictures, lengths: set[int]) -> Iterator[tuple[int, bytes
     """Yield place and digest of every picture of one of these lengths."""
     for length, place in _lengths(pictures):
         if length in lengths and (content := _content(pictures[place])) is not None:
-            yield place, hashlib.blake2b(content, digest_size=16).digest()
+            yield place, _hash(content)
 
 
 def _content(picture: Path | np.ndarray) -> bytes | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from densekit.console import Screen
+from densekit.data.duplicates import digest_files
 from densekit.data.folders import SPLIT_NAMES, Entry, natural_key
 from densekit.data.picture_set import DataSet, PictureSet, Split, before_pictures
 from densekit.data.pictures import PictureHeader
@@ -20,37 +21,60 @@ from densekit.units import counted, some
 SPLIT_RECORD = "splits.csv"  # its name in a run folder
 
 
-def write_split_record(path: Path, dataset: DataSet) -> None:
+def write_split_record(path: Path, dataset: DataSet, screen: Screen) -> None:
     """Write a table ``path,label,split`` (or ``path,labels,split``) of a data set of files; named sets never change.
 
     Paths are relative to the data's folder, where they lie in it. Where pictures are of groups, ``group`` names them.
+    ``digest`` is a hash of the file, by which it is known under any name. Warns of files that are in several classes.
     """
     folder, rows = _folder(Path(dataset.name)), []
     parts = [part for part in (dataset.train, dataset.val, dataset.test) if part is not None]
-    columns = ("path", "labels" if dataset.multilabel else "label", "split")
+    columns = ("path", "labels" if dataset.multilabel else "label", "split", "digest")
     if any(part.groups is not None for part in parts):
         columns += ("group",)
     for part in parts:
         if not isinstance(part.pictures, np.ndarray):
+            digests = digest_files(part.pictures, screen, f"noting the {part.split} pictures")
             groups = [None] * len(part) if part.groups is None else part.groups
-            for picture, label, group in zip(part.pictures, part.labels, groups, strict=True):
+            for picture, label, digest, group in zip(part.pictures, part.labels, digests, groups, strict=True):
                 places = np.flatnonzero(label) if dataset.multilabel else [label]
                 names = LABEL_SEPARATOR.join(dataset.classes[place] for place in places)
-                cells = (_place(picture, folder), names, part.split, group or "")
+                cells = (_place(picture, folder), names, part.split, digest, group or "")
                 rows.append(dict(zip(columns, cells, strict=False)))  # the group only where it has a column
     if rows:
         write_csv(path, columns, rows)
+        _tell_contradictions(rows, columns[1], screen)
+
+
+def _tell_contradictions(rows: Sequence[dict[str, str]], label: str, screen: Screen) -> None:
+    """Warn of files that are there twice with different labels."""
+    first: dict[str, dict[str, str]] = {}
+    pairs = [(first.setdefault(row["digest"], row), row) for row in rows if row["digest"]]
+    if apart := [(one, other) for one, other in pairs if one[label] != other[label]]:
+        which = counted(len(apart), "picture is", "pictures are")
+        one, other = apart[0]
+        screen.warn(
+            f"{which} there again with another label, byte for byte, first {one['path']} ({one[label]}) and "
+            f"{other['path']} ({other[label]})"
+        )
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What has been learned from: where these pictures are, and the names of the groups that they are of."""
+    """What has been learned from: hash of each picture -> its name, and the names of the groups that they are of."""
 
-    pictures: list[Path] = field(default_factory=list)
+    pictures: dict[str, str] = field(default_factory=dict)
     groups: set[str] = field(default_factory=set)
 
     def __add__(self, other: "Learned") -> "Learned":
-        return Learned(self.pictures + other.pictures, self.groups | other.groups)
+        return Learned(self.pictures | other.pictures, self.groups | other.groups)
+
+    def among(self, tested: PictureSet, screen: Screen) -> list[tuple[str, int]]:
+        """Return (name, place in ``tested``) of each picture that was learned from, under whatever name."""
+        if not self.pictures or isinstance(tested.pictures, np.ndarray):
+            return []
+        digests = digest_files(tested.pictures, screen, f"comparing the {before_pictures(tested.split)}pictures")
+        return [(self.pictures[digest], place) for place, digest in enumerate(digests) if digest in self.pictures]
 
 
 def tell_learned_groups(learner: str, groups: set[str], tested: PictureSet, screen: Screen) -> None:
@@ -81,6 +105,7 @@ class SplitRecord:
                 reader = csv.DictReader(file)
                 rows, self.multilabel = list(reader), "labels" in (reader.fieldnames or ())
             self.splits: dict[str, Split] = {row["path"]: SPLIT_NAMES[row["split"]] for row in rows}
+            self.digests = {row["path"]: row["digest"] for row in rows}  # "" of those that could not be read
             self._groups = {row["group"] for row in rows if row.get("group") and self.splits[row["path"]] == "train"}
             self.labels = {row["path"]: self._labels(row) for row in rows}
             self.classes = tuple(sorted(set(chain.from_iterable(self.labels.values())), key=natural_key))
@@ -97,6 +122,8 @@ class SplitRecord:
     ) -> tuple[list[Entry], list[PictureHeader]]:
         """Return the pictures that were there, each in its split of then; tell how many are new, gone or relabelled.
 
+        A picture that has another name now is still that picture: it keeps its split.
+
         Args:
             data: folder or table.
             entries: what is there now.
@@ -107,20 +134,21 @@ class SplitRecord:
         Raises:
             DataError: none of them is there.
         """
-        folder, kept, relabelled, unknown = _folder(data), [], [], []
-        for entry, header in zip(entries, headers, strict=True):
-            place = _place(entry.path, folder)
-            split = self.splits.get(place)
-            if split is not None and (new := set(entry.labels) - set(self.classes)):
+        kept, relabelled, unknown = [], [], []
+        found = self._find(data, [entry.path for entry in entries], screen)
+        for entry, header, place in zip(entries, headers, found, strict=True):
+            if place is None:
+                continue
+            if new := set(entry.labels) - set(self.classes):
                 unknown.append(f"{place}: {some(sorted(new))}")
-            elif split is not None:
-                kept.append((replace(entry, split=split), header))
-                if entry.labels != self.labels[place]:
-                    was, now = (LABEL_SEPARATOR.join(labels) for labels in (self.labels[place], entry.labels))
-                    relabelled.append(f"{place} was {was!r}, is {now!r}")
+                continue
+            kept.append((replace(entry, split=self.splits[place]), header))
+            if entry.labels != self.labels[place]:
+                was, now = (LABEL_SEPARATOR.join(labels) for labels in (self.labels[place], entry.labels))
+                relabelled.append(f"{place} was {was!r}, is {now!r}")
         if not kept:
             raise DataError(f"{data}: none of the {len(self.splits)} pictures of {self.path} can be read there")
-        if (others := len(entries) - len(kept) - len(unknown)) and not limited:
+        if (others := found.count(None)) and not limited:
             screen.say(f"{counted(others, 'picture is', 'pictures are')} newer than this run: left out")
         if relabelled:
             which = counted(len(relabelled), "picture has", "pictures have")
@@ -129,15 +157,66 @@ class SplitRecord:
         if unknown:
             which = counted(len(unknown), "picture is", "pictures are")
             screen.warn(f"{which} labelled with what this run does not know, and left out, first {unknown[0]}")
-        if gone := len(self.splits) - len(kept) - len(unknown):
+        if gone := len(self.splits) - len(set(found) - {None}):
             which = counted(gone, "picture of this run is", "pictures of this run are")
             screen.warn(f"{which} gone or cannot be read")
         return [entry for entry, _ in kept], [header for _, header in kept]
 
-    def learned(self, data: Path) -> Learned:
-        """Return the training pictures, and where they are if they lie in ``data``; they need not be there."""
-        places = [_folder(data) / place for place, split in self.splits.items() if split == "train"]
-        return Learned(places, self._groups)
+    def _find(self, data: Path, paths: Sequence[Path], screen: Screen) -> list[str | None]:
+        """Return which recorded picture each file is, None of those that are new.
+
+        Names tell, as long as the pictures that were held out are what they were. Otherwise names have been given
+        anew, and contents tell. Where names are missing, they may have been changed to those that are new.
+        """
+        folder = _folder(data)
+        places = [_place(path, folder) for path in paths]
+        named = [place if place in self.splits else None for place in places]
+        held_out = [number for number, place in enumerate(named) if place and self.splits[place] != "train"]
+        digests = digest_files([paths[number] for number in held_out], screen, "comparing pictures")
+        if all(self.digests[places[number]] in {digest, ""} for number, digest in zip(held_out, digests, strict=True)):
+            if None not in named or len(set(named) - {None}) == len(self.splits):
+                return named
+            asked = [number for number, place in enumerate(named) if place is None]
+        else:
+            asked = list(range(len(paths)))
+        return self._find_by_content(paths, named, asked, screen)
+
+    def _find_by_content(
+        self, paths: Sequence[Path], named: Sequence[str | None], asked: Sequence[int], screen: Screen
+    ) -> list[str | None]:
+        """Look up those files that are ``asked`` for by what is in them, and tell of those that have other names."""
+        digests = digest_files([paths[number] for number in asked], screen, "looking for pictures under other names")
+        moved = {
+            number: digest
+            for number, digest in zip(asked, digests, strict=True)
+            if digest and not ((place := named[number]) and self.digests[place] in {digest, ""})
+        }
+        places = self.splits.keys() - {place for number, place in enumerate(named) if number not in moved}
+        by_content: dict[str, list[str]] = {}
+        for place in sorted(places, key=lambda place: (self.splits[place] == "train", place)):
+            by_content.setdefault(self.digests[place], []).append(place)
+        found: list[str | None] = [None if number in moved else place for number, place in enumerate(named)]
+        renamed, changed = [], []
+        for number, digest in moved.items():
+            if equal := by_content.get(digest):
+                found[number] = equal.pop()  # of equal pictures one that was learned from, if any was
+                renamed.append(f"{found[number]} is {paths[number]}")
+        for number in moved:
+            if found[number] is None and (place := named[number]) and place not in found:
+                found[number] = place
+                changed.append(place)
+        if renamed:
+            which = counted(len(renamed), "picture has another name", "pictures have other names")
+            screen.say(f"{which} than when the run began, but the same split: first {renamed[0]}")
+        if changed:
+            which = counted(len(changed), "picture has", "pictures have")
+            screen.warn(f"{which} other contents than when the run began, first {changed[0]}")
+        return found
+
+    def learned(self) -> Learned:
+        """Return the training pictures and their groups."""
+        training = {self.digests[place]: place for place, split in self.splits.items() if split == "train"}
+        return Learned({digest: place for digest, place in training.items() if digest}, self._groups)
 
 
 def _folder(data: Path) -> Path:

@@ -1,11 +1,12 @@
 """Warnings about pictures that are tested on although they, or others of their groups, were learned from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from densekit.console import Screen
-from densekit.data.duplicates import Pictures, find_duplicates
+from densekit.data.duplicates import find_duplicates
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.split_record import SplitRecord, tell_learned_groups
 from densekit.evaluation.own_data import OwnData, learned_before
@@ -26,37 +27,39 @@ def tell_leaks(
         screen: where the warnings go.
     """
     before = learned_before(own.weights)
-    _tell_duplicates(before.pictures, tested, screen, f"what {own.weights} was trained on")
+    _tell_learned(f"what {own.weights} was trained on", before.among(tested, screen), tested, screen)
     tell_learned_groups(str(own.weights), before.groups, tested, screen)
+    training = "the training pictures"
     if dataset is not None:
-        _tell_duplicates(dataset.train.pictures, tested, screen)
+        pictures = dataset.train.pictures
+        pairs = find_duplicates(pictures, tested.pictures)
+        named = [(f"train/{one}" if isinstance(pictures, np.ndarray) else str(pictures[one]), at) for one, at in pairs]
+        _tell_learned(training, named, tested, screen)
     elif own.record is not None:
-        _tell_learned(run, own.name, SplitRecord(own.record), Path(source), tested, screen)
+        learned = SplitRecord(own.record).learned()
+        again = learned.among(tested, screen)
+        tell_learned_groups("the run", learned.groups, tested, screen)
+        if again and not Path(own.name).exists():
+            _tell_moved(run, own.name, source, len(again), screen)
+        else:
+            _tell_learned(training, again, tested, screen)
 
 
-def _tell_learned(run: Path, name: str, record: SplitRecord, data: Path, tested: PictureSet, screen: Screen) -> None:
-    """Warn where pictures that are not the run's own, or seem not to be, are what it learned from all the same."""
-    there = Path(name).exists()
-    learned = record.learned(Path(name) if there else data)
-    tell_learned_groups("the run", learned.groups, tested, screen)
-    if there:
-        _tell_duplicates(learned.pictures, tested, screen)
-    elif moved := sum(path.exists() for path in learned.pictures):
-        which = counted(moved, "picture in it has", "pictures in it have")
+def _tell_moved(run: Path, name: str, source: str, again: int, screen: Screen) -> None:
+    which = counted(again, "picture in it is one", "pictures in it are ones")
+    screen.warn(
+        f"{name} is gone, and {which} that the run was trained on: if its data moved to {source}, "
+        f"densekit train {in_shell(source)} --out {in_shell(run)} --resume updates the run, and "
+        f"densekit evaluate {in_shell(run)} tests it honestly"
+    )
+
+
+def _tell_learned(learned: str, again: Sequence[tuple[str, int]], tested: PictureSet, screen: Screen) -> None:
+    """Warn of tested pictures that were learned from, each given by its name then and its place now."""
+    if again:
+        which = counted(len(again), "picture is", "pictures are")
+        name, place = again[0]
         screen.warn(
-            f"{name} is gone, and {which} the name of one that the run was trained on: if its data moved to {data}, "
-            f"densekit train {in_shell(data)} --out {in_shell(run)} --resume updates the run, and "
-            f"densekit evaluate {in_shell(run)} tests it honestly"
-        )
-
-
-def _tell_duplicates(
-    learned: Pictures, tested: PictureSet, screen: Screen, what: str = "the training pictures"
-) -> None:
-    if duplicates := find_duplicates(learned, tested.pictures):
-        which = counted(len(duplicates), "picture is", "pictures are")
-        one, other = duplicates[0]
-        screen.warn(
-            f"{which} among {what} too, byte for byte, which flatters these figures; first "
-            f"{tested.name(other)} = {f'train/{one}' if isinstance(learned, np.ndarray) else learned[one]}"
+            f"{which} among {learned} too, byte for byte, which flatters these figures; first "
+            f"{tested.name(place)} = {name}"
         )

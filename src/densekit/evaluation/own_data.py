@@ -82,7 +82,7 @@ def learned_before(weights: str | None) -> Learned:
         try:
             own = own_data(folder)
             if own is not None and own.record is not None:
-                learned += SplitRecord(own.record).learned(Path(own.name))
+                learned += SplitRecord(own.record).learned()
         except (CheckpointError, DataError):
             break
         weights = None if own is None else own.weights

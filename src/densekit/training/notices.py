@@ -1,7 +1,6 @@
 """What a run says before it trains, and when it is done."""
 
 from densekit.console import Screen
-from densekit.data.duplicates import find_duplicates
 from densekit.data.picture_set import DataSet
 from densekit.data.split_record import tell_learned_groups
 from densekit.evaluation.own_data import learned_before
@@ -33,9 +32,9 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
     """Warn where the weights to start from have learned from pictures to validate or test on."""
     learned = learned_before(settings.weights)
     for part in filter(None, (dataset.val, dataset.test)):
-        if duplicates := find_duplicates(learned.pictures, part.pictures):
+        if again := learned.among(part, screen):
             screen.warn(
-                f"{len(duplicates)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
+                f"{len(again)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
                 "was trained on, which flatters their figures: take its --seed and limits, or other pictures"
             )
         tell_learned_groups(str(settings.weights), learned.groups, part, screen)

@@ -151,7 +151,7 @@ def _train(
     with _at_work_in(folder, new=run is None) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process and run is None:
             folder.write_settings(resolved)
-            write_split_record(folder.splits, dataset)
+            write_split_record(folder.splits, dataset, screen)
         state = new_state(classifier, resolved, accelerator)
         if run is not None:
             load_state(run, state, resolved, accelerator)
