@@ -1,23 +1,19 @@
 """Classifier: a network together with what it needs to answer, the class names and the preprocessing."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 from torch import Tensor, nn
 
 from densekit.console import Bar
 from densekit.data.find_pictures import find_pictures
-from densekit.data.images import Picture, each_image, to_picture
-from densekit.data.pictures import convert_picture, read_picture
+from densekit.data.images import Picture
+from densekit.data.prepared import PreparedBatch, prepare_files, prepare_images
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError, UnknownNameError
 from densekit.hardware import autocast, choose_device
@@ -29,8 +25,6 @@ from densekit.prediction import Embeddings, Prediction
 from densekit.runtimes.exported import ExportedNetwork
 
 PRECISIONS = ("fp32", "bf16", "fp16", "own")
-Batch = tuple[list[Path], list[Tensor | PictureError]]
-"""Files, each with its prepared picture (C, H, W), or why it cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +190,7 @@ class Classifier:
             TypeError: something else, or an array of another type or shape.
         """
         _check_positive(top, batch_size)
-        batches = self._image_batches(images, batch_size)
+        batches = prepare_images(images, self.preprocessing, self.batch_size(batch_size))
         return [answer for batch in batches for answer in self._predict_batch(*batch, top)]
 
     def embed_images(self, images: Picture | Iterable[Picture], *, batch_size: int = 32) -> Embeddings:
@@ -211,12 +205,12 @@ class Classifier:
             TypeError: something else, or an array of another type or shape.
         """
         _check_positive(1, batch_size)
-        return self._embed(self._image_batches(images, batch_size))
+        return self._embed(prepare_images(images, self.preprocessing, self.batch_size(batch_size)))
 
     def predict_each(self, files: Iterable[Path], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
         """Like `predict`, for files only, and as an iterator that keeps no more than two batches in memory."""
         _check_positive(top, batch_size)
-        for batch in self._read_ahead(files, batch_size):
+        for batch in prepare_files(files, self.preprocessing, self.batch_size(batch_size)):
             yield from self._predict_batch(*batch, top)
 
     def embed(
@@ -235,9 +229,10 @@ class Classifier:
             TypeError: no name of a file.
         """
         _check_positive(1, batch_size)
-        return self._embed(self._read_ahead(find_pictures(pictures), batch_size), bar)
+        batches = prepare_files(find_pictures(pictures), self.preprocessing, self.batch_size(batch_size))
+        return self._embed(batches, bar)
 
-    def _embed(self, batches: Iterable[Batch], bar: Bar | None = None) -> Embeddings:
+    def _embed(self, batches: Iterable[PreparedBatch], bar: Bar | None = None) -> Embeddings:
         paths, vectors, unreadable = [], [], {}
         for files, pixels in batches:
             for path, item in zip(files, pixels, strict=True):
@@ -250,34 +245,6 @@ class Classifier:
             if bar:
                 bar.advance(len(files))
         return Embeddings(tuple(paths), torch.cat(vectors) if vectors else torch.empty(0, 0), unreadable)
-
-    def _image_batches(self, images: Picture | Iterable[Picture], batch_size: int) -> Iterator[Batch]:
-        """Yield batches of pictures in memory, named by their numbers, prepared."""
-        numbered = enumerate(each_image(images))
-        while chunk := list(islice(numbered, self.batch_size(batch_size))):
-            readers = [partial(convert_picture, to_picture(image), str(number)) for number, image in chunk]
-            yield [Path(str(number)) for number, _ in chunk], list(map(self._prepared, readers))
-
-    def _read_ahead(self, files: Iterable[Path], batch_size: int) -> Iterator[Batch]:
-        """Yield batches of files with their prepared pictures; the next is read while the network computes."""
-        remaining, batch_size = iter(files), self.batch_size(batch_size)
-        with ThreadPoolExecutor() as pool:
-
-            def begin_next() -> tuple[list[Path], Iterator[Tensor | PictureError]]:
-                chunk = list(islice(remaining, batch_size))
-                return chunk, pool.map(self._prepared, [partial(read_picture, path) for path in chunk])
-
-            chunk, pixels = begin_next()
-            while chunk:
-                ready = chunk, list(pixels)
-                chunk, pixels = begin_next()
-                yield ready
-
-    def _prepared(self, read: Callable[[], PIL.Image.Image]) -> Tensor | PictureError:
-        try:
-            return self.preprocessing(read())
-        except PictureError as error:
-            return error
 
     def _predict_batch(
         self, files: list[Path], pixels: Sequence[Tensor | PictureError], top: int
