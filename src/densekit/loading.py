@@ -1,5 +1,6 @@
 """A classifier from where it is kept: a run folder, an export, the Hugging Face Hub."""
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from densekit.data.preprocessing import Preprocessing
 from densekit.engine.swap import fuse_where_faster
 from densekit.errors import CheckpointError, SettingsError
 from densekit.hardware import choose_precision
+from densekit.models.answers import check_names
 from densekit.models.hub import HUB, fetch_hub
 from densekit.models.weights import load_model, read_record
 from densekit.runtimes.exported import ExportedNetwork, find_runtime, open_exported
@@ -50,11 +52,13 @@ def load_classifier(
     else:
         network, record = load_model(folder)
     try:
-        classes, preprocessing = record.pop("classes"), record.pop("preprocessing")
+        classes, preprocessing = check_names(record.pop("classes")), record.pop("preprocessing")
     except KeyError:
         raise CheckpointError(
             f"{folder / 'model.json'} holds a bare network: a classifier also needs classes and preprocessing"
         ) from None
+    except SettingsError as error:
+        raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
     try:
         preprocessing = Preprocessing.model_validate(preprocessing)
         temperature = float(record.pop("temperature", 1.0))
@@ -115,6 +119,25 @@ def _refuse_code(folder: Path) -> None:
             f"opening {find_runtime(export).file} can run code, so it is not taken from the hub: download it, and name "
             "its folder if you trust it"
         )
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of the files that a classifier consists of, also of an export.
+
+    It tells whether figures that were measured once are those of what lies in the folder now.
+
+    Raises:
+        CheckpointError: there is no classifier.
+    """
+    export = read_record(folder).get("export")
+    runtime = find_runtime(export) if export else None
+    files = ["model.json", *(("model.safetensors",) if runtime is None else (runtime.file, *runtime.beside))]
+    digests = []
+    for name in files:
+        if (folder / name).exists():
+            with (folder / name).open("rb") as file:
+                digests.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
 
 
 def results_folder(source: str | os.PathLike[str]) -> Path:

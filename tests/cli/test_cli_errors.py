@@ -21,7 +21,7 @@ import pytest
         pytest.param("evaluate RUN --out FILE/below", "FILE", id="out_below_a_file"),
         pytest.param("evaluate nowhere", "cannot read nowhere/model.json: No such file", id="no_run_folder"),
         pytest.param("evaluate PHOTOS", "model.json: No such file", id="folder_that_is_no_run"),
-        pytest.param("evaluate FILE", "model.json: Not a directory", id="file_that_is_no_run"),
+        pytest.param("evaluate FILE", "there is no model.json beside it", id="file_that_is_no_run"),
         pytest.param("report nowhere", "cannot read nowhere/model.json: No such file", id="report_of_nothing"),
         pytest.param("report RUN --split tset", 'Choose from: "test", "val", "train"', id="report_bad_split"),
         pytest.param("predict RUN", "no pictures named: densekit predict RUN IMAGE...", id="nothing_to_predict"),

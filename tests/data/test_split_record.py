@@ -185,3 +185,42 @@ def test_one_picture_in_two_classes_is_told(root, tmp_path, screen):
     assert "1 picture is there again with another label, byte for byte" in text
     assert "a/3.png (a)" in text
     assert "b/copy.png (b)" in text
+
+
+def test_a_copy_of_a_training_picture_is_never_tested(root, tmp_path, screen):
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    tested, learned = (Path(sorted(splits(dataset)[name])[0]) for name in ("test", "train"))
+    tested.write_bytes(learned.read_bytes())
+    after = splits(open_data(root, record=record, screen=screen))
+    assert after == {**splits(dataset), "test": splits(dataset)["test"] - {str(tested)}}
+    assert "1 picture is a copy of what the run was trained on by now, and left out" in screen.console.export_text()
+
+
+def test_numbers_that_move_up_where_a_picture_is_missing(root, tmp_path, screen):
+    """No held-out name need be there to show it."""
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    before = contents(dataset)
+    gone = sorted(splits(dataset)["train"])[0]
+    before["train"].discard(Path(gone).read_bytes())
+    files = sorted(Path(gone).parent.iterdir())
+    kept = [file.read_bytes() for file in files if file != Path(gone)]
+    for file, content in zip(files, kept, strict=False):
+        file.write_bytes(content)
+    files[-1].unlink()
+    assert contents(open_data(root, record=record, screen=screen)) == before
+
+
+def test_a_record_without_digests_goes_by_names(root, tmp_path, screen):
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    lines = record.read_text(encoding="utf-8").splitlines()
+    place = lines[0].split(",").index("digest")
+    cut = [next(csv.reader([line])) for line in lines]
+    with record.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(row[:place] + row[place + 1 :] for row in cut)
+    sorted(root.rglob("*.png"))[0].unlink()
+    after = splits(open_data(root, record=record, screen=screen))
+    assert sum(map(len, after.values())) == 59
+    assert all(after[name] <= files for name, files in splits(dataset).items())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 from densekit.data.splits import assign_folds, limit_per_class, stratified_split
 
@@ -137,8 +138,11 @@ def test_pictures_without_labels_are_limited_too():
 
 FOLDED = {
     "one_class_each": (np.repeat([0, 1, 2], [103, 40, 5]), None),
+    "classes_of_seven": (np.repeat(np.arange(8), 7), None),
+    "classes_smaller_than_folds": (np.repeat(np.arange(30), 4), None),
     "several_labels": (several(300, (0.5, 0.1, 0.3)), None),
     "groups": (numbered(600, 3, 1), numbered(600, 90)),
+    "groups_of_many_sizes": (numbered(600, 3, 1), numbered(600, 30) ** 2 // 30),
 }
 
 
@@ -146,13 +150,30 @@ FOLDED = {
 @pytest.mark.parametrize(("labels", "groups"), FOLDED.values(), ids=FOLDED)
 def test_folds_are_equal_parts(labels, groups, folds):
     numbers = assign_folds(labels, folds, seed=1, groups=groups)
+    sizes = np.bincount(numbers, minlength=folds + 1)
+    assert sizes[0] == 0
+    near = 1 if groups is None else 2 * np.bincount(groups).max()
+    if labels.ndim == 2:
+        near = 3  # labels that come together cannot all be met
+    assert np.ptp(sizes[1:]) <= near
     held = labels[:, None] == np.unique(labels) if labels.ndim == 1 else labels > 0
-    wanted = held.sum(0) / folds
-    for fold in range(1, folds + 1):
-        apart = np.abs(held[numbers == fold].sum(0) - wanted)
-        # of single labels as near as scikit-learn's StratifiedKFold; groups, and labels that come together, do not fit
-        assert (apart <= (1 if labels.ndim == 1 and groups is None else np.maximum(2, 0.25 * wanted))).all(), apart
-        if groups is not None:
-            assert not set(groups[numbers == fold]) & set(groups[numbers != fold])
-    assert numbers.min() == 1
-    assert numbers.max() == folds
+    for column in held.T:
+        apart = np.ptp(np.bincount(numbers[column], minlength=folds + 1)[1:])
+        assert apart <= near
+    if groups is not None:
+        assert all(len(np.unique(numbers[groups == group])) == 1 for group in np.unique(groups))
+
+
+def test_folds_are_as_equal_as_scikit_learns():
+    labels = np.random.default_rng(0).integers(7, size=200) ** 2 // 7
+    ours = assign_folds(labels, 5, seed=0)
+    theirs = [labels[test] for _, test in StratifiedKFold(5).split(labels, labels)]
+    for fold, other in enumerate(theirs, start=1):
+        apart = np.bincount(labels[ours == fold], minlength=6) - np.bincount(other, minlength=6)
+        assert np.abs(apart).max() <= 1
+
+
+def test_folds_depend_on_the_seed():
+    labels = np.repeat([0, 1], 20)
+    assert assign_folds(labels, 4, seed=1).tolist() == assign_folds(labels, 4, seed=1).tolist()
+    assert assign_folds(labels, 4, seed=1).tolist() != assign_folds(labels, 4, seed=2).tolist()

@@ -15,9 +15,8 @@ from densekit.engine.choose_ops import choose_ops
 from densekit.errors import CheckpointError, DataError, PictureError, SettingsError, UnknownNameError
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.results import read_metrics
-from densekit.loading import load_classifier
+from densekit.loading import fingerprint, load_classifier
 from densekit.models.catalogue import create_model
-from densekit.models.weights import fingerprint
 
 FILES = {"metrics.json", "predictions.csv", "confusion.csv", "confusion.png"}
 CONFUSION = ((8, 0, 0), (0, 8, 1), (0, 0, 8))  # one picture of test/grün is red
@@ -294,6 +293,11 @@ def test_classifiers_by_themselves_have_figures_of_their_own(colour_run, colours
     assert [folder.name for folder in folders] == [f"evaluation-{colours.name}", f"evaluation-{colours.name}-2"]
     assert evaluate(classifier, colours, out="here").folder == Path("here")
     assert evaluate(classifier, colours, out="here").folder == Path("here")
+    evaluate(run := shutil.copytree(colour_run, "run"))
+    before = (Path(run) / "metrics.json").read_bytes()
+    with pytest.raises(SettingsError, match="run is for the figures of a run: choose another --out"):
+        evaluate(classifier, colours, out=run)
+    assert (Path(run) / "metrics.json").read_bytes() == before
 
 
 def test_figures_of_an_earlier_state_are_not_those_of_the_run(trained_on, colours, screen):
@@ -303,7 +307,7 @@ def test_figures_of_an_earlier_state_are_not_those_of_the_run(trained_on, colour
     assert not screen.console.export_text()
     replace(load_classifier(run), temperature=2.0).save(run)
     assert read_metrics(run, screen) is None
-    assert f"the classifier has changed since {run / 'metrics.json'} was written" in screen.console.export_text()
+    assert f"{run / 'metrics.json'} is not of the classifier that is there now" in screen.console.export_text()
     evaluate(run)
     assert read_metrics(run, screen) is not None
 
@@ -324,3 +328,16 @@ def test_a_strict_run_is_tested_strictly(trained_on, colours, tmp_path):
     (root / "test" / "red" / "100.png").write_bytes(b"")
     with pytest.raises(PictureError, match=r"red/100\.png: the file is empty"):
         evaluate(run, out=tmp_path / "out")
+
+
+def test_only_the_files_of_a_classifier_are_its_fingerprint(trained_on, colours):
+    run = trained_on(data=str(colours))
+    before = fingerprint(run)
+    (run / "model_notes.txt").write_text("mine")
+    assert fingerprint(run) == before
+    for name in ("model.json", "model.safetensors"):
+        path = run / name
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert fingerprint(run) != before
+        path.write_bytes(content)

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from densekit.errors import SettingsError
-from densekit.models.weights import fingerprint
+from densekit.loading import fingerprint
 from densekit.serving.serve import _address, _listen, serve
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from densekit.data.datasets import open_data
 from densekit.errors import CheckpointError, DataError, SettingsError
+from densekit.evaluation.evaluate import evaluate
 from densekit.loading import load_classifier
 from densekit.studies.cross_validation import CrossValidation, cross_validate
 from densekit.training.run_folder import RunFolder
@@ -60,12 +62,7 @@ def test_figures_are_those_of_all_pictures(finished):
 
 
 def test_it_goes_on_where_it_stopped(finished, colours, tmp_path, training_passes):
-    def stop():
-        raise KeyboardInterrupt
-
-    training_passes.at = (8, stop)  # in the second fold: three steps an epoch
-    with pytest.raises(KeyboardInterrupt, match=r"densekit cross-validate --out .* --resume"):
-        cross_validate(colours, folds=3, out=tmp_path / "cv", **QUICK, **FIXED)
+    stop_in_the_second_fold(colours, tmp_path / "cv", training_passes)
     assert not (tmp_path / "cv/metrics.json").exists()
     first = (tmp_path / "cv/runs/fold1/model.safetensors").stat().st_mtime_ns
     resumed = cross_validate(out=tmp_path / "cv", resume=True)
@@ -111,6 +108,51 @@ def test_what_cannot_be_asked_for(colours, tmp_path, values, message):
     with pytest.raises(SettingsError, match=message):
         cross_validate(colours, out=tmp_path / "cv", **QUICK, **FIXED, **values)
     assert not (tmp_path / "cv").exists()
+
+
+def stop_in_the_second_fold(data, out, training_passes, **settings):
+    def stop():
+        raise KeyboardInterrupt
+
+    training_passes.at = (training_passes.count + 8, stop)  # of each fold, three epochs of two steps
+    with pytest.raises(KeyboardInterrupt, match=r"densekit cross-validate --out .* --resume"):
+        cross_validate(data, folds=3, out=out, **{**QUICK, **FIXED, **settings})
+
+
+def test_folds_of_other_pictures_are_refused(colours, tmp_path, training_passes):
+    """After one is deleted the folds would be others: some pictures tested twice, some never."""
+    data = shutil.copytree(colours, tmp_path / "data")
+    stop_in_the_second_fold(data, tmp_path / "cv", training_passes)
+    (data / "train" / "red" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"are not those that .* began with, so that the folds would be others"):
+        cross_validate(out=tmp_path / "cv", resume=True)
+
+
+def test_a_fold_that_was_stopped_and_looked_at_is_not_finished(colours, tmp_path, training_passes):
+    settings = {"early_stopping": 3}  # with which the number of epochs does not tell
+    whole = cross_validate(colours, folds=3, out=tmp_path / "whole", **QUICK, **FIXED, **settings)
+    stop_in_the_second_fold(colours, tmp_path / "cv", training_passes, **settings)
+    evaluate(tmp_path / "cv" / "runs" / "fold1")
+    shutil.rmtree(tmp_path / "cv" / "runs" / "fold1" / "checkpoints")  # to make room: it stays as it is
+    resumed = cross_validate(out=tmp_path / "cv", resume=True)
+    assert resumed.metrics.to_dict() == whole.metrics.to_dict()
+
+
+def test_names_that_are_no_utf_8(paint, tmp_path):
+    for name in ("red", "grün"):
+        paint(tmp_path / "data" / name, name, 6)
+    (tmp_path / "data" / "red" / "0.png").rename(tmp_path / "data" / "red" / "p\udcff.png")
+    found = cross_validate(tmp_path / "data", folds=2, out=tmp_path / "cv", **{**QUICK, "epochs": 1}, **FIXED)
+    text = (found.folder / "predictions.csv").read_text(encoding="utf-8", errors="surrogateescape")
+    assert "p\udcff.png" in text
+    assert found.metrics.pictures == 12
+
+
+def test_a_limit_of_test_pictures_is_for_other_tests(colours, tmp_path):
+    found = cross_validate(
+        colours, folds=2, out=tmp_path / "cv", limit_test_per_class=1, **{**QUICK, "epochs": 1}, **FIXED
+    )
+    assert found.metrics.pictures == 60
 
 
 def test_no_data_and_no_folder(tmp_path):

@@ -71,7 +71,8 @@ def open_data(
         path = Path(data).expanduser()
         found = open_listed(path, strict, screen)
         if record is not None:
-            limited = any(limit is not None for limit in (limit_per_class, limit_test_per_class, fold))
+            limited = limit_per_class is not None or limit_test_per_class is not None
+            limited |= fold is not None and any(entry.split == "test" for entry in found.entries)
             return _as_recorded(path, found, SplitRecord(record), limited, screen)
         classes, skipped = _class_names(path, found), found.skipped
         tell_cut_groups(found.entries, screen)

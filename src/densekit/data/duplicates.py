@@ -9,6 +9,7 @@ import numpy as np
 
 from densekit.console import Screen
 
+_TOGETHER = 256  # files that are hashed at a time
 Pictures = Sequence[Path] | np.ndarray
 
 
@@ -28,11 +29,11 @@ def find_duplicates(one: Pictures, other: Pictures) -> list[tuple[int, int]]:
 
 def digest_files(paths: Sequence[Path], screen: Screen, title: str) -> list[str]:
     """Return a hash of the bytes of each file, "" of one that cannot be read; ``title`` stands before the bar."""
+    digests: list[str] = []
     with ThreadPoolExecutor(8) as pool, screen.bar(title, len(paths)) as bar:
-        digests = []
-        for content in pool.map(_digest, paths):
-            digests.append(content)
-            bar.advance()
+        for start in range(0, len(paths), _TOGETHER):  # the pool would keep a note of every file
+            digests += pool.map(_digest, paths[start : start + _TOGETHER])
+            bar.advance(len(digests) - start)
     return digests
 
 

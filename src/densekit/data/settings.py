@@ -55,7 +55,7 @@ def read_fold(text: str) -> tuple[int, int]:
     (2, 5)
     """
     number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) >= 2):
+    if not (text.isascii() and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) >= 2):
         raise ValueError("give a part and the number of parts, such as 2/5")
     return int(number), int(parts)
 

@@ -105,7 +105,7 @@ class SplitRecord:
                 reader = csv.DictReader(file)
                 rows, self.multilabel = list(reader), "labels" in (reader.fieldnames or ())
             self.splits: dict[str, Split] = {row["path"]: SPLIT_NAMES[row["split"]] for row in rows}
-            self.digests = {row["path"]: row["digest"] for row in rows}  # "" of those that could not be read
+            self.digests = {row["path"]: row.get("digest") or "" for row in rows}  # "" of those that are not known
             self._groups = {row["group"] for row in rows if row.get("group") and self.splits[row["path"]] == "train"}
             self.labels = {row["path"]: self._labels(row) for row in rows}
             self.classes = tuple(sorted(set(chain.from_iterable(self.labels.values())), key=natural_key))
@@ -165,44 +165,44 @@ class SplitRecord:
     def _find(self, data: Path, paths: Sequence[Path], screen: Screen) -> list[str | None]:
         """Return which recorded picture each file is, None of those that are new.
 
-        Names tell, as long as the pictures that were held out are what they were. Otherwise names have been given
-        anew, and contents tell. Where names are missing, they may have been changed to those that are new.
+        Names tell, as long as none is missing and the pictures that were held out are what they were. Otherwise names
+        may have been given anew, and contents tell.
         """
         folder = _folder(data)
         places = [_place(path, folder) for path in paths]
         named = [place if place in self.splits else None for place in places]
         held_out = [number for number, place in enumerate(named) if place and self.splits[place] != "train"]
         digests = digest_files([paths[number] for number in held_out], screen, "comparing pictures")
-        if all(self.digests[places[number]] in {digest, ""} for number, digest in zip(held_out, digests, strict=True)):
-            if None not in named or len(set(named) - {None}) == len(self.splits):
-                return named
-            asked = [number for number, place in enumerate(named) if place is None]
-        else:
-            asked = list(range(len(paths)))
-        return self._find_by_content(paths, named, asked, screen)
+        same = [self.digests[places[number]] in {digest, ""} for number, digest in zip(held_out, digests, strict=True)]
+        complete = len(set(named) - {None}) == len(self.splits)
+        return named if complete and all(same) else self._find_by_content(paths, named, screen)
 
-    def _find_by_content(
-        self, paths: Sequence[Path], named: Sequence[str | None], asked: Sequence[int], screen: Screen
-    ) -> list[str | None]:
-        """Look up those files that are ``asked`` for by what is in them, and tell of those that have other names."""
-        digests = digest_files([paths[number] for number in asked], screen, "looking for pictures under other names")
-        moved = {
+    def _find_by_content(self, paths: Sequence[Path], named: Sequence[str | None], screen: Screen) -> list[str | None]:
+        """Look files up by what is in them, and tell of those that have other names or contents than then."""
+        digests = digest_files(paths, screen, "comparing pictures")
+        moved = {  # files that are not what was recorded under their names
             number: digest
-            for number, digest in zip(asked, digests, strict=True)
-            if digest and not ((place := named[number]) and self.digests[place] in {digest, ""})
+            for number, (digest, place) in enumerate(zip(digests, named, strict=True))
+            if digest and not (place and self.digests[place] in {digest, ""})
         }
-        places = self.splits.keys() - {place for number, place in enumerate(named) if number not in moved}
+        free = self.splits.keys() - {place for number, place in enumerate(named) if number not in moved}
         by_content: dict[str, list[str]] = {}
-        for place in sorted(places, key=lambda place: (self.splits[place] == "train", place)):
+        for place in sorted(free, key=lambda place: (self.splits[place] == "train", place)):
             by_content.setdefault(self.digests[place], []).append(place)
         found: list[str | None] = [None if number in moved else place for number, place in enumerate(named)]
-        renamed, changed = [], []
+        learned, renamed, changed, copies = self.learned().pictures, [], [], []
         for number, digest in moved.items():
             if equal := by_content.get(digest):
                 found[number] = equal.pop()  # of equal pictures one that was learned from, if any was
                 renamed.append(f"{found[number]} is {paths[number]}")
-        for number in moved:
-            if found[number] is None and (place := named[number]) and place not in found:
+        taken = set(found)
+        for number, digest in moved.items():
+            place = named[number]
+            if found[number] is not None or place is None or place in taken:
+                continue
+            if digest in learned and self.splits[place] != "train":
+                copies.append(f"{place} is {learned[digest]}")
+            else:
                 found[number] = place
                 changed.append(place)
         if renamed:
@@ -211,6 +211,9 @@ class SplitRecord:
         if changed:
             which = counted(len(changed), "picture has", "pictures have")
             screen.warn(f"{which} other contents than when the run began, first {changed[0]}")
+        if copies:
+            which = counted(len(copies), "picture is", "pictures are")
+            screen.warn(f"{which} a copy of what the run was trained on by now, and left out: {copies[0]}")
         return found
 
     def learned(self) -> Learned:

@@ -39,7 +39,10 @@ def stratified_split(
 
 
 def assign_folds(labels: np.ndarray, folds: int, *, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Cut pictures into parts of equal size, each as `stratified_split` would hold it out.
+    """Cut pictures into parts of equal size with equally many of each label, as far as they can be met together.
+
+    Iterative stratification: the rarest of the labels left is dealt first, each of its groups, large ones before small
+    ones, to the part that lacks most of it, and of those to the one that lacks most pictures.
 
     Args:
         labels: as of `stratified_split`.
@@ -48,19 +51,28 @@ def assign_folds(labels: np.ndarray, folds: int, *, seed: int, groups: np.ndarra
         groups: as of `stratified_split`.
 
     Returns:
-        The part that each picture is in, 1 and up, int64 (N,). Some are empty where there are too few pictures.
+        The part that each picture is in, 1 and up, int64 (N,). Some are empty where there are fewer groups than parts.
+
+    Source: Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011.
 
     >>> np.bincount(assign_folds(np.array([0, 0, 0, 1, 1, 1]), 3, seed=0)).tolist()
     [0, 2, 2, 2]
     """
-    numbers = np.full(len(labels), folds, np.int64)  # the last part is what is left
-    left = np.arange(len(labels))
-    for fold in range(1, folds):
-        here = None if groups is None else groups[left]
-        stay, out = stratified_split(labels[left], 1 / (folds - fold + 1), seed=seed, groups=here)
-        numbers[left[out]] = fold
-        left = left[stay]
-    return numbers
+    sizes, group = _label_counts(labels, groups)
+    pictures = np.bincount(group)
+    lacking = np.tile(sizes.sum(0) / folds, (folds, 1))  # of each label, in each part
+    lacking_pictures = np.full(folds, len(labels) / folds)
+    part = np.zeros(len(sizes), np.int64)  # of each group, 0 while it is undecided
+    while (part == 0).any():
+        left = sizes[part == 0].sum(0)
+        label = int(np.argmin(np.where(left > 0, left, len(labels) + 1)))
+        members = np.random.default_rng([seed, label]).permutation(np.flatnonzero((part == 0) & (sizes[:, label] > 0)))
+        for member in sorted(members.tolist(), key=lambda member: -pictures[member]):
+            chosen = max(range(folds), key=lambda fold: (round(lacking[fold, label], 6), lacking_pictures[fold]))
+            part[member] = chosen + 1
+            lacking[chosen] -= sizes[member]
+            lacking_pictures[chosen] -= pictures[member]
+    return part[group]
 
 
 def limit_per_class(labels: np.ndarray, limit: int, *, seed: int) -> np.ndarray:
@@ -90,10 +102,7 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011).
     """
-    has = labels[:, None] == np.unique(labels) if labels.ndim == 1 else _with_none(labels)  # (N, L)
-    group = np.arange(len(labels)) if groups is None else number_groups(groups)  # (N,)
-    sizes = np.zeros((group.max() + 1, has.shape[1]), np.int64)  # (G, L) pictures of each group with each label
-    np.add.at(sizes, group, has)
+    sizes, group = _label_counts(labels, groups)
     total = sizes.sum(0)
     wanted = np.array([how_many(count) if count else 0 for count in total.tolist()])
     taken, chosen = np.zeros_like(total), []
@@ -108,7 +117,7 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
 
     while undecided.any():
         left = sizes[undecided].sum(0)
-        label = int(np.argmin(np.where(left > 0, left, len(has) + 1)))
+        label = int(np.argmin(np.where(left > 0, left, len(labels) + 1)))
         members = np.flatnonzero(undecided & (sizes[:, label] > 0))
         shuffled = np.random.default_rng([seed, label]).permutation(members)
         for member in shuffled:
@@ -119,6 +128,15 @@ def _some_of_each_label(labels: np.ndarray, how_many: Count, groups: np.ndarray 
                 go(member)
         undecided[members] = False
     return np.flatnonzero(np.isin(group, chosen))
+
+
+def _label_counts(labels: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many pictures of each group have each label, int64 (G, L), and the group of each picture, (N,)."""
+    has = labels[:, None] == np.unique(labels) if labels.ndim == 1 else _with_none(labels)  # (N, L)
+    group = np.arange(len(labels)) if groups is None else number_groups(groups)
+    sizes = np.zeros((group.max() + 1, has.shape[1]), np.int64)
+    np.add.at(sizes, group, has)
+    return sizes, group
 
 
 def number_groups(groups: np.ndarray) -> np.ndarray:

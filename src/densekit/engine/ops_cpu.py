@@ -195,5 +195,5 @@ def _tensors(layer: Bottleneck) -> tuple[Tensor, ...]:
 def _layer_of(layer: Bottleneck, x: Tensor) -> Layer:
     """A layer that is `_stored`, applied to ``x``."""
     sizes, wide = (*x.shape, len(layer.weight), len(layer.weight2)), layer.weight.dtype != x.dtype
-    weights = (vector_of(layer.weight), kernels_of(layer.weight2))
+    weights = (vector_of(layer.weight), layer.weight2.data_ptr(), layer.weight2.stride())
     return Layer(*sizes, norm_of(layer.norm), norm_of(layer.norm2), *weights, wide, torch.get_num_threads())

@@ -70,7 +70,8 @@ class Layer(Structure):
         ("norm", Norm),
         ("norm2", Norm),
         ("matrix", c_void_p),
-        ("kernels", Kernels),
+        ("kernels", c_void_p),
+        ("strides", c_int64 * 4),
         ("wide", c_bool),
         ("threads", c_int),
     )

@@ -24,8 +24,7 @@ from densekit.evaluation.outcomes import Outcomes, collect_outcomes
 from densekit.evaluation.own_data import OwnData, open_own_data, own_data
 from densekit.evaluation.results import write_evaluation, write_predictions
 from densekit.files import check_writable, free_path, whole_path
-from densekit.loading import classifier_folder, load_classifier, results_folder
-from densekit.models.weights import fingerprint
+from densekit.loading import classifier_folder, fingerprint, load_classifier, results_folder
 from densekit.units import counted
 
 
@@ -218,6 +217,8 @@ def _folder(wanted: Path, source: str) -> Path:
 def _check_free(folder: Path, about: dict[str, str]) -> None:
     """Raise SettingsError where the figures of other pictures or of another run are."""
     there = _figures(folder)
+    if "classifier" not in about and ("classifier" in there or (folder / "model.json").exists()):
+        raise SettingsError(f"{folder} is for the figures of a run: choose another --out")
     others = [("data", "other pictures")]
     if there.get("classifier") != about.get("classifier"):  # a run that has moved is still that run
         others.append(("run", "another run"))

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from densekit.console import Screen
 from densekit.data.duplicates import find_duplicates
 from densekit.data.picture_set import DataSet, PictureSet
@@ -30,15 +28,14 @@ def tell_leaks(
     _tell_learned(f"what {own.weights} was trained on", before.among(tested, screen), tested, screen)
     tell_learned_groups(str(own.weights), before.groups, tested, screen)
     training = "the training pictures"
-    if dataset is not None:
-        pictures = dataset.train.pictures
-        pairs = find_duplicates(pictures, tested.pictures)
-        named = [(f"train/{one}" if isinstance(pictures, np.ndarray) else str(pictures[one]), at) for one, at in pairs]
-        _tell_learned(training, named, tested, screen)
+    if dataset is not None and own.record is None:  # a named set
+        pairs = find_duplicates(dataset.train.pictures, tested.pictures)
+        _tell_learned(training, [(dataset.train.name(one), place) for one, place in pairs], tested, screen)
     elif own.record is not None:
         learned = SplitRecord(own.record).learned()
         again = learned.among(tested, screen)
-        tell_learned_groups("the run", learned.groups, tested, screen)
+        if dataset is None:  # else groups that its own splits cut are told when it is opened
+            tell_learned_groups("the run", learned.groups, tested, screen)
         if again and not Path(own.name).exists():
             _tell_moved(run, own.name, source, len(again), screen)
         else:

@@ -19,7 +19,7 @@ from densekit.evaluation.multilabel import MultilabelMetrics
 from densekit.evaluation.outcomes import Outcomes
 from densekit.evaluation.plots import draw_confusion, draw_labels
 from densekit.files import write_csv, write_json, write_text
-from densekit.models.weights import fingerprint
+from densekit.loading import fingerprint
 from densekit.units import in_shell
 
 _MOST_COLUMNS = 100  # of probabilities in predictions.csv, which a thousand classes would make gigabytes
@@ -94,7 +94,7 @@ def read_metrics(folder: Path, screen: Screen) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} is damaged, or not JSON ({error})") from None
     if metrics.get("classifier") != fingerprint(folder):
         again = f"densekit evaluate {in_shell(folder)}"
-        screen.warn(f"the classifier has changed since {path} was written, whose figures are left out: {again}")
+        screen.warn(f"{path} is not of the classifier that is there now, and left out: {again} tests that")
         return None
     return metrics
 

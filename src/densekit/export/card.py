@@ -10,8 +10,12 @@ from densekit.units import on_one_line
 
 _OPENING = {
     channels: f"""\
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
 picture = PIL.ImageOps.exif_transpose(PIL.Image.open("picture.jpg"))
-if picture.mode.startswith("I"):  # 16 bits
+if picture.mode.startswith("I;16"):
     picture = PIL.Image.fromarray((np.asarray(picture) / 257).round().astype("uint8"))
 if picture.has_transparency_data:
     white = PIL.Image.new("RGBA", picture.size, "white")

@@ -106,7 +106,7 @@ def export_run(
 def _use(target: Target, options: Options, classifier: Classifier) -> str:
     function = "sigmoid" if classifier.multilabel else "softmax"
     given = (
-        "uint8 (N, H, W, C), of any size: the file does what is said under Input"
+        "uint8 (N, H, W, C), opened as said under Input and of any size: the file does the rest"
         if options.bake_preprocessing
         else "float32 (N, C, H, W), made as said under Input"
     )

@@ -3,6 +3,7 @@
 Labels are int64 (N,), the number of the class, or float (N, K), 1 for each label of a picture and 0 for the others.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,8 +42,8 @@ def check_names(classes: Any) -> tuple[str, ...]:
         raise SettingsError(f"classes={classes!r}: give the name of each class, such as ('cat', 'dog')")
     if unnamed := [name for name in classes if not isinstance(name, str)]:
         raise SettingsError(f"class {unnamed[0]!r} is no name: give text, such as {str(unnamed[0])!r}")
-    if twice := [name for place, name in enumerate(classes) if name in classes[:place]]:
-        raise SettingsError(f"class {twice[0]!r} is named twice")
+    if len(set(classes)) < len(classes):
+        raise SettingsError(f"class {Counter(classes).most_common(1)[0][0]!r} is named twice")
     return tuple(classes)
 
 

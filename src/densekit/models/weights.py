@@ -1,6 +1,5 @@
 """A network on disk: ``model.json`` says what it is, ``model.safetensors`` holds its weights; no pickle."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -52,19 +51,6 @@ def _entries(model: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
     if taken := {"format", "architecture"} & record.keys():
         raise CheckpointError(f"model.json has its own entry {taken.pop()!r}: choose another name for yours")
     return {"format": FORMAT, "architecture": architecture, **record}
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a hash of a classifier's files, model.json and those that hold its network, also of an export.
-
-    It tells whether figures that were measured once are those of what lies in the folder now.
-    """
-    files = sorted(path for path in folder.glob("model*") if path.is_file())
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

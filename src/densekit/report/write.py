@@ -54,7 +54,7 @@ def write_report(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
-    folder = classifier_folder(run, screen)
+    folder = classifier_folder(run, screen)  # first: evaluate would take a classifier in memory, which has none
     evaluation = evaluate(
         run,
         data,

@@ -20,20 +20,22 @@ class Runtime:
         file: the only name that the file may have; so what a name promises is what is opened.
         opener: ``"module:function"``; the function is ``(path) -> ExportedNetwork``.
         runs_code: whether opening such a file can run code that somebody put into it.
+        beside: further files of the network.
     """
 
     file: str
     opener: str
     runs_code: bool = False
+    beside: tuple[str, ...] = ()
 
 
 RUNTIMES = {
     "onnx": Runtime("model.onnx", "densekit.runtimes.run_onnx:open_onnx"),
-    "openvino": Runtime("model.xml", "densekit.runtimes.run_openvino:open_openvino"),
+    "openvino": Runtime("model.xml", "densekit.runtimes.run_openvino:open_openvino", beside=("model.bin",)),
     "torch": Runtime("model.pt2", "densekit.runtimes.run_torch:open_torch", runs_code=True),
     "keras": Runtime("model.keras", "densekit.runtimes.frameworks:open_keras", runs_code=True),
-    "mxnet": Runtime("model-symbol.json", "densekit.runtimes.frameworks:open_mxnet"),
-    "timm": Runtime("model.safetensors", "densekit.runtimes.run_timm:open_timm"),
+    "mxnet": Runtime("model-symbol.json", "densekit.runtimes.frameworks:open_mxnet", beside=("model-0000.params",)),
+    "timm": Runtime("model.safetensors", "densekit.runtimes.run_timm:open_timm", beside=("config.json",)),
 }
 """Target of an export -> what opens it."""
 

@@ -1,6 +1,7 @@
 """cross_validate: every picture is tested once, by a network that was trained without it."""
 
 import csv
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,20 @@ import torch
 
 from densekit.console import Screen
 from densekit.data.datasets import open_chosen
+from densekit.data.picture_set import DataSet
 from densekit.data.splits import number_groups
-from densekit.errors import CheckpointError, SettingsError
+from densekit.errors import CheckpointError, DataError, SettingsError
 from densekit.evaluation.evaluate import Evaluation, evaluate
 from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes
 from densekit.evaluation.own_data import own_data
-from densekit.evaluation.results import read_metrics, write_evaluation
+from densekit.evaluation.results import write_evaluation
 from densekit.files import alone_in, new_folder, refuse_used, write_csv
 from densekit.studies.results import Spread
 from densekit.studies.runs import fitting_network, train_or_resume
 from densekit.studies.study_folder import StudyFolder, write_yaml
+from densekit.training.run_folder import RunFolder
 from densekit.training.settings import TrainSettings, make_settings, read_mapping
 from densekit.training.train import from_anywhere
 from densekit.units import in_shell
@@ -92,24 +95,46 @@ def cross_validate(
     if resume:
         if data is not None or folds is not None or recipe is not None or settings:
             raise SettingsError("resume takes everything from study.yaml: leave out the rest")
-        folder, base, folds = _reopen(out)
+        folder, plan = _reopen(out)
+        if _pictures(open_chosen(plan.first(), screen=screen)) != plan.pictures:
+            raise DataError(
+                f"{plan.settings.data}: the pictures or their labels are not those that {folder.path} began with, so "
+                "that the folds would be others: begin anew, with another --out"
+            )
     else:
         refuse_used(out, resumable=True)  # before the data is looked at, which may take minutes
-        folds = 5 if folds is None else folds
-        base = _new_settings(from_anywhere(data, settings, recipe), folds, screen)
-        default = Path("studies") / f"{Path(base.data).stem}-cross-validation"
+        plan = _new_plan(from_anywhere(data, settings, recipe), 5 if folds is None else folds, screen)
+        default = Path("studies") / f"{Path(plan.settings.data).stem}-cross-validation"
         folder = StudyFolder(new_folder(out, default, resumable=True))
     try:
         with alone_in(folder.path):
-            write_yaml(folder.plan, {"settings": base.model_dump(mode="json"), "folds": folds})
-            evaluations = list(_test_folds(folder, base, folds, screen))
-            metrics = _write(folder.path, evaluations, base.data)
+            write_yaml(folder.plan, plan.to_dict())
+            evaluations = list(_test_folds(folder, plan, screen))
+            metrics = _write(folder.path, evaluations, plan.settings.data)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with densekit cross-validate --out {in_shell(folder.path)} --resume") from None
     return CrossValidation(folder.path, metrics, evaluations)
 
 
-def _new_settings(given: dict[str, Any], folds: int, screen: Screen) -> TrainSettings:
+@dataclass(frozen=True)
+class _Plan:
+    """What study.yaml holds; ``pictures`` stands for those that are cut into folds."""
+
+    settings: TrainSettings
+    folds: int
+    pictures: str
+
+    def of_fold(self, number: int) -> TrainSettings:
+        return self.settings.model_copy(update={"fold": f"{number}/{self.folds}"})
+
+    def first(self) -> TrainSettings:
+        return self.of_fold(1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"settings": self.settings.model_dump(mode="json"), "folds": self.folds, "pictures": self.pictures}
+
+
+def _new_plan(given: dict[str, Any], folds: int, screen: Screen) -> _Plan:
     """Check settings and data; the network, where it is left open, follows from these."""
     if folds < 2:
         raise SettingsError(f"folds={folds}: give 2 or more")
@@ -120,32 +145,45 @@ def _new_settings(given: dict[str, Any], folds: int, screen: Screen) -> TrainSet
         raise SettingsError("fold: cross-validation tests on every part")
     if base.thresholds != "half":
         raise SettingsError("thresholds=f1: thresholds are one network's, and every fold has its own: leave them out")
-    dataset = open_chosen(base.model_copy(update={"fold": f"1/{folds}"}), screen=screen)
-    return base.model_copy(update={"model": fitting_network(base, dataset, screen).model})
+    base = base.model_copy(update={"limit_test_per_class": None})  # a recipe's: every picture is tested
+    dataset = open_chosen(_Plan(base, folds, "").first(), screen=screen)
+    return _Plan(
+        base.model_copy(update={"model": fitting_network(base, dataset, screen).model}), folds, _pictures(dataset)
+    )
 
 
-def _reopen(out: str | Path | None) -> tuple[StudyFolder, TrainSettings, int]:
+def _reopen(out: str | Path | None) -> tuple[StudyFolder, _Plan]:
     if out is None:
         raise SettingsError("resume needs the folder of the cross-validation: --out FOLDER --resume")
     folder = StudyFolder(Path(out).expanduser())
     values = read_mapping(folder.plan, CheckpointError)
-    if not (values.keys() == {"settings", "folds"} and isinstance(values["folds"], int)):
+    if not (values.keys() == {"settings", "folds", "pictures"} and isinstance(values["folds"], int)):
         raise CheckpointError(f"{folder.path} is not the folder of a cross-validation")
-    return folder, make_settings(**values["settings"]), values["folds"]
+    return folder, _Plan(make_settings(**values["settings"]), values["folds"], values["pictures"])
 
 
-def _test_folds(folder: StudyFolder, base: TrainSettings, folds: int, screen: Screen) -> Iterator[Evaluation]:
-    for number in range(1, folds + 1):
-        run = folder.run(f"fold{number}")
-        if not _is_tested(run):
-            screen.say(f"fold {number} of {folds}")
-            train_or_resume(run, base.model_copy(update={"fold": f"{number}/{folds}"}), screen)
-        yield evaluate(run, device=base.device, workers=base.workers, screen=screen)
+def _pictures(dataset: DataSet) -> str:
+    """Return a hash of the names and labels of all pictures, from which the folds follow."""
+    parts = [part for part in (dataset.train, dataset.val, dataset.test) if part is not None]
+    lines = sorted(f"{part.name(i)}\0{part.labels[i].tolist()}" for part in parts for i in range(len(part)))
+    return hashlib.blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def _is_tested(run: Path) -> bool:
+def _test_folds(folder: StudyFolder, plan: _Plan, screen: Screen) -> Iterator[Evaluation]:
+    for number in range(1, plan.folds + 1):
+        run, settings = folder.run(f"fold{number}"), plan.of_fold(number)
+        if not _is_trained(run, settings):
+            screen.say(f"fold {number} of {plan.folds}")
+            train_or_resume(run, settings, screen)
+        yield evaluate(run, device=settings.device, workers=settings.workers, screen=screen)
+
+
+def _is_trained(run: Path, settings: TrainSettings) -> bool:
+    if not RunFolder(run).checkpoint.exists():
+        return (run / "model.safetensors").exists()  # somebody has made room
     own = own_data(run)
-    return own is not None and own.unfinished is None and read_metrics(run, Screen(quiet=True)) is not None
+    # where training may stop early, the checkpoint alone knows whether it is over
+    return settings.early_stopping is None and own is not None and own.unfinished is None
 
 
 def _write(folder: Path, folds: Sequence[Evaluation], data: str) -> Metrics | MultilabelMetrics:
@@ -164,7 +202,8 @@ def _write(folder: Path, folds: Sequence[Evaluation], data: str) -> Metrics | Mu
     write_evaluation(folder, metrics, about)
     rows: list[dict[str, Any]] = []
     for number, fold in enumerate(folds, start=1):
-        with (fold.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        # names of files may hold any bytes
+        with (fold.folder / "predictions.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows += ({"fold": number, **row} for row in csv.DictReader(file))
     write_csv(folder / "predictions.csv", rows[0], rows)
     return metrics

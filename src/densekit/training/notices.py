@@ -35,7 +35,7 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
         if again := learned.among(part, screen):
             screen.warn(
                 f"{len(again)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
-                "was trained on, which flatters their figures: take its --seed and limits, or other pictures"
+                "was trained on, which flatters their figures: take its --seed, limits and fold, or other pictures"
             )
         tell_learned_groups(str(settings.weights), learned.groups, part, screen)
 
