@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from densekit.classifier import Classifier
-from densekit.errors import CheckpointError
+from densekit.errors import CheckpointError, SettingsError
 from densekit.export.export import export_run
 from densekit.loading import load_classifier
 from densekit.report.write import write_report
@@ -23,3 +23,8 @@ def test_a_file_without_its_folder(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"network")
     with pytest.raises(CheckpointError, match=r"no model\.json beside it"):
         load_classifier(tmp_path / "model.onnx")
+
+
+def test_a_report_goes_into_a_folder(colour_run, tmp_path):
+    with pytest.raises(SettingsError, match=r"name a folder, into which report\.html goes"):
+        write_report(colour_run, out=tmp_path / "mine.html")

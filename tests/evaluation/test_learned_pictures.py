@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from densekit.data.split_record import Learned
+from densekit.data.learned import Learned
 from densekit.errors import DataError, SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.evaluation.own_data import learned_before

@@ -33,6 +33,8 @@ def test_runs_change_only_what_their_variant_says():
         pytest.param(
             {"grwth_rate": [1, 2]}, r"unknown setting, or option of densenet121, 'grwth_rate'.*growth_rate", id="typo"
         ),
+        pytest.param({"lr": 0.1}, "vary lr=0.1: give a list of values", id="a_number"),
+        pytest.param({"optimizer": "sgd"}, "vary optimizer='sgd': give a list of values", id="a_word"),
         pytest.param({"lr": [0.1]}, "vary lr=0.1: give two values or more", id="one_value"),
         pytest.param({"lr": [0.1, 0.10]}, "each once", id="twice"),
         pytest.param({"seed": [0, 1]}, "vary seed: .*; --seeds says", id="seed"),

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 from densekit.console import Screen
 from densekit.data.duplicates import digest_files
 from densekit.data.folders import SPLIT_NAMES, Entry, natural_key
-from densekit.data.picture_set import DataSet, PictureSet, Split, before_pictures
+from densekit.data.learned import Learned
+from densekit.data.picture_set import DataSet, Split
 from densekit.data.pictures import PictureHeader
 from densekit.data.tables import LABEL_SEPARATOR
 from densekit.errors import DataError
@@ -56,35 +57,6 @@ def _tell_contradictions(rows: Sequence[dict[str, str]], label: str, screen: Scr
         screen.warn(
             f"{which} there again with another label, byte for byte, first {one['path']} ({one[label]}) and "
             f"{other['path']} ({other[label]})"
-        )
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What has been learned from: hash of each picture -> its name, and the names of the groups that they are of."""
-
-    pictures: dict[str, str] = field(default_factory=dict)
-    groups: set[str] = field(default_factory=set)
-
-    def __add__(self, other: "Learned") -> "Learned":
-        return Learned(self.pictures | other.pictures, self.groups | other.groups)
-
-    def among(self, tested: PictureSet, screen: Screen) -> list[tuple[str, int]]:
-        """Return (name, place in ``tested``) of each picture that was learned from, under whatever name."""
-        if not self.pictures or isinstance(tested.pictures, np.ndarray):
-            return []
-        digests = digest_files(tested.pictures, screen, f"comparing the {before_pictures(tested.split)}pictures")
-        return [(self.pictures[digest], place) for place, digest in enumerate(digests) if digest in self.pictures]
-
-
-def tell_learned_groups(learner: str, groups: set[str], tested: PictureSet, screen: Screen) -> None:
-    """Warn where pictures to validate or test on are of groups, such as patients, that were learned from."""
-    names = [] if tested.groups is None else tested.groups.tolist()
-    if both := groups & set(names):
-        which = counted(sum(name in both for name in names), "picture is", "pictures are")
-        screen.warn(
-            f"{which} of groups (by their names) that {learner} was trained on too, which flatters the figures of the "
-            f"{before_pictures(tested.split)}pictures: {some(sorted(both, key=natural_key))}"
         )
 
 

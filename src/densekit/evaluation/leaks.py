@@ -5,8 +5,9 @@ from pathlib import Path
 
 from densekit.console import Screen
 from densekit.data.duplicates import find_duplicates
+from densekit.data.learned import tell_learned_groups
 from densekit.data.picture_set import DataSet, PictureSet
-from densekit.data.split_record import SplitRecord, tell_learned_groups
+from densekit.data.split_record import SplitRecord
 from densekit.evaluation.own_data import OwnData, learned_before
 from densekit.units import counted, in_shell
 

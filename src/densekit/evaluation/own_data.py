@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from densekit.classifier import Classifier
 from densekit.console import Screen
 from densekit.data.datasets import open_chosen
+from densekit.data.learned import Learned
 from densekit.data.picture_set import DataSet
 from densekit.data.settings import DataSettings
-from densekit.data.split_record import SPLIT_RECORD, Learned, SplitRecord
+from densekit.data.split_record import SPLIT_RECORD, SplitRecord
 from densekit.errors import CheckpointError, DataError
 from densekit.units import in_shell
 

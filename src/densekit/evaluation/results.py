@@ -43,13 +43,18 @@ def write_evaluation(folder: Path, metrics: Metrics | MultilabelMetrics, about: 
 
 
 def write_predictions(path: Path, outcomes: Outcomes, pictures: PictureSet, classes: Sequence[str]) -> None:
-    """Write predictions.csv, a line for each picture: its label, the answer, whether that is correct, probabilities.
+    """Write predictions.csv, a line for each picture, see `prediction_rows`."""
+    rows = prediction_rows(outcomes, pictures, classes)
+    write_csv(path, rows[0], rows)
+
+
+def prediction_rows(outcomes: Outcomes, pictures: PictureSet, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, for each picture, its path, its label, the answer, whether that is correct, and probabilities, by column.
 
     Several labels of a picture, or none, are joined by "|". Probabilities are left out of more than 100 classes.
 
     Args:
-        path: where to.
-        outcomes: of the pictures, at the classifier's temperature and with its thresholds.
+        outcomes: of at least one picture, at the classifier's temperature and with its thresholds.
         pictures: the set they are of.
         classes: name of each label.
     """
@@ -67,7 +72,7 @@ def write_predictions(path: Path, outcomes: Outcomes, pictures: PictureSet, clas
             outcomes.index.tolist(), truths, answers, correct, probabilities, strict=True
         )
     )
-    write_csv(path, columns, (dict(zip(columns, row, strict=True)) for row in rows))
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _named(classes: Sequence[str], *rows: Tensor) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 from densekit.console import Screen
 from densekit.data.loaders import Workers
+from densekit.errors import SettingsError
 from densekit.evaluation.evaluate import evaluate
 from densekit.files import write_text
 from densekit.loading import classifier_folder
@@ -54,6 +55,8 @@ def write_report(
         SettingsError: a split was named for other data than the run's own, or ``out`` cannot be written.
     """
     screen = screen or Screen()
+    if out is not None and Path(out).suffix == ".html":
+        raise SettingsError(f"out={out}: name a folder, into which report.html goes")
     folder = classifier_folder(run, screen)  # first: evaluate would take a classifier in memory, which has none
     evaluation = evaluate(
         run,

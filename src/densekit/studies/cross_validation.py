@@ -1,6 +1,5 @@
 """cross_validate: every picture is tested once, by a network that was trained without it."""
 
-import csv
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from densekit.evaluation.metrics import Metrics, compute_metrics
 from densekit.evaluation.multilabel import MultilabelMetrics, compute_multilabel_metrics
 from densekit.evaluation.outcomes import Outcomes
 from densekit.evaluation.own_data import own_data
-from densekit.evaluation.results import write_evaluation
+from densekit.evaluation.results import prediction_rows, write_evaluation
 from densekit.files import alone_in, new_folder, refuse_used, write_csv
 from densekit.studies.results import Spread
 from densekit.studies.runs import fitting_network, train_or_resume
@@ -96,7 +95,7 @@ def cross_validate(
         if data is not None or folds is not None or recipe is not None or settings:
             raise SettingsError("resume takes everything from study.yaml: leave out the rest")
         folder, plan = _reopen(out)
-        if _pictures(open_chosen(plan.first(), screen=screen)) != plan.pictures:
+        if _pictures(open_chosen(plan.of_fold(1), screen=screen)) != plan.pictures:
             raise DataError(
                 f"{plan.settings.data}: the pictures or their labels are not those that {folder.path} began with, so "
                 "that the folds would be others: begin anew, with another --out"
@@ -127,9 +126,6 @@ class _Plan:
     def of_fold(self, number: int) -> TrainSettings:
         return self.settings.model_copy(update={"fold": f"{number}/{self.folds}"})
 
-    def first(self) -> TrainSettings:
-        return self.of_fold(1)
-
     def to_dict(self) -> dict[str, Any]:
         return {"settings": self.settings.model_dump(mode="json"), "folds": self.folds, "pictures": self.pictures}
 
@@ -146,10 +142,9 @@ def _new_plan(given: dict[str, Any], folds: int, screen: Screen) -> _Plan:
     if base.thresholds != "half":
         raise SettingsError("thresholds=f1: thresholds are one network's, and every fold has its own: leave them out")
     base = base.model_copy(update={"limit_test_per_class": None})  # a recipe's: every picture is tested
-    dataset = open_chosen(_Plan(base, folds, "").first(), screen=screen)
-    return _Plan(
-        base.model_copy(update={"model": fitting_network(base, dataset, screen).model}), folds, _pictures(dataset)
-    )
+    dataset = open_chosen(base.model_copy(update={"fold": f"1/{folds}"}), screen=screen)
+    base = base.model_copy(update={"model": fitting_network(base, dataset, screen).model})
+    return _Plan(base, folds, _pictures(dataset))
 
 
 def _reopen(out: str | Path | None) -> tuple[StudyFolder, _Plan]:
@@ -200,11 +195,11 @@ def _write(folder: Path, folds: Sequence[Evaluation], data: str) -> Metrics | Mu
     scores = [fold.metrics.score for fold in folds]
     about = {"data": data, "model": classifier.model, "computed_in": classifier.precision, "folds": scores}
     write_evaluation(folder, metrics, about)
-    rows: list[dict[str, Any]] = []
-    for number, fold in enumerate(folds, start=1):
-        # names of files may hold any bytes
-        with (fold.folder / "predictions.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows += ({"fold": number, **row} for row in csv.DictReader(file))
+    rows = [
+        {"fold": number, **row}
+        for number, fold in enumerate(folds, start=1)
+        for row in prediction_rows(fold.outcomes, fold.pictures, classifier.classes)
+    ]
     write_csv(folder / "predictions.csv", rows[0], rows)
     return metrics
 

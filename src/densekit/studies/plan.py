@@ -124,6 +124,8 @@ def _check_choice(name: str, values: Sequence[Any], base: TrainSettings) -> None
     known = [*TrainSettings.model_fields, *model_options(base.model)]
     if name not in known:
         raise UnknownNameError(f"setting, or option of {base.model},", name, known)
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise SettingsError(f"vary {name}={values!r}: give a list of values")
     written = [_short(value) for value in values]
     if len(set(written)) < max(len(written), 2):
         raise SettingsError(f"vary {name}={','.join(written)}: give two values or more, each once")

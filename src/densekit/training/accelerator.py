@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 
-_PATIENCE = timedelta(hours=6)  # of the other processes, while the main one notes every picture of a large data set
+_PATIENCE = timedelta(hours=2)  # of the other processes, while the main one notes every picture of a large data set
 
 
 def make_accelerator(device: torch.device, precision: str, *, freezes: bool = False) -> Accelerator:

@@ -1,8 +1,8 @@
 """What a run says before it trains, and when it is done."""
 
 from densekit.console import Screen
+from densekit.data.learned import tell_learned_groups
 from densekit.data.picture_set import DataSet
-from densekit.data.split_record import tell_learned_groups
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
 from densekit.models.pretrained import IMAGENET
