@@ -170,6 +170,17 @@ def test_a_picture_drawn_twice_is_augmented_twice(arrays):
     assert len({pixels.numpy().tobytes() for pixels in batch.pictures}) > 10
 
 
+def test_a_process_that_ends_while_it_hands_over_a_picture(arrays, monkeypatch):
+    """The connection breaks before PyTorch has noticed why; then it is the same error."""
+
+    def broken(self):
+        raise ConnectionResetError
+
+    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", broken)
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid"):
+        list(evaluation_loader(arrays, Preprocessing(size=(8, 8)), 4, workers=0))
+
+
 def test_batch_holds_what_the_set_holds(files):
     batches = list(evaluation_loader(files, PREPROCESSING, 8, workers=0))
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(22))

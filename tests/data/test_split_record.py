@@ -224,3 +224,18 @@ def test_a_record_without_digests_goes_by_names(root, tmp_path, screen):
     after = splits(open_data(root, record=record, screen=screen))
     assert sum(map(len, after.values())) == 59
     assert all(after[name] <= files for name, files in splits(dataset).items())
+
+
+def test_held_out_pictures_under_training_names(root, tmp_path, screen):
+    """One picture is missing and the others move up: no held-out name is left that would show it."""
+    files = [root / "a" / f"{number}.png" for number in range(3)] + [root / "b" / "0.png"]
+    table, record = tmp_path / "list.csv", tmp_path / "splits.csv"
+    lines = [f"{file},{file.parent.name},{'val' if file.stem == '2' else 'train'}" for file in files]
+    table.write_text("\n".join(["path,label,split", *lines]))
+    dataset = open_data(table, screen=screen)
+    write_split_record(record, dataset, screen)
+    before = contents(dataset)
+    before["train"].discard(files[0].read_bytes())
+    files[1].replace(files[0])
+    files[2].replace(files[1])
+    assert contents(open_data(table, record=record, screen=screen)) == before

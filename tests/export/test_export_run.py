@@ -25,7 +25,7 @@ from densekit.export.compare import compare
 from densekit.export.export import export_run
 from densekit.export.targets import TARGETS, Target
 from densekit.export.to_onnx import write_onnx
-from densekit.loading import load_classifier
+from densekit.loading import fingerprint, load_classifier
 
 QUIET = Screen(quiet=True)
 
@@ -153,6 +153,17 @@ def test_pictures_are_opened_as_the_card_says(onnx, tmp_path):
         exec(opening.replace('"picture.jpg"', repr(str(tmp_path / f"{name}.png"))), told)
         expected = read_picture(tmp_path / f"{name}.png").convert("RGB")
         np.testing.assert_array_equal(np.asarray(told["picture"]), np.asarray(expected), name)
+
+
+@pytest.mark.parametrize(
+    ("target", "file"), [("onnx", "model.onnx"), ("openvino", "model.bin"), ("timm", "config.json")]
+)
+def test_every_file_of_an_export_is_its_fingerprint(target, file, tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps({"format": 1, "architecture": {}, "export": {"target": target}}))
+    (tmp_path / file).write_bytes(b"one")
+    before = fingerprint(tmp_path)
+    (tmp_path / file).write_bytes(b"other")
+    assert fingerprint(tmp_path) != before
 
 
 def test_card_has_the_test_figures_and_no_place_on_this_computer(onnx, colours):

@@ -7,6 +7,7 @@ nothing, and resuming in the middle of an epoch needs no random state.
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -45,12 +46,19 @@ class PictureLoader(DataLoader[Any]):
     strict: bool = False
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for batch in super().__iter__():
+        for batch in self._batches():
             if self.strict and batch.unreadable:
                 # Stop the processes here: if the garbage collector finds them it waits 5 s for each, in vain.
                 self._iterator = None
                 raise PictureError(str(batch.unreadable[0]))
             yield batch
+
+    def _batches(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except ConnectionError as error:  # a process has ended while it handed over a picture
+            time.sleep(1)  # in the meantime PyTorch takes notice and raises what it says then
+            raise RuntimeError("DataLoader worker (pid unknown) has ended") from error
 
     def close(self) -> None:
         """End the processes, which wait for the next epoch for as long as anything, a traceback even, knows this."""
