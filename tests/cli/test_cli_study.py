@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 TINY = (
@@ -23,6 +25,17 @@ def test_search_prints_the_best_trials(densekit, tmp_path):
     lines = answer.out.splitlines()
     assert lines[0].split() == ["trial", "val", "accuracy", "label_smoothing", "lr_sgd", "weight_decay_sgd"]
     assert lines[3].startswith("2 trials ran to their end, 0 were pruned")
+
+
+def test_cross_validation_prints_all_folds(densekit, tmp_path):
+    answer = densekit("cross-validate", "digits", "--folds", 2, "--out", tmp_path / "cv", *TINY)
+    assert answer.status == 0, answer.err
+    lines = answer.out.splitlines()
+    assert [line.split()[0] for line in lines[1:11]] == [str(digit) for digit in range(10)]
+    assert lines[-3].startswith("test accuracy ")
+    assert lines[-3].endswith(" 30 pictures")
+    assert re.fullmatch(r"2 folds: accuracy [0-9.]+%, [0-9.]+%; mean [0-9.]+% ± [0-9.]+ \(standard.*", lines[-2])
+    assert lines[-1].startswith(f"written to {tmp_path / 'cv'}: metrics.json, predictions.csv")
 
 
 @pytest.mark.parametrize(

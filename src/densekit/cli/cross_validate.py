@@ -40,6 +40,9 @@ def cross_validate(
     )
     print_table(metrics_table(found.metrics))
     scores = ", ".join(f"{fold.metrics.score:.1%}" for fold in found.folds)
-    print(f"{len(found.folds)} folds: {scores}; mean {found.spread} (standard deviation)")
-    drawn = "labels.png" if found.folds[0].classifier.multilabel else "confusion.csv, confusion.png"
+    several = found.folds[0].classifier.multilabel
+    measure, drawn = (
+        ("mean average precision", "labels.png") if several else ("accuracy", "confusion.csv, confusion.png")
+    )
+    print(f"{len(found.folds)} folds: {measure} {scores}; mean {found.spread} (standard deviation)")
     print(f"written to {found.folder}: metrics.json, predictions.csv, {drawn}, runs")

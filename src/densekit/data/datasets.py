@@ -74,7 +74,7 @@ def open_data(
             limited = limit_per_class is not None or limit_test_per_class is not None
             limited |= fold is not None and any(entry.split == "test" for entry in found.entries)
             return _as_recorded(path, found, SplitRecord(record), limited, screen)
-        classes, skipped = _class_names(path, found), found.skipped
+        classes, skipped = _class_names(path, found, screen), found.skipped
         tell_cut_groups(found.entries, screen)
         parts = found.parts(classes)
         if found.without_splits and fold is None:
@@ -183,13 +183,13 @@ def _as_recorded(path: Path, found: ListedPictures, record: SplitRecord, limited
     return DataSet(str(path), record.classes, parts["train"], parts.get("val"), parts.get("test"), skipped)
 
 
-def _class_names(source: Path, found: ListedPictures) -> tuple[str, ...]:
+def _class_names(source: Path, found: ListedPictures, screen: Screen) -> tuple[str, ...]:
     """Class names in natural order; DataError where the classes cannot be learned."""
     names = found.labels
     seen: dict[str, str] = {}
     for name in sorted(names, key=natural_key):
-        if (twin := seen.setdefault(name.lower(), name)) != name:
-            raise DataError(f"{source}: classes {twin!r} and {name!r} differ by case only; rename or merge them")
+        if (twin := seen.setdefault(name.lower(), name)) != name:  # letters may be meant so
+            screen.warn(f"{source}: classes {twin!r} and {name!r} differ by case only: if they are one, rename them")
     trained = {label for entry in found.entries if entry.split in {None, "train"} for label in entry.labels}
     if untrained := sorted(names - trained, key=natural_key):
         raise DataError(f"{source}: no training pictures of {some(untrained)}, only validation or test pictures")
