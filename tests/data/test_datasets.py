@@ -128,7 +128,7 @@ UNLEARNABLE = {
     "no_train_folder": ({"test/a": 1, "test/b": 1}, "no training pictures of 'a', 'b'"),
     "names_differ_by_case_in_another_split": (
         {"train/Cat": 2, "train/b": 2, "test/cat": 2},
-        "'Cat' and 'cat'",
+        "no training pictures of 'cat'",
     ),
 }
 
