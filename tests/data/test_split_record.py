@@ -194,7 +194,9 @@ def test_a_copy_of_a_training_picture_is_never_tested(root, tmp_path, screen):
     tested.write_bytes(learned.read_bytes())
     after = splits(open_data(root, record=record, screen=screen))
     assert after == {**splits(dataset), "test": splits(dataset)["test"] - {str(tested)}}
-    assert "1 picture is a copy of what the run was trained on by now, and left out" in screen.console.export_text()
+    text = screen.console.export_text()
+    assert "1 picture is a copy of what the run was trained on by now, and left out" in text
+    assert "newer" not in text
 
 
 def test_numbers_that_move_up_where_a_picture_is_missing(root, tmp_path, screen):

@@ -107,7 +107,7 @@ class SplitRecord:
             DataError: none of them is there.
         """
         kept, relabelled, unknown = [], [], []
-        found = self._find(data, [entry.path for entry in entries], screen)
+        found, copies = self._find(data, [entry.path for entry in entries], screen)
         for entry, header, place in zip(entries, headers, found, strict=True):
             if place is None:
                 continue
@@ -120,7 +120,7 @@ class SplitRecord:
                 relabelled.append(f"{place} was {was!r}, is {now!r}")
         if not kept:
             raise DataError(f"{data}: none of the {len(self.splits)} pictures of {self.path} can be read there")
-        if (others := found.count(None)) and not limited:
+        if (others := found.count(None) - copies) and not limited:
             screen.say(f"{counted(others, 'picture is', 'pictures are')} newer than this run: left out")
         if relabelled:
             which = counted(len(relabelled), "picture has", "pictures have")
@@ -134,8 +134,8 @@ class SplitRecord:
             screen.warn(f"{which} gone or cannot be read")
         return [entry for entry, _ in kept], [header for _, header in kept]
 
-    def _find(self, data: Path, paths: Sequence[Path], screen: Screen) -> list[str | None]:
-        """Return which recorded picture each file is, None of those that are new.
+    def _find(self, data: Path, paths: Sequence[Path], screen: Screen) -> tuple[list[str | None], int]:
+        """Return which recorded picture each file is, None of those that are new, and how many are none but copies.
 
         Names tell, as long as none is missing and the pictures that were held out are what they were. Otherwise names
         may have been given anew, and contents tell.
@@ -147,9 +147,11 @@ class SplitRecord:
         digests = digest_files([paths[number] for number in held_out], screen, "comparing pictures")
         same = [self.digests[places[number]] in {digest, ""} for number, digest in zip(held_out, digests, strict=True)]
         complete = len(set(named) - {None}) == len(self.splits)
-        return named if complete and all(same) else self._find_by_content(paths, named, screen)
+        return (named, 0) if complete and all(same) else self._find_by_content(paths, named, screen)
 
-    def _find_by_content(self, paths: Sequence[Path], named: Sequence[str | None], screen: Screen) -> list[str | None]:
+    def _find_by_content(
+        self, paths: Sequence[Path], named: Sequence[str | None], screen: Screen
+    ) -> tuple[list[str | None], int]:
         """Look files up by what is in them, and tell of those that have other names or contents than then."""
         digests = digest_files(paths, screen, "comparing pictures")
         moved = {  # files that are not what was recorded under their names
@@ -186,7 +188,7 @@ class SplitRecord:
         if copies:
             which = counted(len(copies), "picture is", "pictures are")
             screen.warn(f"{which} a copy of what the run was trained on by now, and left out: {copies[0]}")
-        return found
+        return found, len(copies)
 
     def learned(self) -> Learned:
         """Return the training pictures and their groups."""
