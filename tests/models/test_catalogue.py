@@ -1,11 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from densekit.engine.create import create_model as create_fusable
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.models.catalogue import count_parameters, create_model, list_models
+from densekit.models.ending import embed
+from densekit.models.weights import load_model, save_model
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -66,7 +70,8 @@ def test_two_networks_of_a_name_share_nothing():
         ("resnet19", {}, UnknownNameError, "resnet18"),
         ("ResNet18", {}, UnknownNameError, "resnet18"),
         ("resnet18", {"growth_rate": 12}, SettingsError, "no option 'growth_rate'; it has: block, layers"),
-        ("resnet18", {"num_classes": 0}, SettingsError, "num_classes is 0"),
+        ("resnet18", {"num_classes": -1}, SettingsError, "num_classes is -1, must be a whole number of at least 0"),
+        ("resnet18", {"in_channels": 0}, SettingsError, "in_channels is 0, must be a whole number of at least 1"),
         ("resnet18", {"in_channels": "3"}, SettingsError, "in_channels is '3'"),
         ("resnet18", {"block": nn.ReLU}, SettingsError, "cannot be saved"),
     ],
@@ -79,3 +84,30 @@ def test_errors_say_what_would_work(name: str, options: dict, error: type[Except
 def test_count_parameters_counts_frozen_ones_and_no_buffers():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).requires_grad_(False)
     assert count_parameters(model) == 30 + 6
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet_bc100_k12_cifar", "resnet20_cifar", "vgg11_bn_cifar", "simple_cnn", "timm:resnet18"]
+)
+def test_without_classes_it_gives_what_the_last_layer_would_read(name: str, tmp_path: Path):
+    whole, headless = create_model(name, num_classes=7).eval(), create_model(name, num_classes=0).eval()
+    missing, left_over = headless.load_state_dict(whole.state_dict(), strict=False)
+    assert not missing
+    assert {key.rpartition(".")[2] for key in left_over} == {"weight", "bias"}
+    assert len(left_over) == 2
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(headless(pictures), embed(whole, pictures))
+    save_model(tmp_path, headless)
+    again, _ = load_model(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(pictures), headless(pictures))
+
+
+def test_trained_weights_without_their_head(tmp_path: Path):
+    whole = create_model("densenet_bc100_k12_cifar", num_classes=7)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    headless = create_fusable("densenet_bc100_k12_cifar", num_classes=0, weights=tmp_path / "w.pth", fused=True).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(headless(pictures), embed(whole.eval(), pictures), rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ def create_model(
 
     Args:
         name: a name from `list_models`, or ``timm:NAME`` for one of timm's networks.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 leaves out the last layer, so that the network gives what it would read.
         in_channels: channels of the input pictures.
         weights: trained weights: "imagenet", a timm name such as "densenet121.ra_in1k", "hf-hub:owner/name", a run
             folder or a checkpoint file; one line on standard error says which of them were used.

@@ -11,6 +11,7 @@ from torch import nn
 from densekit.errors import SettingsError, UnknownNameError
 from densekit.models import densenet, resnet, simple_cnn, vgg
 from densekit.models.timm_networks import is_timm, list_timm, timm_builder, timm_options, timm_size
+from densekit.models.transfer import head_name
 
 _TABLE: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     name: (builder, options)
@@ -103,7 +104,7 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
 
     Args:
         name: a name from `list_models`, or ``timm:NAME``.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 leaves out the last layer, so that the network gives what it would read.
         in_channels: channels of the input pictures.
         options: further arguments of the network's class, in place of the named configuration's; lists from
             JSON or YAML serve as tuples.
@@ -123,18 +124,27 @@ def create_model(name: str, *, num_classes: int = 1000, in_channels: int = 3, **
             if option in _ELSEWHERE:
                 raise SettingsError(f"{name} has no option {option!r}; here it is {_ELSEWHERE[option]}")
             raise SettingsError(f"{name} has no option {option!r}; it has: {', '.join(known) or 'none'}")
-    for label, count in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if not isinstance(count, int) or count < 1:
-            raise SettingsError(f"{name}: {label} is {count!r}, must be a whole number of at least 1")
+    for label, count, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        if not isinstance(count, int) or count < least:
+            raise SettingsError(f"{name}: {label} is {count!r}, must be a whole number of at least {least}")
     options = {**defaults, **options, "num_classes": num_classes, "in_channels": in_channels}
     record = _plain(name, options)
     try:
-        model = builder(**options)
+        model = builder(**options) if num_classes or is_timm(name) else _without_head(builder, options)
     except (TypeError, ValueError) as error:
         if isinstance(error, SettingsError):
             raise
         raise SettingsError(f"{name} cannot be built with {options}: {error}") from None
     model.architecture = record  # pyright: ignore[reportArgumentType] (a plain attribute)
+    return model
+
+
+def _without_head(builder: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+    model: Any = builder(**{**options, "num_classes": 1})
+    head = head_name(model)
+    if head is not None:  # else it gives features anyway
+        setattr(model, head, nn.Identity())
+    model.num_classes = 0
     return model
 
 
