@@ -33,3 +33,11 @@ def trained_on(colour_run, travelled):
         return travelled
 
     return make
+
+
+@pytest.fixture
+def flat(paint, tmp_path):
+    """The same classes without splits: 10 pictures each."""
+    for name in ("deep blue", "grün", "red"):
+        paint(tmp_path / "flat" / name, name, 10, first=300)
+    return tmp_path / "flat"
