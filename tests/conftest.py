@@ -274,3 +274,19 @@ def photos(tmp_path, paint) -> Path:
     (root / "red" / "notes.txt").write_text("not a picture")
     (root / "red" / ".hidden.png").write_bytes(b"")
     return root
+
+
+@pytest.fixture
+def classifier():
+    """Random weights, but batch norms that have seen something, so that modes differ."""
+    import torch
+
+    from densekit.classifier import Classifier
+    from densekit.data.preprocessing import Preprocessing
+    from densekit.models.catalogue import create_model
+
+    torch.manual_seed(0)
+    network = create_model("simple_cnn", num_classes=4, image_size=(8, 8))
+    network.train()(torch.randn(16, 3, 8, 8))
+    preprocessing = Preprocessing(channels=3, size=(8, 8), mean=(0.4,), std=(0.3, 0.2, 0.1))
+    return Classifier(network, ("cat", "dög", "great tit", "elk"), preprocessing, {"trained": {"epoch": 3}})

@@ -24,16 +24,6 @@ from densekit.prediction import Prediction
 CLASSES = ("cat", "dög", "great tit", "elk")
 
 
-@pytest.fixture
-def classifier() -> Classifier:
-    """Random weights, but batch norms that have seen something, so that modes differ."""
-    torch.manual_seed(0)
-    network = create_model("simple_cnn", num_classes=4, image_size=(8, 8))
-    network.train()(torch.randn(16, 3, 8, 8))
-    preprocessing = Preprocessing(channels=3, size=(8, 8), mean=(0.4,), std=(0.3, 0.2, 0.1))
-    return Classifier(network, CLASSES, preprocessing, {"trained": {"epoch": 3}})
-
-
 def one_by_one(classifier: Classifier, files: list[Path]) -> torch.Tensor:
     """Probabilities (N, K) from the definition: one picture at a time through network and softmax."""
     network, preprocessing = classifier.network.eval(), classifier.preprocessing

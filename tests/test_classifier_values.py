@@ -12,20 +12,9 @@ from torch import nn
 
 from densekit.classifier import Classifier
 from densekit.data.preprocessing import Preprocessing
-from densekit.errors import CheckpointError, SettingsError
+from densekit.errors import CheckpointError, SettingsError, UnknownNameError
 from densekit.hardware import choose_precision
 from densekit.loading import load_classifier
-from densekit.models.catalogue import create_model
-
-
-@pytest.fixture
-def classifier() -> Classifier:
-    """Random weights, but batch norms that have seen something, so that modes differ."""
-    torch.manual_seed(0)
-    network = create_model("simple_cnn", num_classes=4, image_size=(8, 8))
-    network.train()(torch.randn(16, 3, 8, 8))
-    preprocessing = Preprocessing(channels=3, size=(8, 8), mean=(0.4,), std=(0.3, 0.2, 0.1))
-    return Classifier(network, ("cat", "dög", "great tit", "elk"), preprocessing)
 
 
 class TestTemperature:
@@ -88,6 +77,12 @@ class TestPrecision:
         classifier.save(tmp_path)
         with pytest.raises(SettingsError, match=told):
             load_classifier(tmp_path, device="cpu", precision=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["bf17", "auto"])
+def test_a_precision_that_nothing_computes_in(classifier, wrong):
+    with pytest.raises(UnknownNameError, match=f"precision '{wrong}'"):
+        replace(classifier, precision=wrong)
 
 
 class TestClasses:

@@ -16,15 +16,13 @@ from densekit.data.images import Picture
 from densekit.data.prepared import PreparedBatch, prepare_files, prepare_images
 from densekit.data.preprocessing import Preprocessing
 from densekit.errors import CheckpointError, PictureError, SettingsError, UnknownNameError
-from densekit.hardware import autocast, choose_device
+from densekit.hardware import PRECISIONS, autocast, choose_device
 from densekit.models.answers import answered, check_names, check_thresholds, to_probabilities
 from densekit.models.ending import embed
 from densekit.models.modes import evaluation_mode
 from densekit.models.weights import save_model, save_record
 from densekit.prediction import Embeddings, Prediction
 from densekit.runtimes.exported import ExportedNetwork
-
-PRECISIONS = ("fp32", "bf16", "fp16", "own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +55,9 @@ class Classifier:
         object.__setattr__(self, "classes", check_names(self.classes))
         if not 0 < self.temperature < math.inf:
             raise SettingsError(f"temperature={self.temperature}: it must be above 0")
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError("precision", self.precision, list(PRECISIONS))
+        known = [name for name in (*PRECISIONS, "own") if name != "auto"]
+        if self.precision not in known:
+            raise UnknownNameError("precision", self.precision, known)
         if self.thresholds is not None:
             labels = len(self.classes) if self.multilabel else 0
             object.__setattr__(self, "thresholds", check_thresholds(self.thresholds, labels))

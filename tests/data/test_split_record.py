@@ -35,6 +35,14 @@ def record(root, tmp_path, screen):
     return path, splits(dataset)
 
 
+@pytest.fixture
+def begun(root, tmp_path, screen):
+    """A data set of ``root``, whole, and the record of its splits."""
+    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
+    write_split_record(record, dataset, screen)
+    return dataset, record
+
+
 def splits(dataset):
     parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     return {name: set(map(str, part.pictures)) for name, part in parts.items() if part is not None}
@@ -125,10 +133,9 @@ def contents(dataset):
     return {name: {Path(file).read_bytes() for file in files} for name, files in splits(dataset).items()}
 
 
-def test_pictures_with_names_given_anew_keep_their_splits(root, tmp_path, screen):
+def test_pictures_with_names_given_anew_keep_their_splits(root, begun, screen):
     """As an export that numbers its pictures gives them: by path, most of the test pictures would be training's."""
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+    dataset, record = begun
     before = contents(dataset)
     for folder in root.iterdir():
         files = sorted(folder.iterdir())
@@ -139,9 +146,8 @@ def test_pictures_with_names_given_anew_keep_their_splits(root, tmp_path, screen
     assert "60 pictures have other names than when the run began" in screen.console.export_text()
 
 
-def test_classes_that_change_names(root, tmp_path, screen):
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+def test_classes_that_change_names(root, begun, screen):
+    dataset, record = begun
     before = contents(dataset)
     (root / "a").rename(root / "was a")
     (root / "b").rename(root / "a")
@@ -150,9 +156,8 @@ def test_classes_that_change_names(root, tmp_path, screen):
     assert "40 pictures have another class than when the run began" in screen.console.export_text()
 
 
-def test_new_names_for_all_beside_new_pictures(root, tmp_path, screen):
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+def test_new_names_for_all_beside_new_pictures(root, begun, screen):
+    dataset, record = begun
     before = contents(dataset)
     for file in sorted(root.rglob("*.png")):
         file.rename(file.with_stem(f"x{file.stem}"))
@@ -167,9 +172,8 @@ def test_new_names_for_all_beside_new_pictures(root, tmp_path, screen):
     assert "contents" not in text
 
 
-def test_other_contents_are_told(root, tmp_path, screen):
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+def test_other_contents_are_told(root, begun, screen):
+    dataset, record = begun
     tested = sorted(splits(dataset)["test"])[0]
     Image.new("RGB", (8, 6)).save(tested)
     assert splits(open_data(root, record=record, screen=screen)) == splits(dataset)
@@ -187,9 +191,8 @@ def test_one_picture_in_two_classes_is_told(root, tmp_path, screen):
     assert "b/copy.png (b)" in text
 
 
-def test_a_copy_of_a_training_picture_is_never_tested(root, tmp_path, screen):
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+def test_a_copy_of_a_training_picture_is_never_tested(root, begun, screen):
+    dataset, record = begun
     tested, learned = (Path(sorted(splits(dataset)[name])[0]) for name in ("test", "train"))
     tested.write_bytes(learned.read_bytes())
     after = splits(open_data(root, record=record, screen=screen))
@@ -199,10 +202,9 @@ def test_a_copy_of_a_training_picture_is_never_tested(root, tmp_path, screen):
     assert "newer" not in text
 
 
-def test_numbers_that_move_up_where_a_picture_is_missing(root, tmp_path, screen):
+def test_numbers_that_move_up_where_a_picture_is_missing(root, begun, screen):
     """No held-out name need be there to show it."""
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+    dataset, record = begun
     before = contents(dataset)
     gone = sorted(splits(dataset)["train"])[0]
     before["train"].discard(Path(gone).read_bytes())
@@ -214,9 +216,8 @@ def test_numbers_that_move_up_where_a_picture_is_missing(root, tmp_path, screen)
     assert contents(open_data(root, record=record, screen=screen)) == before
 
 
-def test_a_record_without_digests_goes_by_names(root, tmp_path, screen):
-    dataset, record = open_data(root, test_fraction=0.2, screen=screen), tmp_path / "splits.csv"
-    write_split_record(record, dataset, screen)
+def test_a_record_without_digests_goes_by_names(root, begun, screen):
+    dataset, record = begun
     lines = record.read_text(encoding="utf-8").splitlines()
     place = lines[0].split(",").index("digest")
     cut = [next(csv.reader([line])) for line in lines]

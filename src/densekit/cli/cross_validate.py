@@ -40,9 +40,6 @@ def cross_validate(
     )
     print_table(metrics_table(found.metrics))
     scores = ", ".join(f"{fold.metrics.score:.1%}" for fold in found.folds)
-    several = found.folds[0].classifier.multilabel
-    measure, drawn = (
-        ("mean average precision", "labels.png") if several else ("accuracy", "confusion.csv, confusion.png")
-    )
-    print(f"{len(found.folds)} folds: {measure} {scores}; mean {found.spread} (standard deviation)")
+    drawn = "labels.png" if found.folds[0].classifier.multilabel else "confusion.csv, confusion.png"
+    print(f"{len(found.folds)} folds: {found.metrics.measure} {scores}; mean {found.spread} (standard deviation)")
     print(f"written to {found.folder}: metrics.json, predictions.csv, {drawn}, runs")

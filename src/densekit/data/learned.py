@@ -1,5 +1,6 @@
 """What a classifier has learned from: its pictures, under whatever names, and the groups that they are of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +22,16 @@ class Learned:
     def __add__(self, other: "Learned") -> "Learned":
         return Learned(self.pictures | other.pictures, self.groups | other.groups)
 
-    def among(self, tested: PictureSet, screen: Screen) -> list[tuple[str, int]]:
-        """Return (name, place in ``tested``) of each picture that was learned from, under whatever name."""
-        if not self.pictures or isinstance(tested.pictures, np.ndarray):
-            return []
-        digests = digest_files(tested.pictures, screen, f"comparing the {before_pictures(tested.split)}pictures")
+    def among(self, digests: Sequence[str]) -> list[tuple[str, int]]:
+        """Return (name, place) of each picture, given by its hash, that was learned from, under whatever name."""
         return [(self.pictures[digest], place) for place, digest in enumerate(digests) if digest in self.pictures]
+
+
+def digest_pictures(tested: PictureSet, screen: Screen) -> list[str]:
+    """Return the hashes of pictures by which `Learned` knows them; none of those that are no files."""
+    if isinstance(tested.pictures, np.ndarray):
+        return []
+    return digest_files(tested.pictures, screen, f"comparing the {before_pictures(tested.split)}pictures")
 
 
 def tell_learned_groups(learner: str, groups: set[str], tested: PictureSet, screen: Screen) -> None:

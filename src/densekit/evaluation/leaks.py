@@ -5,7 +5,7 @@ from pathlib import Path
 
 from densekit.console import Screen
 from densekit.data.duplicates import find_duplicates
-from densekit.data.learned import tell_learned_groups
+from densekit.data.learned import digest_pictures, tell_learned_groups
 from densekit.data.picture_set import DataSet, PictureSet
 from densekit.data.split_record import SplitRecord
 from densekit.evaluation.own_data import OwnData, learned_before
@@ -26,7 +26,8 @@ def tell_leaks(
         screen: where the warnings go.
     """
     before = learned_before(own.weights)
-    _tell_learned(f"what {own.weights} was trained on", before.among(tested, screen), tested, screen)
+    digests = digest_pictures(tested, screen) if before.pictures or own.record is not None else []
+    _tell_learned(f"what {own.weights} was trained on", before.among(digests), tested, screen)
     tell_learned_groups(str(own.weights), before.groups, tested, screen)
     training = "the training pictures"
     if dataset is not None and own.record is None:  # a named set
@@ -34,7 +35,7 @@ def tell_leaks(
         _tell_learned(training, [(dataset.train.name(one), place) for one, place in pairs], tested, screen)
     elif own.record is not None:
         learned = SplitRecord(own.record).learned()
-        again = learned.among(tested, screen)
+        again = learned.among(digests)
         if dataset is None:  # else groups that its own splits cut are told when it is opened
             tell_learned_groups("the run", learned.groups, tested, screen)
         if again and not Path(own.name).exists():

@@ -63,6 +63,8 @@ class Metrics(SplitMetrics):
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
 
+    measure = "accuracy"  # what the score is
+
     @property
     def score(self) -> float:
         """What variants and trials are compared by."""

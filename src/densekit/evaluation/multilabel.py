@@ -39,6 +39,8 @@ class MultilabelMetrics(SplitMetrics):
     micro_f1: float | None
     classes: tuple[LabelMetrics, ...]
 
+    measure = "mean average precision"  # what the score is
+
     @property
     def score(self) -> float | None:
         """What variants and trials are compared by."""

@@ -14,7 +14,7 @@ from densekit.errors import SettingsError, UnknownNameError
 from densekit.models.catalogue import model_options
 from densekit.training.settings import TrainSettings, make_settings, one_line, read_mapping
 
-_FIXED = {"seed", *DataSettings.model_fields} - {"strict"}
+_FIXED = DataSettings.model_fields.keys() - {"strict"}
 
 _LONGEST = 150  # characters of a variant's name, which folders and their files begin with
 

@@ -1,7 +1,7 @@
 """What a run says before it trains, and when it is done."""
 
 from densekit.console import Screen
-from densekit.data.learned import tell_learned_groups
+from densekit.data.learned import digest_pictures, tell_learned_groups
 from densekit.data.picture_set import DataSet
 from densekit.evaluation.own_data import learned_before
 from densekit.models.catalogue import count_parameters
@@ -32,7 +32,7 @@ def tell_learned_before(settings: TrainSettings, dataset: DataSet, screen: Scree
     """Warn where the weights to start from have learned from pictures to validate or test on."""
     learned = learned_before(settings.weights)
     for part in filter(None, (dataset.val, dataset.test)):
-        if again := learned.among(part, screen):
+        if learned.pictures and (again := learned.among(digest_pictures(part, screen))):
             screen.warn(
                 f"{len(again)} of the {len(part)} {part.split} pictures are among those that {settings.weights} "
                 "was trained on, which flatters their figures: take its --seed, limits and fold, or other pictures"
